@@ -1,0 +1,1 @@
+"""Attention variants: settings, masks and costs (torch-free), modules, caches, references."""

@@ -1,0 +1,155 @@
+"""What a variant says about itself without torch: settings, who sees whom, and what it costs.
+
+Legend for shapes everywhere in vgpt: B batch, T tokens, S keys, C width (n_embd), H query heads, G key/value heads,
+D head width.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
+
+from vgpt.schema import Section
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The trunk that an attention layer is built for; the same for every variant of a comparison.
+
+    Attributes:
+        n_embd: width C of the residual stream.
+        n_head: query heads H; the head width is n_embd / n_head.
+        block_size: longest sequence that the model trains on.
+        bias: whether linear layers have biases.
+        pos: position encoding: "learned" and "none" leave attention alone, "rope" rotates queries and keys.
+        rope_base: base of the rotary frequencies.
+        flash: whether fused kernels may be used; False asks for the naive formula.
+    """
+
+    n_embd: int
+    n_head: int
+    block_size: int
+    bias: bool = True
+    pos: str = "learned"
+    rope_base: float = 10_000.0
+    flash: bool = True
+
+    @property
+    def head_dim(self) -> int:
+        """Width D of one head."""
+        return self.n_embd // self.n_head
+
+
+@dataclass(frozen=True)
+class CacheCost:
+    """Numbers that one layer keeps per sequence while decoding.
+
+    `per_token` numbers for each of the last `span` tokens (None: all of them), plus `fixed` ones at any length.
+    `state_bytes` is the size of one fixed number where the variant demands its own precision (None: the cache's).
+    """
+
+    per_token: int = 0
+    span: int | None = None
+    fixed: int = 0
+    state_bytes: int | None = None
+
+    def numbers(self, tokens: int) -> int:
+        """Count of stored numbers after `tokens` tokens."""
+        return self.fixed + self.per_token * (tokens if self.span is None else min(tokens, self.span))
+
+    def nbytes(self, tokens: int, element_bytes: int) -> int:
+        """Bytes after `tokens` tokens when a number of the cache takes `element_bytes`."""
+        kept = self.numbers(tokens) - self.fixed
+        return kept * element_bytes + self.fixed * (self.state_bytes or element_bytes)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Forward FLOPs of one layer on one sequence; a multiply-add counts 2.
+
+    `projections` are products with weights, `mixing` is the exchange between tokens (scores and weighted values).
+    """
+
+    projections: int
+    mixing: int
+
+    @property
+    def total(self) -> int:
+        """Both parts together."""
+        return self.projections + self.mixing
+
+
+class AttentionConfig(Section):
+    """Settings of one variant, with its analytic costs.
+
+    A variant subclasses this, adds its fields, overrides what differs, and registers with
+    `vgpt.attention.registry.register_attention`. Everything here is per layer and free of torch.
+    """
+
+    kind: ClassVar[str] = ""
+    """name on the command line; set by `register_attention`"""
+    summary: ClassVar[str] = ""
+    """one line for lists of variants"""
+
+    def check(self, shape: Shape) -> list[str]:
+        """Return what is wrong with these settings on this trunk: sentences that name the flags; empty when fine."""
+        return []
+
+    def visible(self, q: Any, k: Any, layer: int = 0) -> Any:
+        """Return whether query position `q` may see key position `k` in `layer`.
+
+        The one definition of who sees whom: masks, pair counts and pictures follow from it. Takes integers or
+        broadcastable integer arrays or tensors and uses only comparison, arithmetic and `&`, so it also serves as a
+        FlexAttention mask.
+        """
+        return k <= q
+
+    def pairs(self, tokens: int) -> int:
+        """Count the visible (query, key) pairs of one head on a sequence of `tokens`."""
+        return tokens * (tokens + 1) // 2
+
+    def dense_pairs(self, tokens: int) -> int:
+        """Count the pairs by the common convention that ignores causality: the full square."""
+        return tokens * tokens
+
+    def qk_dim(self, shape: Shape) -> int:
+        """Width of one head's queries and keys."""
+        return shape.head_dim
+
+    def v_dim(self, shape: Shape) -> int:
+        """Width of one head's values."""
+        return shape.head_dim
+
+    def matmul_params(self, shape: Shape) -> int:
+        """Count the weights that take part in matrix products (no biases, no norms)."""
+        raise NotImplementedError
+
+    def params(self, shape: Shape) -> int:
+        """Count all parameters of one layer."""
+        raise NotImplementedError
+
+    def flops(self, shape: Shape, tokens: int) -> Flops:
+        """Forward FLOPs of one layer on one sequence of `tokens`, counting visible pairs only."""
+        return self._flops(shape, tokens, self.pairs(tokens))
+
+    def dense_flops(self, shape: Shape, tokens: int) -> Flops:
+        """Forward FLOPs by the PaLM convention (arXiv 2204.02311, appendix B): causality not subtracted."""
+        return self._flops(shape, tokens, self.dense_pairs(tokens))
+
+    def decode_flops(self, shape: Shape, tokens: int) -> Flops:
+        """Forward FLOPs of one new token when `tokens` are visible to it or before it, itself included."""
+        pairs = self.pairs(tokens) - self.pairs(tokens - 1)
+        mixing = 2 * pairs * shape.n_head * (self.qk_dim(shape) + self.v_dim(shape))
+        return Flops(2 * self.matmul_params(shape), mixing)
+
+    def cache_cost(self, shape: Shape) -> CacheCost:
+        """What one layer keeps per sequence while decoding."""
+        raise NotImplementedError
+
+    def _flops(self, shape: Shape, tokens: int, pairs: int) -> Flops:
+        mixing = 2 * pairs * shape.n_head * (self.qk_dim(shape) + self.v_dim(shape))
+        return Flops(2 * tokens * self.matmul_params(shape), mixing)
+
+    @model_serializer(mode="wrap")
+    def _tagged(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"kind": self.kind, **handler(self)}

@@ -1,0 +1,1 @@
+"""The `vgpt` command: options generated from settings, one thin module per subcommand."""

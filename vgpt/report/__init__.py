@@ -1,0 +1,1 @@
+"""Comparison of runs: grouping, fairness audit, tables."""

@@ -1,0 +1,1 @@
+"""Validated settings of every subcommand, and where each value came from."""

@@ -1,0 +1,1 @@
+"""Run records: a local journal that is always written, and its mirror in MLflow."""
