@@ -1,0 +1,46 @@
+"""The module side of an attention variant: what the model asks of it, and nothing more.
+
+Legend for shapes everywhere in vgpt: B batch, T tokens, S keys, C width (n_embd), H query heads, G key/value heads,
+D head width.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from vgpt.attention.cache import Cache
+from vgpt.attention.config import AttentionConfig, Shape
+
+
+class CausalSelfAttention(nn.Module, ABC):
+    """One attention layer.
+
+    Constructors only create parameters; the model fills them, so that swapping the variant leaves every other tensor
+    as it was. The projection back to the residual stream is called `c_proj`: its weights start smaller.
+
+    Args:
+        config: the variant's settings.
+        shape: the trunk.
+        layer: index of the block, for variants whose pattern depends on it.
+    """
+
+    def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.shape = shape
+        self.layer = layer
+
+    @abstractmethod
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C); with a cache, positions start at `cache.length`, which grows by T."""
+
+    @abstractmethod
+    def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> Cache:
+        """Allocate what this layer remembers of `batch` sequences of up to `max_tokens`."""
+
+    def mask(self, q0: int, nq: int, k0: int, nk: int, device: torch.device | str | None = None) -> Tensor:
+        """Return (nq, nk) booleans: may query `q0 + i` see key `k0 + j`; from the settings' one definition."""
+        q = torch.arange(q0, q0 + nq, device=device)[:, None]
+        k = torch.arange(k0, k0 + nk, device=device)[None, :]
+        return self.config.visible(q, k, self.layer)

@@ -1,0 +1,59 @@
+"""Multi-head, multi-query and grouped-query attention in one module."""
+
+import torch
+from torch import Tensor, nn
+
+from vgpt.attention.backends import attend
+from vgpt.attention.base import CausalSelfAttention
+from vgpt.attention.cache import Cache, TokenCache
+from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.grouped.config import GroupedConfig
+from vgpt.attention.rope import rotary_tables, rotate
+
+
+class GroupedAttention(CausalSelfAttention):
+    """Softmax attention with H query heads and G key/value heads.
+
+    Query heads h and h + 1 share a key/value head when h // (H / G) is equal: the layout of Llama and of SDPA's
+    `enable_gqa`. The rows of `c_attn` are all queries, then all keys, then all values, as in GPT-2 (transposed).
+    """
+
+    def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
+        super().__init__(config, shape, layer)
+        assert isinstance(config, GroupedConfig)
+        self.kv_heads = config.kv_heads(shape)
+        self.widths = [shape.n_head * shape.head_dim] + [self.kv_heads * shape.head_dim] * 2
+        # A plug-in may reuse this module and only say anew who sees whom.
+        self.plain_causal = type(config).visible is AttentionConfig.visible
+        self.c_attn = nn.Linear(shape.n_embd, sum(self.widths), bias=shape.bias)
+        self.c_proj = nn.Linear(self.widths[0], shape.n_embd, bias=shape.bias)
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        B, T, _ = x.shape
+        D = self.shape.head_dim
+        start = 0 if cache is None else cache.length
+        qkv = self.c_attn(x)
+        if self.shape.pos == "rope":
+            q, k, v = self._rotated(qkv, start)
+        else:
+            q, k, v = (part.view(B, T, -1, D) for part in qkv.split(self.widths, -1))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), (B, G, T, D) twice
+        if cache is not None:
+            assert isinstance(cache, TokenCache)
+            k, v = cache.append(k, v)
+            q = q.to(k.dtype)
+        mask = None if self.plain_causal else self.mask(start, T, 0, k.shape[2], x.device)
+        y = attend(q, k, v, offset=start, mask=mask, flash=self.shape.flash)
+        return self.c_proj(y.transpose(1, 2).reshape(B, T, -1).to(qkv.dtype))
+
+    def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> TokenCache:
+        """Keys (rotated, where positions are rotary) and values of each key/value head."""
+        return TokenCache(batch, max_tokens, [(self.kv_heads, self.shape.head_dim)] * 2, dtype=dtype, device=device)
+
+    def _rotated(self, qkv: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        heads = qkv.unflatten(-1, (-1, self.shape.head_dim))  # (B, T, H + 2G, D)
+        H, G = self.shape.n_head, self.kv_heads
+        cos, sin = rotary_tables(start, qkv.shape[1], self.shape.head_dim, self.shape.rope_base, qkv.device)
+        turned = rotate(heads[:, :, : H + G], cos, sin)
+        return turned[:, :, :H], turned[:, :, H:], heads[:, :, H + G :]

@@ -1,0 +1,105 @@
+"""The GPT-2 trunk: pre-norm blocks around any registered attention."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vgpt.attention.cache import Cache
+from vgpt.attention.registry import build_attention
+from vgpt.errors import VgptError
+from vgpt.model.activations import activation
+from vgpt.model.config import GPT2Config
+
+
+class GPT2MLP(nn.Module):
+    """Two linear layers with an activation between: C -> F -> C."""
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, config.hidden, bias=config.bias)
+        self.c_proj = nn.Linear(config.hidden, config.n_embd, bias=config.bias)
+        self.activation = activation(config.activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, T, C) to (B, T, C), each token by itself."""
+        return self.c_proj(self.activation(self.c_fc(x)))
+
+
+class GPT2Block(nn.Module):
+    """Norm, attention, residual; norm, MLP, residual."""
+
+    def __init__(self, config: GPT2Config, layer: int) -> None:
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = build_attention(config.attn, config.shape, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = GPT2MLP(config)
+        self.dropout = config.dropout
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        x = x + self._drop(self.attn(self.ln_1(x), cache))
+        return x + self._drop(self.mlp(self.ln_2(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.dropout and self.training else x
+
+
+class GPT2Model(nn.Module):
+    """The language model. Its parameters are created here and filled by `vgpt.model.init.initialise`.
+
+    Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3. With tied weights
+    the output layer is the token embedding, stored once.
+    """
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd) if config.pos == "learned" else None
+        self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.lm_head = None if config.tie_weights else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+    def forward(self, ids: Tensor, caches: list[Cache] | None = None) -> Tensor:
+        """Return logits (B, T, V) for token ids (B, T); with caches, the ids continue what those hold."""
+        return self.logits(self.hidden(ids, caches))
+
+    def hidden(self, ids: Tensor, caches: list[Cache] | None = None) -> Tensor:
+        """Return the residual stream (B, T, C) after the last norm.
+
+        Raises:
+            VgptError: learned positions end at `block_size`.
+        """
+        start = caches[0].length if caches else 0
+        x = self.wte(ids)
+        if self.wpe is not None:
+            end = start + ids.shape[1]
+            if end > self.config.block_size:
+                raise VgptError(
+                    f"{end} tokens do not fit: learned positions end at the context length of {self.config.block_size}",
+                    "Shorten the input, or train with --pos rope or a larger --block-size.",
+                )
+            x = x + self.wpe.weight[start:end]
+        if self.config.dropout and self.training:
+            x = F.dropout(x, self.config.dropout)
+        for i, block in enumerate(self.h):
+            x = block(x, caches[i] if caches else None)
+        return self.ln_f(x)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Weight (V, C) of the output layer."""
+        return self.wte.weight if self.lm_head is None else self.lm_head.weight
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Map (..., C) after the last norm to logits (..., V)."""
+        return F.linear(hidden, self.head_weight)
+
+    def make_caches(
+        self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str | None = None
+    ) -> list[Cache]:
+        """Allocate a cache per layer for `batch` sequences of up to `max_tokens`; `device` defaults to the model's."""
+        device = self.wte.weight.device if device is None else device
+        blocks: list[GPT2Block] = list(self.h)  # type: ignore[arg-type]  # ModuleList forgets its element type
+        return [block.attn.make_cache(batch, max_tokens, dtype=dtype, device=device) for block in blocks]

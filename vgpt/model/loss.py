@@ -1,0 +1,106 @@
+"""Next-token cross-entropy, with a softmax in float32 and without holding all logits where they would be large."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from vgpt.model.gpt2 import GPT2Model
+
+# Above this many logits, the loss works through the tokens in chunks.
+LARGE = 1 << 25
+# Logits of one softmax: small enough to stay in the processor's cache.
+_CACHED = 1 << 20
+
+
+def cross_entropy(model: GPT2Model, ids: Tensor, targets: Tensor) -> Tensor:
+    """Return the mean loss in nats over all tokens.
+
+    Args:
+        model: predicts the token after each of `ids`.
+        ids: (B, T) token ids.
+        targets: (B, T) the tokens that follow.
+
+    The gradient can be taken once.
+    """
+    hidden = model.hidden(ids).flatten(0, 1)
+    return linear_cross_entropy(hidden, model.head_weight, targets.flatten())
+
+
+def token_losses(model: GPT2Model, ids: Tensor, targets: Tensor) -> Tensor:
+    """Return the loss in nats of every token, (B, T) float32, without gradient."""
+    with torch.no_grad():
+        hidden = model.hidden(ids).flatten(0, 1)
+        goals = targets.flatten()
+        rows = max(1, LARGE // model.config.vocab_size)
+        parts = [
+            F.cross_entropy(model.logits(h).float(), t, reduction="none")
+            for h, t in zip(hidden.split(rows), goals.split(rows), strict=True)
+        ]
+        return torch.cat(parts).view_as(targets)
+
+
+def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, large: int = LARGE) -> Tensor:
+    """Mean cross-entropy of `hidden @ weight.T` against `targets`.
+
+    Args:
+        hidden: (N, C).
+        weight: (V, C), the output layer.
+        targets: (N,) classes.
+        large: number of logits above which they are made, used and dropped in chunks of tokens.
+    """
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    # float16 has no room for gradients that are not yet scaled, so it takes the plain way.
+    if hidden.shape[0] * weight.shape[0] <= large or dtype == torch.float16 or not torch.is_grad_enabled():
+        logits = F.linear(hidden, weight)
+        return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
+    return _ChunkedCrossEntropy.apply(hidden.to(dtype), weight, targets, max(1, large // weight.shape[0]))
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy that takes the gradient of each chunk of logits while it is at hand.
+
+    Three matrix products as in the plain form, none of them twice; at no time more logits than one chunk.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int) -> Tensor:
+        """Return the mean loss and keep the gradients for it."""
+        low = weight.to(hidden.dtype)
+        d_hidden = torch.empty_like(hidden)
+        d_weight: Tensor | None = None
+        total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        for h, t, d_h in zip(hidden.split(rows), targets.split(rows), d_hidden.split(rows), strict=True):
+            logits = h @ low.T
+            total += _softmax_gradient_(logits, t, 1.0 / targets.shape[0])
+            torch.mm(logits, low, out=d_h)
+            part = logits.T @ h
+            d_weight = part.to(weight.dtype) if d_weight is None else d_weight.add_(part)
+        ctx.save_for_backward(d_hidden, d_weight)
+        return total / targets.shape[0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, None, None]:
+        """Scale what the forward pass kept."""
+        d_hidden, d_weight = ctx.saved_tensors
+        (grad,) = grad_outputs
+        return d_hidden * grad.to(d_hidden.dtype), d_weight * grad.to(d_weight.dtype), None, None
+
+
+def _softmax_gradient_(logits: Tensor, targets: Tensor, scale: float) -> Tensor:
+    """Replace logits (N, V) by `scale` times the gradient of their summed loss; return that sum."""
+    rows = max(1, _CACHED // logits.shape[1])
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    total = torch.zeros((), dtype=wide, device=logits.device)
+    for part, goal in zip(logits.split(rows), targets.split(rows), strict=True):
+        goal = goal[:, None]
+        log_p = part.to(wide).log_softmax(-1)
+        total -= log_p.gather(1, goal).sum()
+        gradient = log_p.exp_()
+        gradient.scatter_add_(1, goal, gradient.new_full((1, 1), -1.0).expand_as(goal))
+        part.copy_(gradient.mul_(scale))
+    return total

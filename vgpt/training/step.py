@@ -1,0 +1,92 @@
+"""One optimizer update: forward, backward, clip, step. No logging, no data, no schedule."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from vgpt.model.gpt2 import GPT2Model
+from vgpt.model.loss import cross_entropy
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one update saw; tensors stay on the device, so that reading them is the caller's choice.
+
+    Attributes:
+        loss: mean loss in nats over all micro-batches, before the update.
+        grad_norm: global norm of the gradient before clipping.
+    """
+
+    loss: Tensor
+    grad_norm: Tensor
+
+
+class TrainStep:
+    """Apply updates to a model.
+
+    Args:
+        model: in training mode, on its device, parameters in float32.
+        optimizer: over the model's parameters.
+        dtype: type of matrix products; bfloat16 and float16 run under autocast, float16 on CUDA with loss scaling.
+        grad_clip: largest global gradient norm; 0 for no limit.
+    """
+
+    def __init__(
+        self,
+        model: GPT2Model,
+        optimizer: torch.optim.Optimizer,
+        *,
+        dtype: torch.dtype = torch.float32,
+        grad_clip: float = 1.0,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.dtype = dtype
+        self.grad_clip = grad_clip
+        self.device = next(model.parameters()).device
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        scaled = dtype == torch.float16 and self.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(self.device.type) if scaled else None
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which this step computes its losses; evaluation should use the same."""
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def __call__(self, batches: Sequence[tuple[Tensor, Tensor]], lr: float) -> StepResult:
+        """Update once from `batches` of (ids, targets), each (B, T) and of equal size, their gradients averaged."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        losses = [self._backward(ids, targets, len(batches)) for ids, targets in batches]
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        norm = self._clip()
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
+        return StepResult(loss, norm)
+
+    def _backward(self, ids: Tensor, targets: Tensor, accumulate: int) -> Tensor:
+        with self.autocast():
+            loss = cross_entropy(self.model, ids, targets)
+        part = loss if accumulate == 1 else loss / accumulate
+        (part if self.scaler is None else self.scaler.scale(part)).backward()
+        return loss.detach()
+
+    def _clip(self) -> Tensor:
+        norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if not self.grad_clip:
+            return norm
+        # Where reading the norm costs no synchronisation, gradients within the limit are left alone.
+        if self.device.type != "cpu" or not float(norm) <= self.grad_clip:
+            clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
+        return norm
