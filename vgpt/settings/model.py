@@ -81,5 +81,5 @@ class ModelSettings(Section):
                 f"(known: {', '.join(ACTIVATIONS)})"
             )
         if faults:
-            raise ValueError("; ".join(faults))
+            raise ValueError("\n".join(faults))
         return self

@@ -1,0 +1,77 @@
+"""The `vgpt` command and its subcommands."""
+
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from vgpt import __version__
+from vgpt.attention.registry import load_entry_points
+from vgpt.cli import compare, evaluate, prepare, sample, tokenize, train
+from vgpt.cli.console import print_error, warn
+from vgpt.errors import VgptError
+
+
+class Group(typer.core.TyperGroup):
+    """A group of commands that turns the errors users can cause into one panel and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the subcommand; VGPT_DEBUG=1 lets tracebacks through."""
+        try:
+            return super().invoke(ctx)
+        except VgptError as error:
+            if os.environ.get("VGPT_DEBUG") == "1":
+                raise
+            print_error(error)
+            raise typer.Exit(error.exit_code) from error
+        except BrokenPipeError:
+            # The reader of a pipe went away (`vgpt ... | head`): no error of ours, but nothing may be flushed again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if os.environ.get("VGPT_DEBUG") == "1":
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            print_error(VgptError(f"{where}{error.strerror or error}", "Check the path, its permissions and the disk."))
+            raise typer.Exit(1) from error
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"vgpt {__version__}")
+        raise typer.Exit
+
+
+def _vgpt(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and stop")
+    ] = False,
+) -> None:
+    """A laboratory for attention: GPT-2 models that differ in their attention and in nothing else."""
+
+
+def build_app() -> typer.Typer:
+    """Return the application with every subcommand; third-party variants are loaded first, so their flags appear."""
+    load_entry_points(warn)
+    app = typer.Typer(
+        name="vgpt",
+        cls=Group,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        # --kv_lora_rank is --kv-lora-rank
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            "token_normalize_func": lambda word: word.replace("_", "-"),
+        },
+    )
+    app.callback()(_vgpt)
+    for module in (prepare, train, compare, evaluate, sample, tokenize):
+        module.add_to(app)
+    return app
+
+
+def main() -> None:
+    """Run the command line."""
+    build_app()()

@@ -1,0 +1,46 @@
+"""`vgpt prepare`: text to tokenizer, train.bin and val.bin."""
+
+from typing import Annotated
+
+import typer
+
+from vgpt.cli.console import key_values, out, print_json
+from vgpt.cli.options import JsonOption, with_settings
+from vgpt.settings.loader import Loaded
+from vgpt.settings.prepare import PrepareConfig
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("prepare")(with_settings(PrepareConfig, presets=False)(prepare))
+
+
+def prepare(
+    loaded: Loaded[PrepareConfig],
+    inputs: Annotated[
+        list[str], typer.Argument(help="files, directories or globs; - reads standard input, demo is built in")
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Turn text into a tokenizer and token files to train on.
+
+    Reads .txt, .md, .py, .jsonl and .parquet, also compressed with gzip.
+    """
+    from vgpt.cli.live import data_bars
+    from vgpt.data.prepare import prepare as run
+
+    manifest = run(inputs, loaded.settings, data_bars())
+    if json:
+        print_json(manifest.model_dump(mode="json"))
+        return
+    place = loaded.settings.out
+    rows = [
+        ("directory", place),
+        ("tokenizer", f"{manifest.tokenizer_name}, {manifest.vocab_size:,} tokens"),
+        *(
+            (split, f"{counts.tokens:,} tokens of {counts.bytes:,} bytes, {counts.documents:,} documents")
+            for split, counts in manifest.splits.items()
+        ),
+        ("next", f"vgpt train --data {place}"),
+    ]
+    out().print(key_values("", rows))

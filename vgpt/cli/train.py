@@ -1,0 +1,80 @@
+"""`vgpt train`: train one model, or continue it."""
+
+from typing import Annotated
+
+import typer
+
+from vgpt.cli.console import key_values, out, print_json
+from vgpt.cli.options import JsonOption, with_settings
+from vgpt.settings.loader import Loaded
+from vgpt.settings.train import TrainConfig
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("train")(with_settings(TrainConfig)(train))
+
+
+def train(
+    loaded: Loaded[TrainConfig],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what the run would cost, and stop")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Train one model. The same command again continues it where it was left."""
+    config = loaded.settings
+    if dry_run:
+        _dry_run(config, as_json=json)
+        return
+
+    from vgpt.cli.live import data_bars, training_display  # Rich's live parts are not needed for --help
+    from vgpt.training.run import train_run
+
+    result = train_run(config, training_display(), data_progress=data_bars())
+    if json:
+        print_json({"run": result.name, "directory": result.directory, "status": result.status, **result.summary})
+    elif result.summary:
+        figures = result.summary
+        rows = [
+            ("run", result.directory),
+            ("validation loss", f"{figures['val/loss']:.4f} ± {figures['val/loss_se']:.4f} (evaluation noise)"),
+            ("bits per byte", f"{figures['val/bits_per_byte']:.4f}"),
+            ("perplexity", f"{figures['val/perplexity']:.2f}"),
+            ("tokens/s", f"{figures['perf/tokens_per_second']:,.0f}"),
+            ("next", f"vgpt sample {result.name}   |   vgpt compare"),
+        ]
+        out().print(key_values("", rows))
+    raise typer.Exit(result.exit_code)
+
+
+def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
+    from vgpt.cli.live import data_bars
+    from vgpt.model.config import GPT2Config
+    from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token, train_flops_per_token
+    from vgpt.training.devices import resolve
+    from vgpt.training.run import load_data
+
+    vocab_size = load_data(config.train.data, data_bars()).tokenizer.vocab_size
+    model = GPT2Config(**dict(config.model), vocab_size=vocab_size)
+    count = count_parameters(model)
+    compute = resolve(config.system)
+    element = compute.dtype.itemsize
+    tokens = config.steps * config.tokens_per_step
+    figures = {
+        "run": config.name,
+        "attention": config.model.attn.model_dump_json(),
+        "device": compute.device_name,
+        "dtype": f"{compute.dtype_name} ({compute.reason})",
+        "parameters": count.total,
+        "parameters in attention": count.attention,
+        "steps": config.steps,
+        "tokens": tokens,
+        "training FLOPs per token (exact)": round(train_flops_per_token(model)),
+        "training FLOPs per token (PaLM)": round(palm_flops_per_token(model)),
+        "training FLOPs": round(train_flops_per_token(model) * tokens),
+        "weights, gradients, AdamW in bytes": count.total * 16,
+        "KV cache at the context length in bytes": cache_bytes(model, model.block_size, element),
+    }
+    if as_json:
+        print_json(figures)
+    else:
+        out().print(key_values("", [(k, f"{v:,}" if isinstance(v, int) else v) for k, v in figures.items()]))

@@ -1,0 +1,208 @@
+"""Merge defaults < preset < .env < environment < command line, validate once, remember each value's origin."""
+
+import os
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from vgpt.attention.registry import parse_attention, unknown_variant, variants
+from vgpt.errors import SettingsError, did_you_mean
+from vgpt.settings.dotenv import read_dotenv
+from vgpt.settings.fields import Leaf, leaves
+from vgpt.settings.presets import Preset
+
+S = TypeVar("S", bound=BaseModel)
+Table = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where values may come from, weakest first: preset, `.env`, environment, command line (flat name -> value)."""
+
+    preset: Preset | None = None
+    dotenv: Mapping[str, str] = field(default_factory=dict[str, str])
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    command_line: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @classmethod
+    def here(cls, preset: Preset | None, command_line: Mapping[str, Any]) -> "Sources":
+        """Collect the sources of this process: its environment and `./.env`."""
+        return cls(preset, read_dotenv(Path(".env")), dict(os.environ), command_line)
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[S]):
+    """Validated settings, the origin of each by flat name, and remarks for stderr."""
+
+    settings: S
+    origins: dict[str, str]
+    notes: list[str]
+
+
+def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
+    """Build settings from all sources.
+
+    Raises:
+        SettingsError: with every fault: unknown names, wrong values, flags of another variant.
+    """
+    known = leaves(model)
+    tree: Table = deepcopy(sources.preset.tables) if sources.preset else {}
+    origin_of_preset = f"preset {sources.preset.name}" if sources.preset else ""
+    given = _given(known, sources)
+    faults: list[str] = []
+    notes: list[str] = []
+    origins = {name: origin_of_preset if _holds(tree, leaf.path) else "default" for name, leaf in known.items()}
+
+    attention = next((leaf for leaf in known.values() if leaf.is_attention), None)
+    kind = ""
+    if attention is not None:
+        kind, inline = _choose_variant(tree, attention, given, faults)
+        for name in inline:
+            origins[name] = given[attention.name][1]
+        for name, leaf in known.items():
+            if leaf.variants and name not in inline:
+                origins[name] = origin_of_preset if _holds(tree, leaf.path) else "default"
+
+    for name, (value, origin) in given.items():
+        leaf = known[name]
+        if leaf.is_attention:
+            origins[name] = origin
+        elif leaf.variants and kind in variants() and kind not in leaf.variants:
+            remark = f"{leaf.flag} does not apply to --attn {kind}; it belongs to {', '.join(leaf.variants)}"
+            if origin == "command line":
+                faults.append(remark)
+            else:
+                notes.append(f"{leaf.env} ({origin}) is left out: {remark}")
+        else:
+            _descend(tree, leaf.path[:-1])[leaf.path[-1]] = _parsed(leaf, value)
+            origins[name] = origin
+    return Loaded(_validated(model, tree, known, origins, given, faults, origin_of_preset), origins, notes)
+
+
+def _given(known: Mapping[str, Leaf], sources: Sources) -> dict[str, tuple[Any, str]]:
+    """Return what .env, environment and command line say: flat name -> (value, origin); the strongest wins."""
+    given: dict[str, tuple[Any, str]] = {}
+    for name, leaf in known.items():
+        for origin, values in ((".env", sources.dotenv), ("environment", sources.environment)):
+            if leaf.env in values:
+                given[name] = (values[leaf.env], origin)
+        if name in sources.command_line:
+            given[name] = (sources.command_line[name], "command line")
+    return given
+
+
+def _choose_variant(
+    tree: Table, leaf: Leaf, given: Mapping[str, tuple[Any, str]], faults: list[str]
+) -> tuple[str, set[str]]:
+    """Settle which variant it is, and keep the preset's table of that one alone.
+
+    A preset holds one sub-table per variant beside `kind`, so that any variant works on any preset.
+
+    Returns:
+        The variant's name, and the settings that were written inline (`gqa:n_kv_head=4`).
+    """
+    parent = _descend(tree, leaf.path[:-1])
+    table = parent.get(leaf.name, {})
+    table = {"kind": table} if isinstance(table, str) else dict(table)
+    for name, value in table.items():
+        if name != "kind" and (name not in variants() or not isinstance(value, dict)):
+            faults.append(f"{'.'.join(leaf.path)}.{name}: not the table of a variant; {unknown_variant(name)}")
+    default = leaf.info.get_default(call_default_factory=True).kind
+    text = str(given[leaf.name][0] if leaf.name in given else table.get("kind", default))
+    try:
+        inline = parse_attention(text)
+    except SettingsError as error:
+        faults += error.faults
+        parent.pop(leaf.name, None)
+        return text.partition(":")[0], set()
+    kind = inline.pop("kind")
+    own = table.get(kind, {})
+    parent[leaf.name] = {"kind": kind, **(own if isinstance(own, dict) else {}), **inline}
+    return kind, set(inline)
+
+
+def _parsed(leaf: Leaf, value: Any) -> Any:
+    """Turn the words of a command line or environment into what pydantic reads."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() == "none":
+        return None if not leaf.is_sequence else ()
+    if leaf.is_sequence:
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _validated(
+    model: type[S],
+    tree: Table,
+    known: Mapping[str, Leaf],
+    origins: Mapping[str, str],
+    given: Mapping[str, tuple[Any, str]],
+    faults: list[str],
+    origin_of_preset: str,
+) -> S:
+    try:
+        settings = model.model_validate(tree)
+    except ValidationError as error:
+        texts: dict[str, list[str]] = {}  # the branches of a union report apart; join them
+        for details in error.errors():
+            for subject, text in _describe(details, known, origins, given, origin_of_preset):
+                messages = texts.setdefault(subject, [])
+                if text not in messages:
+                    messages.append(text)
+        faults += [
+            f"{subject}: {' or '.join(parts)}" if subject else " ".join(parts) for subject, parts in texts.items()
+        ]
+    else:
+        if not faults:
+            return settings
+    raise SettingsError(faults)
+
+
+def _describe(
+    details: ErrorDetails,
+    known: Mapping[str, Leaf],
+    origins: Mapping[str, str],
+    given: Mapping[str, tuple[Any, str]],
+    origin_of_preset: str,
+) -> Iterable[tuple[str, str]]:
+    """Yield (what is wrong, why) for one fault that pydantic found; the subject is empty for faults across fields."""
+    loc = details["loc"]
+    message = details["msg"].removeprefix("Value error, ")
+    leaf = next(
+        (known[n] for n in known if loc[: len(known[n].path)] == known[n].path and not known[n].is_attention), None
+    )
+    if details["type"] == "extra_forbidden":
+        names = {part for entry in known.values() for part in entry.path}
+        origin = origin_of_preset or "given"
+        yield (
+            f"{'.'.join(map(str, loc))} = {details['input']!r} ({origin})",
+            ("unknown setting" + did_you_mean(str(loc[-1]), names)),
+        )
+    elif leaf is not None:
+        value = given[leaf.name][0] if leaf.name in given else details["input"]
+        yield f"{leaf.flag} = {value!r} ({origins.get(leaf.name, 'given')})", message
+    else:
+        for line in message.split("\n"):
+            yield "", line
+
+
+def _descend(tree: Table, path: Iterable[str]) -> Table:
+    for key in path:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise SettingsError([f"{key} = {tree!r}: must be a table of settings, as in [{key}]"])
+    return tree
+
+
+def _holds(tree: Any, path: Iterable[str]) -> bool:
+    for key in path:
+        if not isinstance(tree, dict) or key not in tree:
+            return False
+        tree = tree[key]
+    return True

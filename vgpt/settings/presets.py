@@ -1,0 +1,52 @@
+"""Presets: TOML files of settings, packaged with vgpt or the user's own."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import vgpt
+from vgpt.errors import UsageError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A preset's name, as shown in messages, and its tables."""
+
+    name: str
+    tables: dict[str, Any]
+
+
+def preset_directory() -> Path:
+    """Return where the packaged presets lie: inside the installed package, or beside it in a source tree."""
+    package = Path(vgpt.__file__).parent
+    inside = package / "presets"
+    return inside if inside.is_dir() else package.parent / "presets"
+
+
+def preset_names() -> list[str]:
+    """Return the names of the packaged presets."""
+    return sorted(path.stem for path in preset_directory().glob("*.toml"))
+
+
+def load_preset(name: str) -> Preset:
+    """Read a preset by packaged name or by path.
+
+    Raises:
+        UsageError: no such preset, or no TOML in it.
+    """
+    path = Path(name)
+    if path.suffix != ".toml":
+        path = preset_directory() / f"{name}.toml"
+    if not path.is_file():
+        known = preset_names()
+        raise UsageError(
+            f"--preset {name}: no such preset{did_you_mean(name, known)}",
+            f"Packaged presets: {', '.join(known)}. A preset of your own is named by its path, ending in .toml.",
+        )
+    try:
+        return Preset(name, tomllib.loads(path.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--preset {name}: not valid TOML: {error}", f"Mend {path}.") from error
+    except OSError as error:
+        raise UsageError(f"--preset {name}: cannot be read: {error.strerror}") from error

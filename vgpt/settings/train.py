@@ -1,0 +1,157 @@
+"""Settings of a training run: model, training, system and bookkeeping."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from vgpt.schema import Section
+from vgpt.settings.model import ModelSettings
+
+RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+
+
+class TrainingSettings(Section):
+    """Data, budget and optimizer: conditions that must be equal for a comparison to be fair."""
+
+    data: str = "demo"
+    """directory made by vgpt prepare, or demo: the Python standard library's sources"""
+    batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 16
+    """sequences per micro-step and process"""
+    grad_accum: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    """micro-steps whose gradients make one step"""
+    max_steps: Annotated[int, Field(ge=1)] = 1000
+    """optimizer steps"""
+    max_tokens: Annotated[int | None, Field(ge=1)] = None
+    """training tokens; the run ends at this or at --max-steps, whichever is earlier"""
+    lr: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    """peak learning rate"""
+    min_lr: Annotated[float | None, Field(ge=0, le=10)] = None
+    """learning rate at the end of the cosine; none = lr / 10"""
+    warmup_steps: Annotated[int, Field(ge=0)] = 50
+    """steps of linear warm-up"""
+    weight_decay: Annotated[float, Field(ge=0, le=10)] = 0.1
+    """decay of matrices; biases and norms have none"""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW decay of the first moment"""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
+    """AdamW decay of the second moment"""
+    grad_clip: Annotated[float, Field(ge=0)] = 1.0
+    """largest gradient norm; 0 = no clipping"""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
+    """of initialisation, batch order and dropout"""
+    eval_interval: Annotated[int, Field(ge=1)] = 250
+    """steps between evaluations; the last step is always evaluated"""
+    eval_windows: Annotated[int, Field(ge=1, le=1_000_000)] = 128
+    """fixed validation windows of block_size tokens, the same for every run"""
+    patience: Annotated[int | None, Field(ge=1)] = None
+    """stop after this many evaluations without a better loss; none = never"""
+
+    @property
+    def final_lr(self) -> float:
+        """Learning rate at the end of the schedule."""
+        return self.lr / 10 if self.min_lr is None else self.min_lr
+
+    @model_validator(mode="after")
+    def _rates_in_order(self) -> "TrainingSettings":
+        if self.final_lr > self.lr:
+            raise ValueError(f"--min-lr {self.min_lr} must not be above --lr {self.lr}")
+        return self
+
+
+class SystemSettings(Section):
+    """Where and in which precision the run is computed."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """auto, cpu, cuda, cuda:1 or mps"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """precision of matrix products; auto = bfloat16 where the device computes it natively, else float32"""
+    compile: bool = False
+    """torch.compile the model"""
+
+
+class RunSettings(Section):
+    """Names, places and records; nothing here changes what is learnt."""
+
+    run_name: str | None = None
+    """name of the run; the same name again resumes; none = made from the settings"""
+    runs_dir: Path = Path("runs")
+    """directory of all runs"""
+    log_interval: Annotated[int, Field(ge=1)] = 10
+    """steps between log lines"""
+    save_interval: Annotated[int, Field(ge=1)] = 250
+    """steps between checkpoints; the last step is always saved"""
+    keep_last: Annotated[int, Field(ge=1)] = 2
+    """newest checkpoints to keep beside the best"""
+    tracker: Literal["mlflow", "journal"] = "mlflow"
+    """mlflow = local journal mirrored to MLflow; journal = local files alone"""
+    experiment: Annotated[str, Field(min_length=1, max_length=200)] = "vgpt"
+    """MLflow experiment"""
+    tracking_uri: str | None = None
+    """MLflow store; none = MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this directory"""
+
+    @field_validator("run_name")
+    @classmethod
+    def _plain_name(cls, name: str | None) -> str | None:
+        if name is not None and not RUN_NAME.fullmatch(name):
+            raise ValueError("must be letters, digits, '.', '_' or '-', start with a letter or digit, at most 80 long")
+        return name
+
+
+class TrainConfig(Section):
+    """Everything that makes one run."""
+
+    model: ModelSettings = ModelSettings()
+    train: TrainingSettings = TrainingSettings()
+    system: SystemSettings = SystemSettings()
+    run: RunSettings = RunSettings()
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step of one process."""
+        return self.train.batch_size * self.train.grad_accum * self.model.block_size
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that the budget allows."""
+        if self.train.max_tokens is None:
+            return self.train.max_steps
+        return max(1, min(self.train.max_steps, -(-self.train.max_tokens // self.tokens_per_step)))
+
+    @property
+    def name(self) -> str:
+        """The run's name: the given one, or the variant, the seed and a hash of all settings that matter."""
+        if self.run.run_name:
+            return self.run.run_name
+        return f"{self.model.attn.kind}-s{self.train.seed}-{self.settings_hash[:8]}"
+
+    @property
+    def settings_hash(self) -> str:
+        """Hash of `identity`: two runs with the same one would learn the same."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def directory(self) -> Path:
+        """Where the run lives."""
+        return self.run.runs_dir / self.name
+
+    def identity(self) -> dict[str, Any]:
+        """Return the settings that decide what is learnt: a run resumes only under the same ones."""
+        return self.model_dump(mode="json", include={"model", "train", "system"})
+
+    def conditions(self) -> dict[str, Any]:
+        """Return the settings that a fair comparison holds equal: `identity` without the variant and the seed."""
+        table = self.identity()
+        del table["model"]["attn"], table["train"]["seed"]
+        return table
+
+    def flat(self) -> dict[str, Any]:
+        """Return every setting under its flat name, as on the command line; the variant's own ones beside `attn`."""
+        flat: dict[str, Any] = {}
+        for section in self.model_dump(mode="json").values():
+            flat.update(section)
+        attn = flat.pop("attn")
+        return {"attn": attn.pop("kind"), **attn, **flat}

@@ -1,0 +1,243 @@
+"""Checkpoints: a directory per saved step, safetensors and JSON alone, verified before use.
+
+runs/<name>/ckpt/step-00001000/   model.safetensors  optimizer.safetensors  state.json
+                                  settings.json  model.json  tokenizer.json ...  manifest.json
+runs/<name>/ckpt/last, best       plain files that hold the name of a step directory
+"""
+
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vgpt.errors import CheckpointError
+from vgpt.model.config import GPT2Config
+from vgpt.model.gpt2 import GPT2Model
+from vgpt.settings.train import TrainConfig
+from vgpt.text.tokenizer import Tokenizer
+from vgpt.training.files import remove_directory, sweep, verify, write_directory, write_json
+
+STEP = re.compile(r"step-(\d{8,})")
+
+
+@dataclass
+class TrainingState:
+    """What training remembers beside tensors; the schedule, the batches and dropout are functions of `step`.
+
+    `loss_sum` and `loss_count` are the unfinished log interval; `batch_hash` chains the hashes of all batches so far.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int = 0
+    bad_evaluations: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
+    batch_hash: str = ""
+    data_digest: str = ""
+    finished: bool = False
+    scaler: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint on disk."""
+
+    directory: Path
+    settings: TrainConfig
+    model: GPT2Config
+    state: TrainingState
+
+    def tokenizer(self) -> Tokenizer:
+        """Read the tokenizer that the model was trained with."""
+        return Tokenizer.load(self.directory)
+
+    def load_model(self, device: torch.device | str = "cpu", *, flash: bool | None = None) -> GPT2Model:
+        """Build the model with its trained weights, in float32.
+
+        Args:
+            device: where it goes.
+            flash: overrides the stored choice of fused kernels; the weights do not depend on it.
+
+        Raises:
+            CheckpointError: weights and architecture do not fit.
+        """
+        config = self.model if flash is None else self.model.model_copy(update={"flash": flash})
+        model = GPT2Model(config)
+        load_weights(model, self.directory / "model.safetensors")
+        return model.to(device)
+
+
+def save_checkpoint(
+    directory: Path,
+    *,
+    model: GPT2Model,
+    optimizer: torch.optim.Optimizer,
+    state: TrainingState,
+    settings: TrainConfig,
+    tokenizer: Tokenizer,
+) -> Path:
+    """Write `directory/step-NNNNNNNN` whole and flushed, and return it.
+
+    Raises:
+        OSError, SafetensorError: the disk is full or not writable; nothing that was there before is lost.
+    """
+
+    def fill(target: Path) -> None:
+        save_file(_contiguous(model.state_dict()), target / "model.safetensors")
+        save_file(optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
+        write_json(target / "state.json", asdict(state))
+        write_json(target / "settings.json", settings.model_dump(mode="json"))
+        write_json(target / "model.json", model.config.model_dump(mode="json"))
+        tokenizer.save(target)
+
+    target = directory / f"step-{state.step:08d}"
+    write_directory(target, fill)
+    return target
+
+
+def point(directory: Path, name: str, target: Path) -> None:
+    """Let `directory/name` (best or last) name a step directory."""
+    write_json(directory / name, target.name)
+
+
+def rotate(directory: Path, keep_last: int) -> None:
+    """Remove all but the newest `keep_last` checkpoints and the best; only directories that vgpt wrote are touched."""
+    kept = {path.name for path in steps(directory)[-keep_last:]} | {_pointed(directory, "best") or ""}
+    for path in steps(directory):
+        if path.name not in kept and not path.is_symlink():
+            remove_directory(path)
+
+
+def steps(directory: Path) -> list[Path]:
+    """Return the step directories, oldest first."""
+    found = [path for path in directory.glob("step-*") if STEP.fullmatch(path.name) and path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+
+
+def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return the newest checkpoint that verifies, and what was wrong with newer ones."""
+    if directory.is_dir():
+        sweep(directory)
+    problems: list[str] = []
+    for path in reversed(steps(directory)):
+        try:
+            return open_checkpoint(path), problems
+        except CheckpointError as error:
+            problems.append(error.message)
+    return None, problems
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Verify and read a step directory.
+
+    Raises:
+        CheckpointError: damaged, incomplete, or of a newer vgpt.
+    """
+    verify(directory)
+    try:
+        settings = TrainConfig.model_validate_json((directory / "settings.json").read_bytes())
+        model = GPT2Config.model_validate_json((directory / "model.json").read_bytes())
+        state = TrainingState(**json.loads((directory / "state.json").read_bytes()))
+    except (OSError, ValidationError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{directory}: its settings cannot be read: {error}", "Use the vgpt version that wrote it."
+        ) from error
+    return Checkpoint(directory, settings, model, state)
+
+
+def find_checkpoint(place: str | Path, *, runs_dir: Path = Path("runs"), which: str = "best") -> Checkpoint:
+    """Find a checkpoint by run name, run directory, checkpoint directory, step directory, or `.../best` and `.../last`.
+
+    Args:
+        place: what the user named.
+        runs_dir: where run names are looked up.
+        which: "best" or "last", where a whole run is named; the other stands in where it is missing.
+
+    Raises:
+        CheckpointError: nothing there, or what is there is damaged.
+    """
+    path = Path(place)
+    if path.name in ("best", "last") and path.is_file():
+        path, which = path.parent, path.name
+    elif not path.exists() and (runs_dir / str(place)).is_dir():
+        path = runs_dir / str(place)
+    if STEP.fullmatch(path.name) and path.is_dir():
+        return open_checkpoint(path)
+    directory = path / "ckpt" if (path / "ckpt").is_dir() else path
+    if not directory.is_dir() or not steps(directory):
+        known = sorted(entry.parent.name for entry in runs_dir.glob("*/ckpt"))
+        raise CheckpointError(
+            f"no checkpoint at {place}: neither a run in {runs_dir}/ nor a directory with checkpoints",
+            f"Runs here: {', '.join(known)}." if known else "Train a model first: vgpt train.",
+        )
+    name = _pointed(directory, which) or _pointed(directory, "last")
+    return open_checkpoint(directory / name) if name else open_checkpoint(steps(directory)[-1])
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model from a safetensors file.
+
+    Raises:
+        CheckpointError: unreadable, or other names or shapes than the model's.
+    """
+    tensors = _read(path)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} does not fit the model: {error}") from error
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state as `<parameter>/<slot>` tensors."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        for slot, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{name}/{slot}"] = value.detach().contiguous()
+    return tensors
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
+    """Give the optimizer its saved state back, by parameter name.
+
+    Raises:
+        CheckpointError: unreadable, or of another model.
+    """
+    by_name = dict(model.named_parameters())
+    fused = any(group.get("fused") for group in optimizer.param_groups)
+    for key, value in _read(path).items():
+        name, _, slot = key.rpartition("/")
+        if name not in by_name:
+            raise CheckpointError(f"{path}: state of {name!r}, which the model does not have")
+        parameter = by_name[name]
+        # AdamW counts steps in a CPU tensor, unless the fused kernel reads the count on the device.
+        home = torch.device("cpu") if slot == "step" and not fused else parameter.device
+        optimizer.state[parameter][slot] = value.to(home)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def _contiguous(tensors: dict[str, Any]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _pointed(directory: Path, name: str) -> str | None:
+    try:
+        value = json.loads((directory / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, str) and STEP.fullmatch(value) and (directory / value).is_dir() else None

@@ -1,0 +1,104 @@
+"""Directories that appear whole or not at all.
+
+Everything is written under a temporary name, flushed to the disk, listed with size and SHA-256 in `manifest.json`, and
+renamed into place; a reader checks the list before it trusts a byte.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vgpt.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+
+
+def sha256(path: Path) -> str:
+    """Return the hex digest of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write one JSON file atomically: temporary name, flush, rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_directory(target: Path, fill: Callable[[Path], None]) -> None:
+    """Create `target` with what `fill` writes, all or nothing; an existing one is replaced.
+
+    Raises:
+        OSError: the disk is full or not writable; `target` is as it was before.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".tmp-{target.name}-{os.getpid()}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        fill(temporary)
+        files = sorted(path for path in temporary.iterdir() if path.is_file())
+        for path in files:
+            _flush(path)
+        listing = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+        write_json(temporary / MANIFEST, {"version": 1, "files": listing})
+        _flush(temporary)
+        if target.exists():
+            remove_directory(target)
+        temporary.rename(target)
+        _flush(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_directory(path: Path) -> None:
+    """Remove a directory so that no half of it is ever seen under its name."""
+    doomed = path.with_name(f".del-{path.name}-{os.getpid()}")
+    path.rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what interrupted writers left behind."""
+    for path in [*parent.glob(".tmp-*"), *parent.glob(".del-*")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def verify(directory: Path) -> None:
+    """Check every file of a directory against its manifest.
+
+    Raises:
+        CheckpointError: something is missing, of another size, or altered.
+    """
+    try:
+        files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, entry in files.items():
+            path = directory / name
+            if Path(name).name != name or not path.is_file():
+                raise CheckpointError(f"{directory}: {name} is missing")
+            size = path.stat().st_size
+            if size != entry["bytes"]:
+                raise CheckpointError(
+                    f"{path}: {size:,} bytes instead of {entry['bytes']:,}: it is truncated or foreign"
+                )
+            if sha256(path) != entry["sha256"]:
+                raise CheckpointError(f"{path}: its content differs from the manifest's SHA-256: it is damaged")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{directory}: {MANIFEST} cannot be read: {error}") from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,92 @@
+"""What a run says about itself before it starts: settings, conditions and provenance, by the schema's names."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from vgpt.data.dataset import Dataset
+from vgpt.evaluation.loss import Evaluator
+from vgpt.settings.fields import shown
+from vgpt.settings.train import TrainConfig
+from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
+from vgpt.training.devices import Compute
+from vgpt.training.files import write_json
+from vgpt.training.hardware import Peak
+from vgpt.training.provenance import environment
+
+
+def open_record(
+    config: TrainConfig,
+    data: Dataset,
+    compute: Compute,
+    peak: Peak,
+    evaluator: Evaluator,
+    *,
+    resume_step: int | None,
+    say: Callable[[str], None],
+) -> Tracker:
+    """Start the run's record, or continue it from `resume_step`.
+
+    The directory gets `environment.json` and `conditions.json`; both go to the tracker beside `settings.json`.
+    """
+    about = environment(compute)
+    conditions = fair_conditions(config, data, compute, evaluator)
+    write_json(config.directory / "environment.json", about)
+    write_json(config.directory / "conditions.json", conditions)
+    tags = {
+        "vgpt.attn": config.model.attn.kind,
+        "vgpt.attn_settings": json.dumps(config.model.attn.model_dump(mode="json"), sort_keys=True),
+        "vgpt.seed": str(config.train.seed),
+        "vgpt.settings_hash": config.settings_hash,
+        "vgpt.conditions": digest(conditions),
+        "vgpt.data_digest": data.manifest.digest,
+        "vgpt.tokenizer": data.tokenizer.fingerprint,
+        "vgpt.eval_windows": conditions["eval_windows"],
+        "vgpt.device": compute.device_name,
+        "vgpt.dtype": compute.dtype_name,
+        "vgpt.peak_source": peak.source,
+        "vgpt.git": about["git"],
+        "vgpt.torch": about["torch"],
+        "vgpt.version": about["vgpt"],
+    }
+    start = RunStart(
+        run_name=config.name,
+        run_dir=config.directory,
+        experiment=config.run.experiment,
+        params={name: shown(value) for name, value in config.flat().items() if name != "tracking_uri"},
+        tags=tags,
+    )
+    tracker = open_tracker(
+        start,
+        kind=config.run.tracker,
+        resume_step=resume_step,
+        tracking_uri=config.run.tracking_uri,
+        say=say,
+    )
+    for name in ("settings.json", "environment.json", "conditions.json"):
+        tracker.artifact(config.directory / name)
+    return tracker
+
+
+def fair_conditions(config: TrainConfig, data: Dataset, compute: Compute, evaluator: Evaluator) -> dict[str, Any]:
+    """Return everything that two runs must share for their difference to be the attention's: and nothing else.
+
+    The place of the data does not matter, its content does; so do the device and the precision that `auto` came to.
+    """
+    table = config.conditions()
+    del table["train"]["data"]
+    table["system"] |= {"device": compute.device.type, "device_name": compute.device_name, "dtype": compute.dtype_name}
+    windows = hashlib.sha256(evaluator.rows.tobytes()).hexdigest()
+    return {
+        **table,
+        "data": data.manifest.digest,
+        "tokenizer": data.tokenizer.fingerprint,
+        "vocab_size": data.tokenizer.vocab_size,
+        "eval_windows": f"{len(evaluator.rows)}x{config.model.block_size}:{windows[:12]}",
+    }
+
+
+def digest(table: dict[str, Any]) -> str:
+    """Return the hash of a table, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()

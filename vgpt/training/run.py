@@ -1,0 +1,245 @@
+"""One run from settings to result: opens what it needs, resumes what is there, trains, and records the outcome."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vgpt.data.dataset import Dataset, open_dataset
+from vgpt.data.prepare import prepare_demo
+from vgpt.data.progress import Progress as DataProgress
+from vgpt.errors import DataError, DivergedError, UsageError
+from vgpt.evaluation.loss import Evaluation, Evaluator
+from vgpt.model.config import GPT2Config
+from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token, train_flops_per_token
+from vgpt.model.gpt2 import GPT2Model
+from vgpt.model.init import initialise
+from vgpt.settings.train import TrainConfig
+from vgpt.tracking.lock import RunLock
+from vgpt.training.checkpoint import Checkpoint, TrainingState, load_optimizer, load_weights, newest
+from vgpt.training.devices import Compute, resolve
+from vgpt.training.display import Display
+from vgpt.training.files import write_json
+from vgpt.training.hardware import Peak, peak_flops, peak_memory
+from vgpt.training.optimizer import build_optimizer
+from vgpt.training.record import open_record
+from vgpt.training.stopping import StopRequest
+from vgpt.training.trainer import Costs, Trainer
+
+DEMO = "demo"
+DEMO_DIRECTORY = Path("data/demo")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended: "finished", "early" (patience ran out), "stopped" (by a signal) or "already" (nothing to do)."""
+
+    name: str
+    directory: Path
+    status: str
+    exit_code: int
+    summary: dict[str, float]
+
+
+def load_data(place: str, progress: DataProgress | None = None) -> Dataset:
+    """Open a prepared directory, or the built-in demo corpus, which is prepared at first use.
+
+    Raises:
+        DataError: nothing there, or damaged.
+    """
+    if place == DEMO:
+        prepare_demo(DEMO_DIRECTORY, progress=progress)
+        return open_dataset(DEMO_DIRECTORY)
+    return open_dataset(Path(place))
+
+
+def train_run(config: TrainConfig, display: Display, *, data_progress: DataProgress | None = None) -> RunResult:
+    """Train a run, or continue it where it was left.
+
+    Raises:
+        UsageError: the name belongs to a run with other settings or is in use.
+        DataError, CheckpointError, DivergedError: see there.
+    """
+    config.directory.mkdir(parents=True, exist_ok=True)
+    with RunLock(config.directory):
+        refuse_other_settings(config)
+        data = load_data(config.train.data, data_progress)
+        compute = resolve(config.system)
+        checkpoint, problems = newest(config.directory / "ckpt")
+        for problem in problems:
+            display.say(f"damaged checkpoint left out: {problem}")
+        if checkpoint is not None and checkpoint.state.data_digest != data.manifest.digest:
+            raise DataError(
+                f"{config.directory} was trained on other data than {config.train.data} holds now "
+                f"(digest {checkpoint.state.data_digest[:12]} then, {data.manifest.digest[:12]} now)",
+                "Choose another --run-name, or restore the data.",
+            )
+        if checkpoint is not None and checkpoint.state.finished and (summary := _summary(config.directory)):
+            display.say(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
+            return RunResult(config.name, config.directory, "already", 0, summary)
+        return _train(config, display, data, compute, checkpoint)
+
+
+def refuse_other_settings(config: TrainConfig) -> None:
+    """Hold a run's name to its settings.
+
+    Raises:
+        UsageError: the run exists with other settings; the message shows each that differs.
+    """
+    path = config.directory / "settings.json"
+    if not path.exists():
+        write_json(path, config.model_dump(mode="json"))
+        return
+    try:
+        before = TrainConfig.model_validate_json(path.read_bytes())
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read: {error}", "Choose another --run-name.") from error
+    if before.identity() == config.identity():
+        return
+    old, new = before.flat(), config.flat()
+    run_section = set(type(config.run).model_fields)
+    differing = [
+        f"{name}: {old.get(name)!r} there, {new.get(name)!r} asked"
+        for name in dict.fromkeys([*old, *new])
+        if name not in run_section and old.get(name) != new.get(name)
+    ]
+    raise UsageError(
+        f"the run {config.name} exists with other settings:\n" + "\n".join(differing),
+        "Choose another --run-name, or repeat its settings to continue it.",
+    )
+
+
+def build_model(config: TrainConfig, vocab_size: int) -> GPT2Model:
+    """Build and initialise the model that a run starts from, in float32 on the CPU."""
+    model = GPT2Model(GPT2Config(**dict(config.model), vocab_size=vocab_size))
+    initialise(model, config.train.seed)
+    return model
+
+
+def _train(
+    config: TrainConfig, display: Display, data: Dataset, compute: Compute, checkpoint: Checkpoint | None
+) -> RunResult:
+    evaluator = Evaluator.of(data, config.model.block_size, config.train.eval_windows)
+    model = build_model(config, data.tokenizer.vocab_size)
+    train = config.train
+    state = TrainingState(data_digest=data.manifest.digest)
+    if checkpoint is not None:
+        load_weights(model, checkpoint.directory / "model.safetensors")
+        state = checkpoint.state
+    model.to(compute.device)
+    optimizer = build_optimizer(
+        model, lr=train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay, device=compute.device
+    )
+    if checkpoint is not None:
+        load_optimizer(model, optimizer, checkpoint.directory / "optimizer.safetensors")
+        display.say(f"resuming {config.name} at step {state.step}")
+    if config.system.compile:
+        model.hidden = torch.compile(model.hidden)
+    torch.manual_seed(train.seed)
+
+    peak = peak_flops(compute)
+    costs = Costs(train_flops_per_token(model.config), palm_flops_per_token(model.config), peak.flops)
+    display.say(
+        f"{config.name}: {count_parameters(model.config).total:,} parameters, {compute.device_name}, "
+        f"{compute.dtype_name} ({compute.reason}), peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
+    )
+    resume_step = None if checkpoint is None else state.step
+    tracker = open_record(config, data, compute, peak, evaluator, resume_step=resume_step, say=display.say)
+    trainer = Trainer(
+        config,
+        model=model,
+        optimizer=optimizer,
+        state=state,
+        data=data,
+        evaluator=evaluator,
+        compute=compute,
+        costs=costs,
+        tracker=tracker,
+        display=display,
+        log_file=config.directory / f"{config.model.attn.kind}.log",
+    )
+    status = "failed"
+    summary: dict[str, float] = {}
+    with StopRequest(display.say) as stop:
+        display.start(config.name, config.steps, state.step)
+        try:
+            status = trainer.run(stop)
+            if status != "stopped":
+                summary = summarise(config, trainer, model, compute, peak)
+                write_json(config.directory / "result.json", {"status": status, "summary": summary})
+                tracker.artifact(config.directory / "result.json")
+        except DivergedError:
+            status = "diverged"
+            raise
+        except KeyboardInterrupt:
+            status = "stopped"
+            raise
+        finally:
+            display.stop()
+            ending = {"finished": "finished", "early": "finished", "stopped": "killed"}.get(status, status)
+            for note in tracker.finish(ending, summary):
+                display.say(note)
+    code = stop.exit_code if status == "stopped" else 0
+    if code:
+        display.say(f"stopped at step {state.step}; run the same command again to continue")
+    return RunResult(config.name, config.directory, status, code, summary)
+
+
+def summarise(
+    config: TrainConfig, trainer: Trainer, model: GPT2Model, compute: Compute, peak: Peak
+) -> dict[str, float]:
+    """Return the figures that comparisons read, under their names in the tracking schema."""
+    state, architecture = trainer.state, model.config
+    final = final_evaluation(config, trainer, compute)
+    rate = state.tokens / state.seconds if state.seconds else 0.0
+    element = torch.finfo(compute.dtype).bits // 8
+    context = architecture.block_size
+    measured = measured_cache_bytes(model, context, compute.dtype)
+    count = count_parameters(architecture)
+    return {
+        **final.metrics(),
+        "val/best_loss": state.best_loss if state.best_loss is not None else final.loss,
+        "params/total": count.total,
+        "params/attention": count.attention,
+        "params/non_embedding": count.non_embedding,
+        "flops/train_per_token": trainer.costs.flops_per_token,
+        "flops/train_per_token_palm": trainer.costs.palm_flops_per_token,
+        "flops/peak": peak.flops,
+        "kv/bytes_per_token": cache_bytes(architecture, context, element) / context,
+        "kv/bytes_at_context": cache_bytes(architecture, context, element),
+        "kv/bytes_measured": measured,
+        "memory/peak_bytes": peak_memory(compute.device),
+        "train/tokens": state.tokens,
+        "train/steps": state.step,
+        "train/seconds": state.seconds,
+        "perf/tokens_per_second": rate,
+        "perf/mfu": trainer.costs.mfu(rate),
+        "perf/mfu_palm": trainer.costs.mfu_palm(rate),
+    }
+
+
+def final_evaluation(config: TrainConfig, trainer: Trainer, compute: Compute) -> Evaluation:
+    """Return the evaluation of the last step, which training has just made."""
+    return trainer.last_evaluation or trainer.evaluator.evaluate(trainer.model, dtype=compute.dtype)
+
+
+def measured_cache_bytes(model: GPT2Model, tokens: int, dtype: torch.dtype) -> int:
+    """Return the bytes in use in real caches after `tokens` tokens of one sequence went through them."""
+    caches = model.make_caches(1, tokens, dtype=dtype)
+    ids = torch.zeros(1, tokens, dtype=torch.int64, device=model.wte.weight.device)
+    training = model.training
+    model.eval()
+    with torch.inference_mode(), torch.autocast(ids.device.type, dtype=dtype, enabled=dtype is not torch.float32):
+        model.hidden(ids, caches)
+    model.train(training)
+    return sum(cache.nbytes for cache in caches)
+
+
+def _summary(directory: Path) -> dict[str, float] | None:
+    try:
+        value: Any = json.loads((directory / "result.json").read_text(encoding="utf-8"))
+        return dict(value["summary"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
