@@ -1,0 +1,119 @@
+"""Locks held by open files: a crash or kill -9 of the holder frees them, so no lock is ever stale."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from vgpt.errors import UsageError
+from vgpt.tracking.lines import read_json
+
+RUN_LOCK_FILE = "run.lock"
+_GRACE_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds a lock; `started` is local time as text. Fields are empty where the holder has not yet signed."""
+
+    pid: int = 0
+    host: str = ""
+    started: str = ""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.started}" if self.pid else "another process"
+
+
+class FileLock:
+    """An exclusive lock on a file, for one process at a time; the file stays when the lock is freed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+
+    def acquire(self, *, timeout: float = 0.0) -> bool:
+        """Take the lock and sign the file; False where another holds it for longer than `timeout` seconds.
+
+        Raises:
+            OSError: the file cannot be created or written.
+        """
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        try:
+            if not _flock(fd, fcntl.LOCK_EX, timeout):
+                os.close(fd)
+                return False
+            owner = Owner(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
+            os.ftruncate(fd, 0)
+            os.write(fd, json.dumps(asdict(owner)).encode() + b"\n")
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd = fd
+        return True
+
+    def release(self) -> None:
+        """Free the lock; a second call does nothing."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class RunLock(FileLock):
+    """The lock that a trainer holds on its run directory, as a context manager.
+
+    Raises on entry:
+        UsageError: another process trains the same run; the message says which.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir / RUN_LOCK_FILE)
+
+    def __enter__(self) -> "RunLock":
+        # A reader that probes the lock holds it for an instant, so the first refusal is not yet believed.
+        if not self.acquire(timeout=_GRACE_SECONDS):
+            name = self.path.parent.name
+            raise UsageError(
+                f"run {name!r} is being trained by {lock_owner(self.path.parent) or Owner()}",
+                "Wait for it to end, stop it, or choose another --run-name.",
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def lock_owner(run_dir: Path) -> Owner | None:
+    """Return who trains the run in `run_dir` now, or None where nobody does."""
+    path = run_dir / RUN_LOCK_FILE
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        if _flock(fd, fcntl.LOCK_SH, 0.0):
+            return None
+    finally:
+        os.close(fd)
+    signed = read_json(path) or {}
+    with contextlib.suppress(TypeError):
+        return Owner(**signed)
+    return Owner()
+
+
+def _flock(fd: int, kind: int, timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)

@@ -1,0 +1,71 @@
+"""The one schema of what vgpt records: the names of params, metrics, tags and artifacts, and what each means.
+
+Params are the flattened settings as text, each under the same word as its flag and TOML key (`attn`, `n_kv_head`, `lr`).
+Metrics, tags and artifacts are listed below. MLflow and the local journal use the same names. What is written under one
+`SCHEMA_VERSION` keeps its meaning; a change of meaning raises the number.
+"""
+
+SCHEMA_VERSION = "1"
+
+HISTORY_METRICS: dict[str, str] = {
+    "train/loss": "mean cross-entropy of the step's batch, nats per token",
+    "train/grad_norm": "global gradient norm before clipping",
+    "train/lr": "learning rate of the step",
+    "val/loss": "mean cross-entropy on the fixed evaluation windows, nats per token",
+    "val/loss_se": "standard error of val/loss over the windows",
+    "val/bits_per_byte": "val/loss in bits per byte of text: comparable between tokenizers",
+    "perf/tokens_per_second": "training tokens per second since the last logged step",
+    "perf/mfu": "model FLOPs utilisation by the variant's own FLOPs, 0 to 1",
+    "perf/mfu_palm": "model FLOPs utilisation by the PaLM convention, 0 to 1",
+}
+"""Metrics with one value per logged step."""
+
+SUMMARY_METRICS: dict[str, str] = {
+    "val/best_loss": "lowest val/loss of the run, nats per token",
+    "val/perplexity": "exp of the final val/loss",
+    "params/total": "parameters of the model, tied weights counted once",
+    "params/attention": "parameters of all attention layers",
+    "flops/train_per_token": "training FLOPs per token from the variant's visible pairs",
+    "flops/train_per_token_palm": "training FLOPs per token by the PaLM convention",
+    "kv/bytes_per_token": "analytic cache growth per token over all layers, bytes; 0 for a constant state",
+    "kv/bytes_at_context": "analytic cache size at block_size tokens, one sequence, bytes",
+    "kv/bytes_measured": "cache size at block_size tokens as measured from its tensors, bytes",
+    "memory/peak_bytes": "peak memory of training, bytes",
+    "train/tokens": "tokens trained on",
+    "train/seconds": "time spent in training steps, seconds",
+}
+"""Metrics with one value per run, written when it ends."""
+
+TAG_SCHEMA = "vgpt.schema"
+TAG_ID = "vgpt.id"
+TAG_RUN_NAME = "vgpt.run_name"
+TAG_RUN_DIR = "vgpt.run_dir"
+TAG_STATUS = "vgpt.status"
+
+TAGS: dict[str, str] = {
+    TAG_SCHEMA: "version of this schema",
+    TAG_ID: "identity of the run, the same in the journal and in every MLflow store it reaches",
+    TAG_RUN_NAME: "the run's name",
+    TAG_RUN_DIR: "absolute path of the run's directory on the machine that trained it",
+    TAG_STATUS: "running, finished, failed, killed or diverged: finer than MLflow's own status",
+    "vgpt.attn": "attention variant",
+    "vgpt.attn_settings": "the variant's own settings as canonical JSON",
+    "vgpt.seed": "seed of the run",
+    "vgpt.conditions": "hash of everything that must be equal for a fair comparison",
+    "vgpt.data_digest": "digest of the training and validation tokens",
+    "vgpt.tokenizer": "fingerprint of the tokenizer",
+    "vgpt.git": "commit of the working tree, with -dirty where it was changed",
+    "vgpt.version": "version of vgpt",
+    "vgpt.device": "device trained on",
+    "vgpt.dtype": "precision of the forward and backward pass",
+    "vgpt.group": "comparison or sweep that the run belongs to",
+}
+
+ARTIFACTS: dict[str, str] = {
+    "settings.json": "the resolved settings, enough to repeat the run",
+    "tokenizer.json": "fingerprint and vocabulary size of the tokenizer",
+    "summary.json": "status and final metrics",
+}
+
+STATUSES = ("running", "finished", "failed", "killed", "diverged")
+END_STATUSES = STATUSES[1:]

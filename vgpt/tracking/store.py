@@ -1,0 +1,186 @@
+"""Reading runs back: from MLflow, or from the journals of the run directories where MLflow is not used or not there."""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from vgpt.tracking.delivery import SYNC_FILE
+from vgpt.tracking.journal import latest_metrics, read_metrics
+from vgpt.tracking.lines import read_json
+from vgpt.tracking.lock import lock_owner
+from vgpt.tracking.mlflow_client import StoredRun, StoreError, open_for_reading, unreadable
+from vgpt.tracking.record import read_record
+from vgpt.tracking.schema import TAG_ID, TAG_RUN_DIR, TAG_STATUS
+from vgpt.tracking.target import Target, resolve_target
+
+READ_TIMEOUT = 30.0
+_STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A recorded run.
+
+    Args:
+        run_id: MLflow's id; empty for a run that is in its journal alone.
+        run_name: its name.
+        experiment: its experiment.
+        status: "finished", "running", "failed", "killed" or "diverged". A run that ended without saying so is "killed".
+        start_time: milliseconds since 1970.
+        params: flattened settings as text.
+        metrics: the last value of every metric.
+        tags: see `vgpt.tracking.schema`.
+    """
+
+    run_id: str
+    run_name: str
+    experiment: str
+    status: str
+    start_time: int
+    params: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """The identity that the journal and MLflow share; empty for a run that vgpt did not record."""
+        return self.tags.get(TAG_ID, "")
+
+
+def read_runs(
+    *,
+    experiment: str = "vgpt",
+    tracking_uri: str | None = None,
+    where: Mapping[str, str] | None = None,
+    timeout: float = READ_TIMEOUT,
+) -> list[RunInfo]:
+    """Return the runs of an experiment in MLflow that carry all tags of `where`, newest first.
+
+    An experiment, or a local SQLite store, that does not exist holds no runs.
+
+    Raises:
+        TrackingError: the store cannot be read, or not within `timeout` seconds.
+    """
+    target = resolve_target(tracking_uri)
+    if target.database is not None and not target.database.exists():
+        return []
+
+    def read() -> list[RunInfo]:
+        store = open_for_reading(target)
+        experiment_id = store.experiment_id(experiment, create=False)
+        if experiment_id is None:
+            return []
+        return [_run_info(run, experiment) for run in store.runs(experiment_id, where or {})]
+
+    return _within(timeout, read, target)
+
+
+def metric_history(
+    run_id: str, key: str, *, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT
+) -> list[tuple[int, float]]:
+    """Return (step, value) of a run's metric in MLflow, by step; a metric that was never logged has none.
+
+    Raises:
+        TrackingError: the store cannot be read in time, or has no such run.
+    """
+    target = resolve_target(tracking_uri)
+    return _within(timeout, lambda: open_for_reading(target).history(run_id, key), target)
+
+
+def read_local_runs(
+    runs_dir: Path, *, experiment: str | None = None, where: Mapping[str, str] | None = None
+) -> list[RunInfo]:
+    """Return the runs recorded in the directories below `runs_dir`, newest first, without MLflow.
+
+    Args:
+        runs_dir: holds one directory per run; other directories are passed over.
+        experiment: only runs of this experiment; None for all.
+        where: only runs that carry all these tags.
+    """
+    found = [run for path in sorted(runs_dir.glob("*/")) if (run := read_local_run(path)) is not None]
+    wanted = [
+        run
+        for run in found
+        if experiment in (None, run.experiment) and all(run.tags.get(k) == v for k, v in (where or {}).items())
+    ]
+    return sorted(wanted, key=lambda run: run.start_time, reverse=True)
+
+
+def read_local_run(run_dir: Path) -> RunInfo | None:
+    """Return the run recorded in a directory, or None where there is none."""
+    record = read_record(run_dir)
+    if record is None:
+        return None
+    status = record.status
+    if status == "running" and lock_owner(run_dir) is None:
+        status = "killed"
+    tags = {**record.tags, TAG_ID: record.id, TAG_STATUS: status}
+    metrics = latest_metrics(read_metrics(run_dir))
+    run_id = _local_run_id(run_dir, record.id)
+    return RunInfo(run_id, record.run_name, record.experiment, status, record.started, record.params, metrics, tags)
+
+
+def local_history(run_dir: Path, key: str) -> list[tuple[int, float]]:
+    """Return (step, value) of a metric from a run's journal, by step."""
+    return [(point.step, point.metrics[key]) for point in read_metrics(run_dir) if key in point.metrics]
+
+
+def merge_runs(local: Iterable[RunInfo], stored: Iterable[RunInfo]) -> list[RunInfo]:
+    """Return both lists as one, newest first; a run in both is taken from its journal, which is never behind."""
+    by_journal = {run.id: run for run in local}
+    others = [run for run in stored if not run.id or run.id not in by_journal]
+    return sorted([*by_journal.values(), *others], key=lambda run: run.start_time, reverse=True)
+
+
+def _run_info(run: StoredRun, experiment: str) -> RunInfo:
+    status = _STATUS.get(run.status, "running")
+    if status == "failed" and run.tags.get(TAG_STATUS) == "diverged":
+        status = "diverged"
+    if status == "running" and _is_dead(run):
+        status = "killed"
+    return RunInfo(run.run_id, run.run_name, experiment, status, run.start_time, run.params, run.metrics, run.tags)
+
+
+def _is_dead(run: StoredRun) -> bool:
+    """Tell whether a run that MLflow believes running was trained on this machine and is not any more."""
+    directory = run.tags.get(TAG_RUN_DIR)
+    record = read_record(Path(directory)) if directory else None
+    if directory is None or record is None:
+        return False
+    superseded = record.id != run.tags.get(TAG_ID)
+    return superseded or lock_owner(Path(directory)) is None
+
+
+def _local_run_id(run_dir: Path, identity: str) -> str:
+    """Return the id of the run in the store it was last brought to, as far as the run directory knows."""
+    saved = read_json(run_dir / SYNC_FILE) or {}
+    if saved.get("id") != identity:
+        return ""
+    ids = [marks.get("run_id", "") for marks in saved.get("stores", {}).values()]
+    return ids[-1] if ids else ""
+
+
+def _within(timeout: float, read: Callable[[], Result], target: Target) -> Result:
+    """Return what `read` returns, or give up on it: MLflow's own time limits count single packets, not requests."""
+    results: list[Result] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            results.append(read())
+        except Exception as error:  # noqa: BLE001 - carried to the calling thread and raised there
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="vgpt-mlflow-read", daemon=True)
+    thread.start()
+    thread.join(timeout)
+    if results:
+        return results[0]
+    error = errors[0] if errors else unreadable(target, f"no answer within {timeout:g} s")
+    if isinstance(error, StoreError):
+        error = unreadable(target, str(error))
+    raise error
