@@ -83,8 +83,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return total / targets.shape[0]
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Tensor, Tensor, None, None]:
+    @once_differentiable  # untyped, hence:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grad_outputs: Any
+    ) -> tuple[Tensor, Tensor, None, None]:
         """Scale what the forward pass kept."""
         d_hidden, d_weight = ctx.saved_tensors
         (grad,) = grad_outputs
