@@ -1,0 +1,1 @@
+"""Token shards with a manifest, their preparation from text, and deterministic batches."""

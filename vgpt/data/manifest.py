@@ -1,0 +1,127 @@
+"""The manifest of a prepared data set: what lies in the folder, where it came from, and how to tell it is intact."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from vgpt.errors import DataError
+from vgpt.schema import Section
+
+MANIFEST_NAME = "manifest.json"
+PREPARE_HINT = "run `vgpt prepare` again with --overwrite"
+_CHUNK = 1 << 20
+
+
+class FileRecord(Section):
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int
+    sha256: str
+
+
+class SplitCounts(Section):
+    """How much one split holds; `bytes` counts the UTF-8 text behind the tokens, `tokens` the ends of text too."""
+
+    documents: int
+    tokens: int
+    bytes: int
+
+
+class SourceRecord(Section):
+    """What was read: `digest` is the SHA-256 over all documents in order, as cleaned."""
+
+    inputs: tuple[str, ...]
+    files: int
+    skipped_files: int
+    documents: int
+    empty_documents: int
+    digest: str
+
+
+class SplitRecord(Section):
+    """How validation text was chosen: whole documents by their hash, or the tail of every document."""
+
+    rule: Literal["documents", "tail"]
+    val_fraction: float
+
+
+class StepRecord(Section):
+    """What a cleaning step did: documents changed (`dedup`: removed), characters they lost."""
+
+    step: str
+    documents: int
+    characters: int
+
+
+class Manifest(Section):
+    """Everything about a data folder that its bare `.bin` files cannot say."""
+
+    format: Literal["vgpt-data"] = "vgpt-data"
+    version: Literal[1] = 1
+    vgpt_version: str
+    dtype: Literal["uint16", "uint32"]
+    vocab_size: int
+    tokenizer_name: str
+    tokenizer_fingerprint: str
+    train: SplitCounts
+    val: SplitCounts
+    files: dict[str, FileRecord]
+    source: SourceRecord
+    split: SplitRecord
+    cleaning: tuple[StepRecord, ...]
+    settings: dict[str, str | int | float]
+    """the settings that decide the content; preparing again with the same ones and the same text changes nothing"""
+
+    @property
+    def digest(self) -> str:
+        """The identity of the data set, 16 hexadecimal digits: token files and tokenizer, but no names or paths."""
+        parts = [self.files["train.bin"].sha256, self.files["val.bin"].sha256, self.tokenizer_fingerprint]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+    def to_json(self) -> str:
+        """Return the text of `manifest.json`."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def load(cls, directory: Path) -> "Manifest":
+        """Read `manifest.json` of a data folder.
+
+        Raises:
+            DataError: it is missing, no JSON, or not of the form this version writes.
+        """
+        path = directory / MANIFEST_NAME
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{directory} is no prepared data set: it has no {MANIFEST_NAME}",
+                f"prepare one with: vgpt prepare TEXT --out {directory}",
+            ) from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"cannot read {path}: {error}", PREPARE_HINT) from error
+        try:
+            manifest = cls.model_validate_json(text)
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            where = ".".join(map(str, fault["loc"]))
+            raise DataError(
+                f"{path} is damaged: {where + ': ' if where else ''}{fault['msg']}", PREPARE_HINT
+            ) from error
+        missing = {"train.bin", "val.bin"} - set(manifest.files)
+        if missing:
+            raise DataError(f"{path} is damaged: files lacks {', '.join(sorted(missing))}", PREPARE_HINT)
+        return manifest
+
+
+def record_file(path: Path) -> FileRecord:
+    """Return size and SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    size = 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return FileRecord(size=size, sha256=digest.hexdigest())

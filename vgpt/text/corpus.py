@@ -1,0 +1,216 @@
+"""Corpora: from what a person names (files, folders, globs, standard input) to a stream of documents.
+
+A document is streamed as *pieces* of bounded size, so that one file of many gigabytes costs no more memory than a short
+one. Pieces are cut where the split patterns of GPT-2 and GPT-4 would cut too (`find_seam`), so the tokens of a document
+are the same whether it was read whole or in pieces.
+"""
+
+import glob
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from vgpt.errors import DataError
+
+PIECE_CHARACTERS = 1 << 20
+PLAIN_SUFFIXES = (".txt", ".md", ".py")
+SUPPORTED = (".txt", ".md", ".py", ".jsonl", ".parquet", ".txt.gz", ".md.gz", ".py.gz", ".jsonl.gz")
+STDIN = "-"
+
+
+class Piece(NamedTuple):
+    """A stretch of one document.
+
+    `place` is the line (.jsonl) or row (.parquet) of the document within `source`, counted from 1, and 0 where the whole
+    file is one document. `last` marks the end of the document.
+    """
+
+    text: str
+    source: str
+    place: int
+    last: bool
+
+    @property
+    def name(self) -> str:
+        """The document as an error message names it."""
+        return document_name(self.source, self.place)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """The files to read, in order, and how many a folder held that are no text."""
+
+    files: tuple[str, ...]
+    skipped: int = 0
+
+    @property
+    def total_bytes(self) -> int | None:
+        """Bytes on disk; None when standard input is part of the corpus."""
+        return None if STDIN in self.files else sum(os.path.getsize(name) for name in self.files)
+
+
+def document_name(source: str, place: int) -> str:
+    """Return `file` or `file:line`."""
+    return f"{source}:{place}" if place else source
+
+
+def text_suffix(path: str | Path) -> str | None:
+    """Return the supported suffix of `path` (`.txt.gz` before `.gz`), or None."""
+    name = Path(path).name.lower()
+    return next((suffix for suffix in sorted(SUPPORTED, key=len, reverse=True) if name.endswith(suffix)), None)
+
+
+def find_corpus(inputs: Sequence[str]) -> Corpus:
+    """Resolve inputs to files: the order of the arguments is kept, folders and globs are sorted, no file comes twice.
+
+    Folders are walked to the bottom; hidden entries and files without a supported suffix are left out and counted.
+
+    Raises:
+        DataError: for a path that is missing, a file whose format is unknown, or inputs without any text.
+    """
+    if not inputs:
+        raise DataError("no input was named", "name a text file, a folder or - for standard input")
+    files: dict[str, str] = {}
+    skipped = 0
+    for item in inputs:
+        found, left_out = _resolve(item)
+        skipped += left_out
+        for name in found:
+            files.setdefault(name if name == STDIN else os.path.realpath(name), name)
+    return Corpus(tuple(files.values()), skipped)
+
+
+def _resolve(item: str) -> tuple[list[str], int]:
+    if item == STDIN:
+        return [STDIN], 0
+    path = Path(item).expanduser()
+    if path.is_dir():
+        found, skipped = _walk(path)
+        if not found:
+            raise DataError(f"no text in folder {item} ({skipped} files of other kinds)", _formats())
+        return found, skipped
+    if path.exists():
+        if text_suffix(path) is None:
+            raise DataError(
+                f"cannot tell the format of {item} from its name", f"{_formats()}; or: vgpt prepare - < {item}"
+            )
+        return [str(path)], 0
+    if glob.has_magic(item):
+        return _expand(str(path))
+    raise DataError(f"no such file or folder: {item}", "check the spelling and the current folder")
+
+
+def _expand(pattern: str) -> tuple[list[str], int]:
+    found: list[str] = []
+    skipped = 0
+    for name in sorted(glob.glob(pattern, recursive=True)):
+        if os.path.isdir(name):
+            continue
+        if text_suffix(name) is None:
+            skipped += 1
+        else:
+            found.append(name)
+    if not found:
+        raise DataError(f"no text matches {pattern} ({skipped} files of other kinds do)", _formats())
+    return found, skipped
+
+
+def _walk(folder: Path) -> tuple[list[str], int]:
+    found: list[str] = []
+    skipped = 0
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.startswith(".") or text_suffix(name) is None:
+                skipped += 1
+            else:
+                found.append(os.path.join(root, name))
+    return sorted(found), skipped
+
+
+def _formats() -> str:
+    return "formats read: .txt .md .py .jsonl .parquet, and .gz of text and .jsonl"
+
+
+def read_corpus(
+    corpus: Corpus, *, text_key: str = "text", advance: Callable[[int], None] | None = None
+) -> Iterator[Piece]:
+    """Stream every document of the corpus as pieces of at most `PIECE_CHARACTERS` characters.
+
+    Args:
+        corpus: the files, from `find_corpus`.
+        text_key: the key (.jsonl) or column (.parquet) that holds the text.
+        advance: is told how many bytes on disk were consumed since the last call.
+
+    Raises:
+        DataError: names file and line of what cannot be read as text.
+    """
+    from vgpt.text.corpus_readers import read_file
+
+    for name in corpus.files:
+        if name == STDIN:
+            yield from read_file(sys.stdin.buffer, "standard input", ".txt", text_key)
+            continue
+        suffix = text_suffix(name)
+        if suffix is None:
+            raise DataError(f"cannot tell the format of {name} from its name", _formats())
+        try:
+            raw = open(name, "rb")  # noqa: SIM115 (closed by the `with` below; only opening is guarded here)
+        except OSError as error:
+            raise DataError(f"cannot read {name}: {error.strerror}", "check that it is a file you may read") from error
+        with raw:
+            seen = 0
+            for piece in read_file(raw, name, suffix, text_key):
+                yield piece
+                if advance and not raw.closed and (position := raw.tell()) > seen:
+                    advance(position - seen)
+                    seen = position
+            if advance:
+                advance(max(0, os.path.getsize(name) - seen))
+
+
+def find_seam(text: str, low: int, high: int) -> int:
+    """Return where to cut `text`: the best place in (low, high], preferring late ones.
+
+    In order of preference: after a single newline between visible characters, after any newline that a visible
+    character follows, before a single space between visible characters, and at `high`. The first and the third leave the
+    chunks of the GPT-2 and GPT-4 split patterns as they are; no newline or space ever composes with a neighbour, so
+    Unicode normalisation does not cross them either.
+    """
+    fallback = 0
+    position = min(high, len(text) - 1)
+    while (newline := text.rfind("\n", low, position)) >= 0:
+        if not text[newline + 1].isspace():
+            if newline and not text[newline - 1].isspace():
+                return newline + 1
+            fallback = fallback or newline + 1
+        position = newline
+    if fallback > low:
+        return fallback
+    position = min(high + 1, len(text) - 1)
+    while (space := text.rfind(" ", low + 1, position)) >= 0:
+        if not text[space - 1].isspace() and not text[space + 1].isspace():
+            return space
+        position = space
+    return high
+
+
+class Cutter:
+    """Turns blocks of text into pieces: feed blocks, take what is ready, then take the rest."""
+
+    def __init__(self, limit: int = PIECE_CHARACTERS) -> None:
+        self.limit = limit
+        self.rest = ""
+
+    def feed(self, block: str) -> Iterator[str]:
+        """Yield the pieces that `block` completes; at least one character stays back as the rest."""
+        text = self.rest + block if self.rest else block
+        start = 0
+        while len(text) - start > self.limit:
+            cut = find_seam(text, start + self.limit // 2, start + self.limit)
+            yield text[start:cut]
+            start = cut
+        self.rest = text[start:]
