@@ -6,17 +6,64 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import pytest
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-REPOSITORY_SETTINGS = ("VGPT_", "MLFLOW_")
+import pytest
+from typer.testing import CliRunner
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden files; review the difference")
 
 
 @pytest.fixture(autouse=True)
 def no_settings_of_the_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
-        if name.startswith(REPOSITORY_SETTINGS):
+        if name.startswith(("VGPT_", "MLFLOW_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def vgpt() -> Callable[..., Outcome]:
+    """Run `vgpt ARGS...` in this process."""
+    from vgpt.cli.app import build_app
+
+    def run(*arguments: object, stdin: str | bytes | None = None) -> Outcome:
+        result = CliRunner().invoke(build_app(), [str(word) for word in arguments], input=stdin)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return Outcome(result.exit_code, result.stdout, result.stderr)
+
+    return run
+
+
+@pytest.fixture
+def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compare a text with `tests/golden/NAME`; `--update-golden` rewrites the file instead."""
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert path.exists(), f"no golden file {name}; run with --update-golden"
+        assert text == path.read_text(encoding="utf-8")
+
+    return check

@@ -80,7 +80,9 @@ def test_no_file_outgrows_its_room():
 
 
 def test_the_torch_free_side_imports_neither_torch_nor_mlflow():
-    modules = [module_name(p) for p in FILES if module_name(p).split(".")[1:2] and module_name(p).split(".")[1] in TORCH_FREE]
+    modules = [
+        module_name(p) for p in FILES if module_name(p).split(".")[1:2] and module_name(p).split(".")[1] in TORCH_FREE
+    ]
     modules += ["vgpt.attention.registry", "vgpt.attention.grouped.config", "vgpt.model.config", "vgpt.model.costs"]
     code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m)\n" + (
         "print([m for m in ('torch', 'mlflow', 'matplotlib', 'pyarrow', 'tiktoken', 'transformers') if m in sys.modules])"

@@ -155,9 +155,8 @@ def _validated(
                 messages = texts.setdefault(subject, [])
                 if text not in messages:
                     messages.append(text)
-        faults += [
-            f"{subject}: {' or '.join(parts)}" if subject else " ".join(parts) for subject, parts in texts.items()
-        ]
+        for subject, parts in texts.items():
+            faults += [f"{subject}: {' or '.join(parts)}"] if subject else parts
     else:
         if not faults:
             return settings

@@ -168,8 +168,6 @@ def _train(
             status = trainer.run(stop)
             if status != "stopped":
                 summary = summarise(config, trainer, model, compute, peak)
-                write_json(config.directory / "result.json", {"status": status, "summary": summary})
-                tracker.artifact(config.directory / "result.json")
         except DivergedError:
             status = "diverged"
             raise
@@ -239,7 +237,7 @@ def measured_cache_bytes(model: GPT2Model, tokens: int, dtype: torch.dtype) -> i
 
 def _summary(directory: Path) -> dict[str, float] | None:
     try:
-        value: Any = json.loads((directory / "result.json").read_text(encoding="utf-8"))
-        return dict(value["summary"])
+        value: Any = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+        return {name: float(figure) for name, figure in value["metrics"].items()} or None
     except (OSError, ValueError, KeyError, TypeError):
         return None
