@@ -33,7 +33,7 @@ def load_gpt2(vocab_dir: Path | None = None) -> Tokenizer:
     merges_path, ids_path = _in_folder(Path(vocab_dir)) if vocab_dir is not None else _in_cache()
     try:
         vocabulary = _parse(read_text_file(merges_path), read_text_file(ids_path))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
         raise _wrong_files(merges_path, ids_path) from fault
     if vocabulary.fingerprint() != PUBLISHED_FINGERPRINT:
         raise _wrong_files(merges_path, ids_path)

@@ -110,8 +110,9 @@ def _compile(pattern: str) -> Any:
     import regex
 
     try:
+        pattern.encode()
         compiled = regex.compile(pattern)
-    except (regex.error, RecursionError, OverflowError) as fault:
+    except (regex.error, UnicodeEncodeError, RecursionError, OverflowError) as fault:
         raise TokenizerError(
             f"the split pattern {pattern!r} does not compile: {fault}",
             f"Use one of {', '.join(PATTERNS)}, or a valid expression of the regex package.",

@@ -132,13 +132,18 @@ class Tokenizer:
         lengths[: len(self._table)] = [len(token) for token in self._table]
         return lengths
 
-    def check_lossless(self, text: str) -> None:
-        """Encode and decode `text` and compare.
+    def check_lossless(self, text: str, ids: "NDArray[np.uint32] | None" = None) -> None:
+        """Decode what `text` encodes to and compare; cheap beside encoding where the ids are given.
+
+        Args:
+            text: what was encoded.
+            ids: its ids from `encode_batch`, where they are already known.
 
         Raises:
             TokenizerError: the round trip changes the text.
         """
-        if self.decode_bytes(self._engine.encode(text)) != text.encode():
+        ids = self._engine.encode(text) if ids is None else ids
+        if self._engine.decode_bytes(ids) != text.encode():
             raise TokenizerError(
                 f"{self.name} does not give back the text it was given",
                 "Use one of the named split patterns, which match every character.",

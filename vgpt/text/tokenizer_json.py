@@ -1,7 +1,7 @@
 """`tokenizer.json`: the canonical file, in the layout that Hugging Face's `tokenizers` loads with the same ids.
 
-That layout spells tokens in GPT-2's byte alphabet, one printable character per byte. One more key, `vgpt`, holds the
-name and the fingerprint; other libraries ignore it.
+That layout spells tokens in GPT-2's byte alphabet, one printable character per byte. One more key of its model, `vgpt`,
+holds the name and the fingerprint; `tokenizers` ignores unknown keys there, though not at the top.
 """
 
 import json
@@ -54,6 +54,7 @@ def write_json(vocabulary: Vocabulary) -> str:
         "decoder": byte_level,
         "model": {
             "type": "BPE",
+            "vgpt": {"name": vocabulary.name, "fingerprint": vocabulary.fingerprint()},
             "dropout": None,
             "unk_token": None,
             "continuing_subword_prefix": None,
@@ -64,7 +65,6 @@ def write_json(vocabulary: Vocabulary) -> str:
             "vocab": vocab,
             "merges": [[spelled[left], spelled[right]] for left, right in vocabulary.merges],
         },
-        "vgpt": {"name": vocabulary.name, "fingerprint": vocabulary.fingerprint()},
     }
     return json.dumps(document, ensure_ascii=False, indent=1) + "\n"
 
@@ -83,12 +83,12 @@ def read_json(text: str, path: Path) -> Vocabulary:
         ) from fault
     try:
         vocabulary = _vocabulary(document)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as fault:
+    except (LookupError, TypeError, ValueError, AttributeError) as fault:
         raise TokenizerError(
             f"{path} is not a byte-level BPE tokenizer that vgpt can use: {type(fault).__name__}: {fault}",
             "It needs a BPE model over bytes, no normalizer, and ids that number bytes, then merges, then specials.",
         ) from fault
-    ours = document.get("vgpt")
+    ours = document["model"].get("vgpt")
     if isinstance(ours, dict) and ours.get("fingerprint") != vocabulary.fingerprint():
         raise TokenizerError(
             f"{path} was changed after it was written: its fingerprint does not fit its contents",
@@ -102,19 +102,21 @@ def _vocabulary(document: dict[str, Any]) -> Vocabulary:
     if model["type"] != "BPE" or model.get("byte_fallback") or model.get("dropout") or document.get("normalizer"):
         raise ValueError("it is no plain BPE model")
     vocab: dict[str, int] = model["vocab"]
+    if any(type(i) is not int for i in vocab.values()):
+        raise TypeError("an id in its vocabulary is no whole number")
     merges = _merges(model["merges"], vocab)
     byte_order = bytearray(256)
     for byte, character in enumerate(BYTE_ALPHABET):
         byte_order[vocab[character]] = byte
     specials = {entry["content"]: entry["id"] for entry in document["added_tokens"]}
     for token, i in specials.items():
-        if type(i) is not int or vocab.get(token, i) != i:
+        if type(token) is not str or type(i) is not int or vocab.get(token, i) != i:
             raise ValueError(f"special token {token!r} has the id {i!r} here and another one there")
     if unknown := len(vocab.keys() - specials.keys()) - 256 - len(merges):
         raise ValueError(f"{unknown} tokens are neither bytes, merges nor special tokens")
     size = 256 + len(merges)
     specials = with_end_of_text(specials, size)
-    ours = document.get("vgpt")
+    ours = model.get("vgpt")
     name = ours["name"] if isinstance(ours, dict) else f"bpe-{size + len(specials)}"
     if not isinstance(name, str):
         raise TypeError("its name is no text")
