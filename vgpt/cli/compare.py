@@ -1,0 +1,132 @@
+"""`vgpt compare`: variants side by side, and the runs that are missing."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from vgpt.attention.registry import variants
+from vgpt.cli.console import out, print_json, say, warn
+from vgpt.cli.options import JsonOption, given_on_command_line, print_settings, with_settings
+from vgpt.errors import VgptError
+from vgpt.report.as_json import as_json
+from vgpt.report.comparison import Comparison, compare
+from vgpt.report.missing import Failure, TrainingInterrupted, train_missing
+from vgpt.report.plan import Request, make_request, settings_of_first
+from vgpt.report.tables import tables
+from vgpt.settings.compare import CompareConfig
+from vgpt.settings.fields import leaves
+from vgpt.settings.loader import Sources
+from vgpt.settings.presets import load_preset
+from vgpt.tracking.store import RunInfo, merge_runs, read_local_runs, read_runs
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("compare")(_with_sources(compare_runs))
+
+
+def compare_runs(
+    sources: Sources,
+    show_settings: bool,
+    terms: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[VARIANT|RUN]...",
+            help="variants (gqa, gqa:n_kv_head=4) or names of runs, the baseline first; none = all that have runs",
+            autocompletion=lambda: list(variants()),
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Lay variants side by side: loss, cost and cache, with what is equal and what is not.
+
+    With a preset or any setting of the runs, the runs of exactly those settings are shown; without, the newest ones.
+    """
+    request = make_request(terms or [], sources)
+    if show_settings:
+        print_settings(settings_of_first(request), as_json=json)
+    comparison = compare(request, _recorded(request))
+    failures: list[Failure] = []
+    if request.settings.compare.run_missing and comparison.missing:
+        failures = _train(comparison)
+        comparison = compare(request, _recorded(request))
+    _print(comparison, json=json)
+    _conclude(request, comparison, failures)
+
+
+def _recorded(request: Request) -> list[RunInfo]:
+    """Return all runs on record: those of MLflow, and those of the journals, which are never behind."""
+    run = request.settings.run
+    local = read_local_runs(run.runs_dir, experiment=run.experiment)
+    if run.tracker == "journal":
+        return local
+    return merge_runs(local, read_runs(experiment=run.experiment, tracking_uri=run.tracking_uri))
+
+
+def _train(comparison: Comparison) -> list[Failure]:
+    try:
+        return train_missing(comparison.missing, say)
+    except TrainingInterrupted as stop:
+        warn("stopped; what was trained is saved, and the same command resumes it")
+        raise typer.Exit(stop.code) from None
+
+
+def _print(comparison: Comparison, *, json: bool) -> None:
+    if json:
+        print_json(as_json(comparison))
+    else:
+        for part in tables(comparison):
+            out().print(part, soft_wrap=False)
+    for remark in comparison.remarks:
+        warn(remark)
+    for wanted in comparison.missing:
+        say(f"missing: {wanted.label} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
+
+
+def _conclude(request: Request, comparison: Comparison, failures: Sequence[Failure]) -> None:
+    """End with an error where runs failed, or where there is nothing to show."""
+    if failures:
+        names = ", ".join(f"{failure.wanted.label} (exit code {failure.code})" for failure in failures)
+        raise VgptError(f"{len(failures)} of the missing runs failed: {names}", "Their errors stand above the tables.")
+    if request.settings.compare.run_missing and comparison.missing:
+        names = ", ".join(wanted.label for wanted in comparison.missing)
+        raise VgptError(
+            f"trained, yet not on record under these conditions: {names}", "Its log in --runs-dir says how it ended."
+        )
+    if comparison.rows:
+        return
+    what = ", ".join(term.text for term in request.terms) or "any variant"
+    where = " under these conditions" if request.fixed else ""
+    remedy = "vgpt compare mha gqa mqa --run-missing --preset demo trains three."
+    if comparison.missing:
+        remedy = "The commands above train what is missing; the same command with --run-missing runs them."
+    raise VgptError(f"no finished run of {what}{where} in experiment {request.settings.run.experiment!r}", remedy)
+
+
+def _with_sources(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command one option per setting, as `with_settings` does, but hand it the sources themselves.
+
+    A setting of a variant is meant for those of the named variants that have it, so the settings cannot be validated
+    before the variants are known.
+    """
+    names = leaves(CompareConfig)
+    own = inspect.signature(command)
+    visible = [p for p in own.parameters.values() if p.name != "show_settings"]
+
+    def placeholder(**values: Any) -> None:
+        raise AssertionError("only its signature is used")
+
+    setattr(placeholder, "__signature__", own.replace(parameters=visible))  # noqa: B010 - read by inspect
+    options = with_settings(CompareConfig)(placeholder)
+
+    def wrapper(ctx: typer.Context, preset: str | None = None, show_settings: bool = False, **values: Any) -> None:
+        typed = given_on_command_line(ctx, values, names)
+        sources = Sources.here(load_preset(preset) if preset else None, typed)
+        command(sources=sources, show_settings=show_settings, **values)
+
+    setattr(wrapper, "__signature__", inspect.signature(options))  # noqa: B010 - read by inspect and Typer
+    wrapper.__annotations__ = options.__annotations__
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    return wrapper

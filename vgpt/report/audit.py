@@ -1,0 +1,153 @@
+"""The fairness audit: what differs between the runs of a comparison besides the attention and the seed."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vgpt.report.grouping import Row
+from vgpt.settings.fields import leaves
+from vgpt.settings.train import TrainConfig
+from vgpt.tracking.store import RunInfo
+
+ASPECTS: dict[str, tuple[str, ...]] = {
+    "data": ("data",),
+    "batch": ("batch_size", "grad_accum"),
+    "schedule": ("max_steps", "max_tokens", "lr", "min_lr", "warmup_steps"),
+    "optimizer": ("weight_decay", "beta1", "beta2", "grad_clip"),
+    "trunk": (
+        "n_layer",
+        "n_head",
+        "n_embd",
+        "block_size",
+        "mlp_hidden",
+        "activation",
+        "bias",
+        "tie_weights",
+        "dropout",
+        "flash",
+    ),
+    "positions": ("pos",),
+    "precision": ("dtype",),
+    "device": ("device", "compile"),
+    "evaluation": ("eval_windows", "eval_interval", "patience"),
+}
+"""What the settings of a run are about; settings not listed here are audited as `other`."""
+
+TAGGED = {
+    "data_digest": ("data", "vgpt.data_digest"),
+    "tokenizer": ("data", "vgpt.tokenizer"),
+    "dtype": ("precision", "vgpt.dtype"),
+    "device": ("device", "vgpt.device"),
+    "eval_windows": ("evaluation", "vgpt.eval_windows"),
+    "vgpt": ("software", "vgpt.version"),
+    "torch": ("software", "vgpt.torch"),
+}
+"""Conditions recorded as tags: name -> (aspect, tag). A tag says what was computed, where a setting may say `auto`."""
+
+NOT_RECORDED = "not recorded"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One condition that is not equal.
+
+    Attributes:
+        aspect: what it is about: data, schedule, trunk, ...
+        name: the setting, or the name of the recorded fact.
+        values: value by label of the row; rows whose own runs disagree show all their values.
+    """
+
+    aspect: str
+    name: str
+    values: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was compared and what differs.
+
+    Attributes:
+        checked: aspects on which at least one run has something recorded, in the order of reports.
+        differences: every condition that is not equal.
+        flagged: label of each row whose conditions are not those of the first row -> names of what differs there.
+    """
+
+    checked: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    flagged: dict[str, tuple[str, ...]]
+
+    @property
+    def equal(self) -> bool:
+        """Whether the comparison is fair as far as the records tell."""
+        return not self.differences
+
+
+@dataclass(frozen=True)
+class _Condition:
+    aspect: str
+    name: str
+    read: Callable[[RunInfo], str]
+
+
+def audit(rows: Sequence[Row]) -> Audit:
+    """Compare the conditions of all rows with those of the first.
+
+    The variant, its own settings and the seed may differ; everything else that bears on loss, cost or speed is
+    looked at: data, tokenizer, tokens trained on, batch, schedule, optimizer, trunk, positions, precision, device, evaluation and
+    the versions of the software. A value that some runs recorded and others did not counts as a difference.
+    """
+    runs = [run for row in rows for run in row.runs]
+    checked: dict[str, None] = {}
+    differences: list[Difference] = []
+    flagged: dict[str, list[str]] = {}
+    for condition in _conditions(runs):
+        if not any(condition.read(run) for run in runs):
+            continue
+        checked.setdefault(condition.aspect)
+        values = {row.label: {condition.read(run) or NOT_RECORDED for run in row.runs} for row in rows}
+        if len(set.union(*values.values())) == 1:
+            continue
+        shown = {label: ", ".join(sorted(found)) for label, found in values.items()}
+        differences.append(Difference(condition.aspect, condition.name, shown))
+        for row in rows:
+            if len(values[row.label]) > 1 or values[row.label] != values[rows[0].label]:
+                flagged.setdefault(row.label, []).append(condition.name)
+    return Audit(tuple(checked), tuple(differences), {label: tuple(names) for label, names in flagged.items()})
+
+
+def condition_settings() -> list[str]:
+    """Return the flat names of the settings that a fair comparison holds equal."""
+    return [
+        leaf.name
+        for leaf in leaves(TrainConfig).values()
+        if leaf.path[0] in ("model", "train", "system") and not leaf.is_attention and not leaf.variants
+        if leaf.name != "seed"
+    ]
+
+
+def _conditions(runs: Sequence[RunInfo]) -> list[_Condition]:
+    """Return what to look at: tags, tokens, then settings, leaving out a setting whose outcome a tag already tells."""
+    tags = {name: tag for name, (_, tag) in TAGGED.items() if any(run.tags.get(tag) for run in runs)}
+    found = [_Condition(TAGGED[name][0], name, _tag(tag)) for name, tag in tags.items()]
+    found.append(_Condition("budget", "tokens", _tokens))
+    aspects = {name: aspect for aspect, names in ASPECTS.items() for name in names}
+    for name in condition_settings():
+        # The path of the data may differ where its digest does not.
+        if name in tags or (name == "data" and "data_digest" in tags):
+            continue
+        found.append(_Condition(aspects.get(name, "other"), name, _param(name)))
+    order = ["data", "budget", *(aspect for aspect in ASPECTS if aspect != "data"), "other", "software"]
+    return sorted(found, key=lambda condition: order.index(condition.aspect))
+
+
+def _tag(tag: str) -> Callable[[RunInfo], str]:
+    return lambda run: run.tags.get(tag, "")
+
+
+def _param(name: str) -> Callable[[RunInfo], str]:
+    return lambda run: run.params.get(name, "")
+
+
+def _tokens(run: RunInfo) -> str:
+    tokens = run.metrics.get("train/tokens", math.nan)
+    return f"{tokens:.0f}" if math.isfinite(tokens) else ""

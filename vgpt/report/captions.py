@@ -1,0 +1,69 @@
+"""What stands below the tables: which noise the numbers carry, which peak MFU is of, whether conditions are equal."""
+
+from collections.abc import Iterable, Sequence
+
+from rich.text import Text
+
+from vgpt.report.audit import Audit
+from vgpt.report.grouping import Row
+
+_PEAKS = {"published": "the device's published peak", "measured": "a peak measured by a short matrix product"}
+
+
+def noise_caption(rows: Sequence[Row]) -> Text:
+    """Say what the noise beside the losses is and is not, and warn where a difference means nothing yet."""
+    single = [row.label for row in rows if len(row.runs) == 1]
+    text = Text(f"Δ: against {rows[0].label}. ", style="dim")
+    if single:
+        text.append("± eval SE: standard error over the evaluation windows. ")
+        who = "" if len(single) == len(rows) else f" for {', '.join(single)}"
+        text.append(f"n=1{who}: differences carry no seed-noise estimate; --seeds 3 gives one. ")
+    if len(single) < len(rows):
+        text.append("± sd: standard deviation over seeds. ")
+    if len({row.seeds for row in rows}) > 1:
+        text.append(f"Seeds are not the same: {'; '.join(f'{row.label} {_seeds(row)}' for row in rows)}. ")
+    text.rstrip()
+    return text
+
+
+def peak_caption(rows: Sequence[Row]) -> Text:
+    """Say what MFU is a share of: it never comes from an unnamed peak."""
+    sources = {row.label: _peaks(row) for row in rows}
+    text = Text("MFU counts the variant's own FLOPs, MFU PaLM by the formula of other papers; of ", style="dim")
+    if len(set(sources.values())) == 1:
+        text.append(f"{next(iter(sources.values()))}.")
+    else:
+        text.append("; ".join(f"{source} for {label}" for label, source in sources.items()) + ".")
+    return text
+
+
+def audit_lines(audit: Audit) -> list[Text]:
+    """Return the audit's verdict, and one line per condition that is not equal."""
+    if audit.equal:
+        return [Text.assemble(("Conditions: equal", "green"), f" ({', '.join(audit.checked)})")]
+    lines = [Text("Conditions: NOT equal; differences between the rows are not due to attention alone", "bold yellow")]
+    for difference in audit.differences:
+        owners: dict[str, list[str]] = {}
+        for label, value in difference.values.items():
+            owners.setdefault(value, []).append(label)
+        values = "; ".join(f"{_short(value)} in {', '.join(labels)}" for value, labels in owners.items())
+        lines.append(Text(f"  {difference.name} ({difference.aspect}): {values}"))
+    return lines
+
+
+def _peaks(row: Row) -> str:
+    found = {run.tags.get("vgpt.peak_source", "") for run in row.runs}
+    return " and ".join(sorted(_PEAKS.get(source, "a peak that is not recorded") for source in found))
+
+
+def _seeds(row: Row) -> str:
+    return ", ".join(row.seeds)
+
+
+def _short(value: str) -> str:
+    """Shorten fingerprints, which differ from their first digits on."""
+    return f"{value[:12]}..." if len(value) >= 32 and _is_hex(value) else value
+
+
+def _is_hex(value: Iterable[str]) -> bool:
+    return all(character in "0123456789abcdef" for character in value)

@@ -1,0 +1,223 @@
+"""From recorded runs to a comparison: which runs stand in which row, which are missing, and what else is to be said."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from vgpt.attention.registry import variants
+from vgpt.errors import SettingsError, UsageError, did_you_mean
+from vgpt.report.audit import Audit, audit
+from vgpt.report.grouping import (
+    Row,
+    attention_label,
+    attention_of,
+    conditions_of,
+    finished,
+    like,
+    make_row,
+    matching,
+    newest_first,
+    one_per_seed,
+    seed_of,
+    settings_hash_of,
+)
+from vgpt.report.numbers import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
+from vgpt.report.plan import Request, Wanted, base_seed, wanted_run
+from vgpt.report.terms import Term
+from vgpt.report.unfinished import unfinished_remarks
+from vgpt.settings.compare import SortKey
+from vgpt.settings.fields import shown
+from vgpt.tracking.store import RunInfo
+
+_SORTED_BY = {
+    "loss": (LOSS, 1),
+    "params": (PARAMS, 1),
+    "flops": (FLOPS, 1),
+    "speed": (SPEED, -1),
+    "memory": (MEMORY, 1),
+    "kv": (KV_CONTEXT, 1),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What there is to show.
+
+    Attributes:
+        rows: the baseline first; may be empty.
+        audit: equal and unequal conditions of the rows.
+        missing: runs that were wanted and are not there.
+        remarks: sentences about what is not in the rows.
+        kv_at: tokens of context for the second column of cache sizes.
+    """
+
+    rows: tuple[Row, ...]
+    audit: Audit
+    missing: tuple[Wanted, ...]
+    remarks: tuple[str, ...]
+    kv_at: int
+
+
+@dataclass
+class _Draft:
+    rows: list[Row]
+    missing: list[Wanted]
+    unfinished: list[tuple[str, RunInfo]]
+    remarks: list[str]
+
+
+def compare(request: Request, runs: Sequence[RunInfo]) -> Comparison:
+    """Choose from all recorded runs those that answer the request.
+
+    With given conditions the runs of exactly those settings are wanted. Without, each variant is shown by its newest
+    finished runs, if possible under the conditions of the baseline's newest run. Only finished runs are counted.
+
+    Raises:
+        UsageError: a term is neither a variant nor a run, or a variant does not fit the given conditions.
+    """
+    draft = _Draft([], [], [], [])
+    terms = list(request.terms) or _stored_terms(finished(runs))
+    if request.fixed:
+        _choose_fixed(draft, request, terms, runs)
+    else:
+        _choose_free(draft, request, terms, runs)
+    rows = _sorted(_distinct(draft.rows), request.settings.compare.sort)
+    if rows and terms and not _belongs(rows[0], terms[0]):
+        draft.remarks.append(f"{terms[0].text} has no run to show; differences are against {rows[0].label}")
+    remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
+    return Comparison(tuple(rows), audit(rows), tuple(draft.missing), remarks, request.settings.compare.kv_at)
+
+
+def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:
+    done = {settings_hash_of(run): run for run in reversed(newest_first(finished(runs)))}
+    for term in terms:
+        if term.run_name:
+            _choose_named(draft, term, runs)
+            continue
+        try:
+            wanted = [wanted_run(request, term, seed) for seed in request.seeds_from(request.settings.train.seed)]
+        except SettingsError:
+            if request.terms:
+                raise
+            continue  # a variant of the store that does not fit these conditions was never trained under them
+        found = [done[run.config.settings_hash] for run in wanted if run.config.settings_hash in done]
+        absent = [run for run in wanted if run.config.settings_hash not in done]
+        if found:
+            draft.rows.append(make_row(found, wanted=len(wanted)))
+            _mention_other_seeds(draft, request, found[0], done.values())
+        if found or request.terms:
+            draft.missing += absent
+        hashes = {run.config.settings_hash for run in absent}
+        draft.unfinished += [(term.attn, run) for run in runs if settings_hash_of(run) in hashes]
+
+
+def _choose_free(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:
+    done = newest_first(finished(runs))
+    reference = next((run for term in terms for run in _candidates(term, done)), None)
+    seeds = _seeds(request, reference, done)
+    strict_seeds = request.seeds_given or request.origins["seed"] != "default"
+    for term in terms:
+        if term.run_name:
+            _choose_named(draft, term, runs)
+            continue
+        candidates = _candidates(term, done)
+        fair = [run for run in candidates if reference is not None and conditions_of(run) == conditions_of(reference)]
+        chosen = one_per_seed(like(candidates, (fair or candidates)[0])) if candidates else []
+        if strict_seeds:
+            chosen = [run for run in chosen if seed_of(run) in map(str, seeds)]
+        if chosen:
+            draft.rows.append(make_row(chosen, wanted=len(seeds) if strict_seeds else 0))
+        if not fair or strict_seeds:
+            answered = {seed_of(run) for run in chosen} if fair else set[str]()
+            _want(draft, request, term, [seed for seed in seeds if str(seed) not in answered], reference)
+        hashes = {settings_hash_of(run) for run in done}
+        alive = matching([r for r in runs if settings_hash_of(r) not in hashes], term.kind, term.typed_settings())
+        draft.unfinished += [(term.attn, run) for run in alive]
+
+
+def _want(draft: _Draft, request: Request, term: Term, seeds: Iterable[int], reference: RunInfo | None) -> None:
+    try:
+        draft.missing += [wanted_run(request, term, seed, reference) for seed in seeds]
+    except SettingsError as error:
+        if reference is None:
+            raise
+        draft.remarks.append(f"{term.attn} does not fit the conditions of {reference.run_name}: {error.message}")
+
+
+def _choose_named(draft: _Draft, term: Term, runs: Sequence[RunInfo]) -> None:
+    found = [run for run in newest_first(runs) if run.run_name == term.run_name]
+    if not found:
+        known = [*variants(), *(run.run_name for run in runs)]
+        raise UsageError(
+            f"{term.text!r} is neither a variant nor a recorded run{did_you_mean(term.run_name, known)}",
+            f"Variants: {', '.join(variants())}. Runs are looked up in one experiment: see --experiment.",
+        )
+    done = finished(found)
+    if done:
+        draft.rows.append(make_row(done[:1], named=True))
+    else:
+        draft.unfinished.append((attention_label(*attention_of(found[0])), found[0]))
+
+
+def _candidates(term: Term, done: Sequence[RunInfo]) -> list[RunInfo]:
+    """Return the finished runs that may stand for a term, newest first."""
+    if term.run_name:
+        return [run for run in done if run.run_name == term.run_name]
+    return matching(done, term.kind, term.typed_settings())
+
+
+def _seeds(request: Request, reference: RunInfo | None, done: Sequence[RunInfo]) -> list[int]:
+    """Return the seeds wanted of each variant: as asked for, otherwise those of the baseline."""
+    baseline = like(done, reference) if reference is not None else []
+    recorded = sorted({int(seed) for run in baseline if (seed := seed_of(run)).isdecimal()})
+    if request.seeds_given or request.origins["seed"] != "default" or not recorded:
+        return request.seeds_from(base_seed(request, baseline))
+    return recorded
+
+
+def _stored_terms(done: Sequence[RunInfo]) -> list[Term]:
+    """Return every variant, with its settings, that has finished runs: in the registry's order."""
+    order = list(variants())
+    found = {attention_label(kind, settings): (kind, settings) for kind, settings in map(attention_of, done)}
+    known = sorted((order.index(kind), label) for label, (kind, _) in found.items() if kind in order)
+    return [
+        Term(label, kind, {name: shown(value) for name, value in settings.items()})
+        for _, label in known
+        for kind, settings in [found[label]]
+    ]
+
+
+def _mention_other_seeds(draft: _Draft, request: Request, run: RunInfo, done: Iterable[RunInfo]) -> None:
+    recorded = {seed_of(other) for other in like(done, run)}
+    first, count = request.settings.train.seed, 0
+    while str(first + count) in recorded:
+        count += 1
+    if count > request.settings.compare.seeds:
+        draft.remarks.append(f"{attention_label(*attention_of(run))} has {count} seeds on record: --seeds {count}")
+
+
+def _belongs(row: Row, term: Term) -> bool:
+    if term.run_name:
+        return row.runs[0].run_name == term.run_name
+    return bool(matching(row.runs, term.kind, term.typed_settings()))
+
+
+def _distinct(rows: Iterable[Row]) -> list[Row]:
+    """Drop rows that would show the same runs again, as `gqa` and `gqa:n_kv_head=2` may."""
+    kept: list[Row] = []
+    for row in rows:
+        if all(row.runs != other.runs for other in kept):
+            number = sum(other.label == row.label for other in kept)
+            kept.append(replace(row, label=f"{row.label} #{number + 1}") if number else row)
+    return kept
+
+
+def _sorted(rows: list[Row], key: SortKey) -> list[Row]:
+    if key == "given" or not rows:
+        return rows
+    metric, sign = _SORTED_BY[key]
+
+    def rank(row: Row) -> tuple[bool, float]:
+        value = stat(row, metric)
+        return value is None, sign * value.mean if value is not None else 0.0
+
+    return [rows[0], *sorted(rows[1:], key=rank)]

@@ -1,0 +1,90 @@
+"""Training the runs that a comparison lacks: one `vgpt train` after another, each in a process of its own."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from vgpt.report.plan import Wanted
+
+INTERRUPTED, TRY_AGAIN = 130, 75
+"""Exit codes of a run that was stopped: by Ctrl-C; by SIGTERM, as batch systems send it."""
+
+_STDERR = 2
+_FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that could not be trained, and the exit code of its command."""
+
+    wanted: Wanted
+    code: int
+
+
+class TrainingInterrupted(Exception):  # noqa: N818 - no error: the user's wish, or the machine's
+    """Training was stopped from outside; `code` is the exit code that says so."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"stopped ({code})")
+        self.code = code
+
+
+def train_missing(
+    missing: Sequence[Wanted],
+    say: Callable[[str], None],
+    *,
+    program: Sequence[str] = (sys.executable, "-m", "vgpt"),
+) -> list[Failure]:
+    """Train each run; one that fails does not keep the others from being trained.
+
+    Args:
+        missing: what to train.
+        say: prints one line of talk.
+        program: what runs `vgpt`.
+
+    Returns:
+        The runs that failed.
+
+    Raises:
+        TrainingInterrupted: by Ctrl-C or SIGTERM, after the process in training has saved and ended.
+    """
+    failures: list[Failure] = []
+    for number, wanted in enumerate(missing, start=1):
+        say(f"run {number} of {len(missing)}: {wanted.command}")
+        code = _call([*program, *wanted.arguments])
+        if code in (INTERRUPTED, TRY_AGAIN):
+            raise TrainingInterrupted(code)
+        if code:
+            failures.append(Failure(wanted, code))
+            say(f"failed with exit code {code}: {wanted.command}")
+    return failures
+
+
+def _call(command: Sequence[str]) -> int:
+    """Run a command on this terminal, with its results among the talk: stdout belongs to the tables.
+
+    The process has a group of its own, so that it hears of each Ctrl-C once, from here, wherever that came from; it
+    saves and is waited for.
+    """
+    asked: list[int] = []
+    process = subprocess.Popen(command, stdout=_STDERR, process_group=0)
+
+    def forward(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
+        process.send_signal(_FORWARDED[signal.Signals(number)])
+
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+    if asked:
+        raise TrainingInterrupted(INTERRUPTED if asked[0] == signal.SIGINT else TRY_AGAIN)
+    return code

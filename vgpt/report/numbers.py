@@ -1,0 +1,124 @@
+"""Numbers of a row, averaged over its seeds, and how people read them: units, signs, percentages."""
+
+import math
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from vgpt.attention.config import Shape
+from vgpt.attention.registry import resolve_attention
+from vgpt.errors import SettingsError
+from vgpt.report.grouping import Row, attention_of
+from vgpt.tracking.store import RunInfo
+
+LOSS, LOSS_SE = "val/loss", "val/loss_se"
+PERPLEXITY, BITS = "val/perplexity", "val/bits_per_byte"
+PARAMS = "params/total"
+FLOPS = "flops/train_per_token"
+SPEED, MFU, MFU_PALM = "perf/tokens_per_second", "perf/mfu", "perf/mfu_palm"
+MEMORY = "memory/peak_bytes"
+KV_TOKEN, KV_CONTEXT, KV_MEASURED = "kv/bytes_per_token", "kv/bytes_at_context", "kv/bytes_measured"
+DASH = "-"
+
+
+@dataclass(frozen=True)
+class Stat:
+    """A metric over the runs of a row.
+
+    Attributes:
+        mean: mean of the runs that recorded it.
+        sd: sample standard deviation over them; None for a single run.
+        n: how many they are.
+    """
+
+    mean: float
+    sd: float | None
+    n: int
+
+
+def stat(row: Row, metric: str) -> Stat | None:
+    """Return a metric of a row; None where no run recorded a finite value."""
+    values = [v for run in row.runs if math.isfinite(v := run.metrics.get(metric, math.nan))]
+    if not values:
+        return None
+    return Stat(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
+
+
+def change(row: Row, baseline: Row, metric: str) -> float | None:
+    """Return a row's mean minus the baseline's; None where either is not recorded."""
+    here, there = stat(row, metric), stat(baseline, metric)
+    return None if here is None or there is None else here.mean - there.mean
+
+
+def relative_change(row: Row, baseline: Row, metric: str) -> float | None:
+    """Return a row's mean over the baseline's, minus 1; None where it is not defined."""
+    there = stat(baseline, metric)
+    difference = change(row, baseline, metric)
+    return None if difference is None or there is None or there.mean == 0 else difference / there.mean
+
+
+def cache_bytes_at(run: RunInfo, tokens: int) -> int | None:
+    """Return the analytic cache size of a run's model after `tokens` tokens, in bytes for one sequence.
+
+    The width of a cached number is the one that reproduces the recorded size at the context length; None where none
+    does, or where the variant is not known here.
+    """
+    try:
+        shape = Shape(
+            n_embd=int(run.params["n_embd"]),
+            n_head=int(run.params["n_head"]),
+            block_size=int(run.params["block_size"]),
+            bias=run.params.get("bias", "true").lower() == "true",
+            pos=run.params.get("pos", "learned"),
+        )
+        layers = int(run.params["n_layer"])
+        kind, settings = attention_of(run)
+        cost = resolve_attention({"kind": kind, **settings}).cache_cost(shape)
+        for width in (4, 2, 1, 8):
+            if layers * cost.nbytes(shape.block_size, width) == run.metrics.get(KV_CONTEXT):
+                return layers * cost.nbytes(tokens, width)
+    except (KeyError, ValueError, SettingsError):  # pydantic's ValidationError is a ValueError
+        return None
+    return None
+
+
+def cache_disagrees(row: Row) -> bool:
+    """Return whether any run's cache, as measured from its tensors, is not of the analytic size."""
+    return any(
+        run.metrics[KV_CONTEXT] != run.metrics[KV_MEASURED]
+        for run in row.runs
+        if KV_CONTEXT in run.metrics and KV_MEASURED in run.metrics
+    )
+
+
+def shown_count(value: float) -> str:
+    """Return a count with a decimal suffix, four digits at most: 812, 10.34M, 1.2G."""
+    return _scaled(value, 1000, ("", "k", "M", "G", "T", "P"), "")
+
+
+def shown_bytes(value: float) -> str:
+    """Return a size in binary units: 768 B, 3 KiB, 1.5 MiB."""
+    return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"), " ")
+
+
+def shown_percent(value: float) -> str:
+    """Return a share: 12.3%."""
+    return f"{100 * value:.1f}%"
+
+
+def shown_relative(value: float) -> str:
+    """Return a relative change: +12.3%, or `=` where there is none at all."""
+    return "=" if value == 0 else f"{100 * value:+.1f}%"
+
+
+def shown_change(value: float) -> str:
+    """Return an absolute change of a loss."""
+    return "=" if value == 0 else f"{value:+.4f}"
+
+
+def _scaled(value: float, base: int, units: tuple[str, ...], space: str) -> str:
+    power = 0
+    while abs(value) >= base and power < len(units) - 1:
+        value /= base
+        power += 1
+    digits = f"{value:.4g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{digits}{space}{units[power]}"

@@ -1,0 +1,29 @@
+"""Settings of `vgpt compare`: what to lay side by side, on top of all settings of the runs themselves."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from vgpt.schema import Section
+from vgpt.settings.train import TrainConfig
+
+SortKey = Literal["given", "loss", "params", "flops", "speed", "memory", "kv"]
+
+
+class ComparisonSettings(Section):
+    """Which runs are wanted and how they are shown."""
+
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
+    """runs per variant, with the seeds --seed, --seed + 1, ..."""
+    run_missing: bool = False
+    """first train the runs that are missing, one after another"""
+    sort: SortKey = "given"
+    """order of the rows after the baseline, which stays first"""
+    kv_at: Annotated[int, Field(ge=1, le=1_000_000_000)] = 8192
+    """tokens of context for the second column of cache sizes"""
+
+
+class CompareConfig(TrainConfig):
+    """The settings of the compared runs, and of the comparison."""
+
+    compare: ComparisonSettings = ComparisonSettings()
