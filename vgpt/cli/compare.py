@@ -9,7 +9,7 @@ import typer
 from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say, warn
 from vgpt.cli.options import JsonOption, given_on_command_line, print_settings, with_settings
-from vgpt.errors import VgptError
+from vgpt.errors import TrackingError, VgptError
 from vgpt.report.as_json import as_json
 from vgpt.report.comparison import Comparison, compare
 from vgpt.report.missing import Failure, TrainingInterrupted, train_missing
@@ -62,7 +62,12 @@ def _recorded(request: Request) -> list[RunInfo]:
     local = read_local_runs(run.runs_dir, experiment=run.experiment)
     if run.tracker == "journal":
         return local
-    return merge_runs(local, read_runs(experiment=run.experiment, tracking_uri=run.tracking_uri))
+    try:
+        stored = read_runs(experiment=run.experiment, tracking_uri=run.tracking_uri)
+    except TrackingError as error:
+        journals = f"`--tracker journal` compares what the journals in {run.runs_dir} hold, without MLflow."
+        raise TrackingError(error.message, f"{error.hint}\n{journals}".strip()) from error
+    return merge_runs(local, stored)
 
 
 def _train(comparison: Comparison) -> list[Failure]:

@@ -93,8 +93,8 @@ def audit(rows: Sequence[Row]) -> Audit:
     """Compare the conditions of all rows with those of the first.
 
     The variant, its own settings and the seed may differ; everything else that bears on loss, cost or speed is
-    looked at: data, tokenizer, tokens trained on, batch, schedule, optimizer, trunk, positions, precision, device, evaluation and
-    the versions of the software. A value that some runs recorded and others did not counts as a difference.
+    looked at: data, tokenizer, tokens trained on, batch, schedule, optimizer, trunk, positions, precision, device,
+    evaluation and the versions of the software. A value that some runs recorded and others did not counts as a difference.
     """
     runs = [run for row in rows for run in row.runs]
     checked: dict[str, None] = {}

@@ -159,8 +159,8 @@ def _loss(row: Row, *, mixed: bool) -> str:
 def _flags(comparison: Comparison, row: Row) -> list[str]:
     flags: list[str] = []
     if names := comparison.audit.flagged.get(row.label):
-        more = f" +{len(names) - 1}" if len(names) > 1 else ""
-        flags.append(f"≠ {names[0]}{more}")
+        first, *others = names
+        flags.append(f"≠ {first} +{len(others)}" if others else f"≠ {first}")
     if len(row.runs) < row.wanted:
         flags.append(f"{len(row.runs)} of {row.wanted} seeds")
     if cache_disagrees(row):
