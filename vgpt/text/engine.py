@@ -63,8 +63,6 @@ class Engine:
     def _encode_at_once(self, text: str) -> "NDArray[np.uint32]":
         try:
             return self._fast.encode_to_numpy(text, disallowed_special=())
-        except UnicodeEncodeError:
-            raise
         except ValueError:
             # Its backtracking stack overflows on a million or so spaces in a row; the other splitter has no such limit.
             return self._encode_by_chunks(text)
