@@ -33,7 +33,7 @@ def compare_runs(
     terms: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[VARIANT|RUN]...",
+            metavar="VARIANT|RUN",
             help="variants (gqa, gqa:n_kv_head=4) or names of runs, the baseline first; none = all that have runs",
             autocompletion=lambda: list(variants()),
         ),

@@ -94,7 +94,7 @@ def audit(rows: Sequence[Row]) -> Audit:
 
     The variant, its own settings and the seed may differ; everything else that bears on loss, cost or speed is
     looked at: data, tokenizer, tokens trained on, batch, schedule, optimizer, trunk, positions, precision, device,
-    evaluation and the versions of the software. A value that some runs recorded and others did not counts as a difference.
+    evaluation and the versions of the software. What only some runs recorded counts as a difference.
     """
     runs = [run for row in rows for run in row.runs]
     checked: dict[str, None] = {}

@@ -118,8 +118,8 @@ def wanted_run(request: Request, term: Term, seed: int, reference: RunInfo | Non
     if seed != own_seed.train.seed:
         typed["seed"] = str(seed)
     config = load_settings(CompareConfig, _with(request.sources, {**typed, "attn": term.attn})).settings
-    attn = config.model.attn
-    label = attention_label(attn.kind, attn.model_dump(mode="json", exclude={"kind"}))
+    settings = config.model.attn.model_dump(mode="json")
+    label = attention_label(settings.pop("kind"), settings)
     return Wanted(label, seed, config, _arguments(request.sources, term.attn, typed))
 
 

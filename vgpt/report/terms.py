@@ -6,9 +6,10 @@ from pathlib import PurePath
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from vgpt.attention.registry import parse_attention, resolve_attention, variants
-from vgpt.errors import SettingsError, UsageError
+from vgpt.errors import SettingsError, UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,9 @@ class Term:
         try:
             config = resolve_attention({"kind": self.kind, **self.settings})
         except ValidationError as error:
-            faults = [
-                f"{self.attn}: {fault['loc'][0]} = {fault['input']!r}: {fault['msg']}" for fault in error.errors()
-            ]
-            fields = ", ".join(variants()[self.kind].model_fields) or "none"
-            raise SettingsError(faults, f"Settings of {self.kind}: {fields}.") from error
+            fields = list(variants()[self.kind].model_fields)
+            faults = [f"{self.attn}: {_explained(fault, fields)}" for fault in error.errors()]
+            raise SettingsError(faults, f"Settings of {self.kind}: {', '.join(fields) or 'none'}.") from error
         return {name: getattr(config, name) for name in self.settings}
 
 
@@ -103,6 +102,13 @@ def _parse(word: str) -> Term:
     if "ckpt" in parts[1:]:
         parts = parts[: parts.index("ckpt", 1)]
     return Term(word, run_name=parts[-1] if parts else word)
+
+
+def _explained(fault: ErrorDetails, fields: Sequence[str]) -> str:
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    unknown = fault["type"] == "extra_forbidden"
+    reason = "unknown setting" + did_you_mean(name, fields) if unknown else fault["msg"]
+    return f"{name} = {fault['input']!r}: {reason}"
 
 
 def _nobody_takes(name: str, terms: Sequence[Term]) -> tuple[str, str]:

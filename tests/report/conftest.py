@@ -1,0 +1,100 @@
+"""Runs as the trainer records them, without training: settings are real, measurements are made up."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from vgpt.report.plan import Request, make_request
+from vgpt.settings.fields import shown
+from vgpt.settings.loader import Sources, load_settings
+from vgpt.settings.presets import load_preset
+from vgpt.settings.train import TrainConfig
+from vgpt.tracking.store import RunInfo
+
+LOSSES = {"mha": 2.31, "gqa": 2.335, "mqa": 2.3525}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def make_run() -> Callable[..., RunInfo]:
+    """Make a finished run of the demo preset; settings, metrics, tags and the rest may be changed."""
+    starts = iter(range(1_000, 1_000_000))
+
+    def make(
+        attn: str = "mha",
+        *,
+        settings: Mapping[str, object] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+        status: str = "finished",
+        run_name: str | None = None,
+    ) -> RunInfo:
+        config = load_settings(
+            TrainConfig, Sources(load_preset("demo"), command_line={"attn": attn, **(settings or {})})
+        ).settings
+        kind = config.model.attn.kind
+        cache = config.model.attn.cache_cost(config.model.shape)
+        layers, context = config.model.n_layer, config.model.block_size
+        attention = layers * config.model.attn.params(config.model.shape)
+        conditions = hashlib.sha256(json.dumps(config.conditions(), sort_keys=True).encode()).hexdigest()
+        numbers = {
+            "val/loss": LOSSES.get(kind, 2.4),
+            "val/loss_se": 0.0123,
+            "val/bits_per_byte": LOSSES.get(kind, 2.4) * 0.72,
+            "val/perplexity": 10.07,
+            "params/total": 900_000.0 + attention,
+            "params/attention": float(attention),
+            "flops/train_per_token": 5_000_000.0 + 6 * attention,
+            "kv/bytes_per_token": float(layers * cache.per_token * 4),
+            "kv/bytes_at_context": float(layers * cache.nbytes(context, 4)),
+            "kv/bytes_measured": float(layers * cache.nbytes(context, 4)),
+            "perf/tokens_per_second": 25_000.0,
+            "perf/mfu": 0.412,
+            "perf/mfu_palm": 0.433,
+            "memory/peak_bytes": 412.5 * 2**20,
+            "train/tokens": float(config.steps * config.tokens_per_step),
+        }
+        labels = {
+            "vgpt.attn": kind,
+            "vgpt.attn_settings": json.dumps(config.model.attn.model_dump(mode="json"), sort_keys=True),
+            "vgpt.seed": str(config.train.seed),
+            "vgpt.settings_hash": config.settings_hash,
+            "vgpt.conditions": conditions,
+            "vgpt.data_digest": "d" * 64,
+            "vgpt.tokenizer": "e" * 64,
+            "vgpt.eval_windows": f"{config.train.eval_windows}x{context}:0123456789ab",
+            "vgpt.device": "AMD EPYC",
+            "vgpt.dtype": "float32",
+            "vgpt.peak_source": "measured",
+            "vgpt.torch": "2.13.0",
+            "vgpt.version": "0.1.0",
+        }
+        return RunInfo(
+            run_id=f"id{next(starts)}",
+            run_name=run_name or config.name,
+            experiment="vgpt",
+            status=status,
+            start_time=next(starts),
+            params={name: shown(value) for name, value in config.flat().items()},
+            metrics={**numbers, **(metrics or {})},
+            tags={**labels, **(tags or {})},
+        )
+
+    return make
+
+
+@pytest.fixture
+def ask() -> Callable[..., Request]:
+    """Make the request of `vgpt compare WORDS --preset PRESET` with settings as given on the command line."""
+
+    def make(*words: str, preset: str | None = None, env: Mapping[str, str] | None = None, **typed: object) -> Request:
+        sources = Sources(load_preset(preset) if preset else None, environment=env or {}, command_line=typed)
+        return make_request(words, sources)
+
+    return make
