@@ -21,6 +21,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "conditions": {
             "equal": comparison.audit.equal,
             "checked": list(comparison.audit.checked),
+            "shared": comparison.audit.shared,
             "differences": [
                 {"aspect": entry.aspect, "name": entry.name, "values": entry.values}
                 for entry in comparison.audit.differences

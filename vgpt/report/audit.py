@@ -68,11 +68,13 @@ class Audit:
 
     Attributes:
         checked: aspects on which at least one run has something recorded, in the order of reports.
+        shared: value by name of every condition that is equal.
         differences: every condition that is not equal.
         flagged: label of each row whose conditions are not those of the first row -> names of what differs there.
     """
 
     checked: tuple[str, ...]
+    shared: dict[str, str]
     differences: tuple[Difference, ...]
     flagged: dict[str, tuple[str, ...]]
 
@@ -98,6 +100,7 @@ def audit(rows: Sequence[Row]) -> Audit:
     """
     runs = [run for row in rows for run in row.runs]
     checked: dict[str, None] = {}
+    shared: dict[str, str] = {}
     differences: list[Difference] = []
     flagged: dict[str, list[str]] = {}
     for condition in _conditions(runs):
@@ -105,14 +108,17 @@ def audit(rows: Sequence[Row]) -> Audit:
             continue
         checked.setdefault(condition.aspect)
         values = {row.label: {condition.read(run) or NOT_RECORDED for run in row.runs} for row in rows}
-        if len(set.union(*values.values())) == 1:
+        distinct = set[str]().union(*values.values())
+        if len(distinct) == 1:
+            shared[condition.name] = distinct.pop()
             continue
         shown = {label: ", ".join(sorted(found)) for label, found in values.items()}
         differences.append(Difference(condition.aspect, condition.name, shown))
         for row in rows:
             if len(values[row.label]) > 1 or values[row.label] != values[rows[0].label]:
                 flagged.setdefault(row.label, []).append(condition.name)
-    return Audit(tuple(checked), tuple(differences), {label: tuple(names) for label, names in flagged.items()})
+    by_label = {label: tuple(names) for label, names in flagged.items()}
+    return Audit(tuple(checked), shared, tuple(differences), by_label)
 
 
 def condition_settings() -> list[str]:

@@ -1,6 +1,6 @@
 """What stands below the tables: which noise the numbers carry, which peak MFU is of, whether conditions are equal."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.text import Text
 
@@ -8,6 +8,18 @@ from vgpt.report.audit import Audit
 from vgpt.report.grouping import Row
 
 _PEAKS = {"published": "the device's published peak", "measured": "a peak measured by a short matrix product"}
+
+_FACTS = {
+    "n_layer": "{} layers",
+    "n_head": "{} heads",
+    "n_embd": "width {}",
+    "block_size": "context {}",
+    "tokens": "{} training tokens",
+    "dtype": "{}",
+    "device": "{}",
+    "torch": "torch {}",
+}
+"""Conditions that are spelled out, with the words around each."""
 
 
 def noise_caption(rows: Sequence[Row]) -> Text:
@@ -40,7 +52,8 @@ def peak_caption(rows: Sequence[Row]) -> Text:
 def audit_lines(audit: Audit) -> list[Text]:
     """Return the audit's verdict, and one line per condition that is not equal."""
     if audit.equal:
-        return [Text.assemble(("Conditions: equal", "green"), f" ({', '.join(audit.checked)})")]
+        verdict = Text.assemble(("Conditions: equal", "green"), f" ({', '.join(audit.checked)})")
+        return [verdict, Text(f"Each run: {_shared(audit.shared)}", "dim")]
     lines = [Text("Conditions: NOT equal; differences between the rows are not due to attention alone", "bold yellow")]
     for difference in audit.differences:
         owners: dict[str, list[str]] = {}
@@ -49,6 +62,13 @@ def audit_lines(audit: Audit) -> list[Text]:
         values = "; ".join(f"{_short(value)} in {', '.join(labels)}" for value, labels in owners.items())
         lines.append(Text(f"  {difference.name} ({difference.aspect}): {values}"))
     return lines
+
+
+def _shared(values: Mapping[str, str]) -> str:
+    """Return the conditions that a reader asks for first, in words."""
+    tokens = values.get("tokens", "")
+    known = {**values, "tokens": f"{int(tokens):,}" if tokens.isdecimal() else tokens}
+    return ", ".join(words.format(known[name]) for name, words in _FACTS.items() if known.get(name))
 
 
 def _peaks(row: Row) -> str:
