@@ -7,6 +7,7 @@ wrong, so a device that is not in the table is measured by a matrix product, and
 import sys
 import time
 from dataclasses import dataclass
+from functools import cache
 
 import psutil
 import torch
@@ -46,6 +47,7 @@ def peak_flops(compute: Compute) -> Peak:
     return Peak(_measure(compute), "measured")
 
 
+@cache
 def _measure(compute: Compute) -> float:
     """Return the best FLOP rate of repeated square matrix products over about half a second."""
     size = 1024 if compute.device.type == "cpu" else 8192
@@ -57,7 +59,7 @@ def _measure(compute: Compute) -> float:
     while rounds < 4 or time.perf_counter() < end:
         _wait(compute.device)
         start = time.perf_counter()
-        left @ right
+        torch.mm(left, right)
         _wait(compute.device)
         best = max(best, 2 * size**3 / (time.perf_counter() - start))
         rounds += 1
