@@ -1,7 +1,8 @@
 """`tokenizer.json`: the canonical file, in the layout that Hugging Face's `tokenizers` loads with the same ids.
 
 That layout spells tokens in GPT-2's byte alphabet, one printable character per byte. One more key of its model, `vgpt`,
-holds the name and the fingerprint; `tokenizers` ignores unknown keys there, though not at the top.
+holds the name and the fingerprint; `tokenizers` ignores unknown keys there, though not at the top. It may split beside
+characters newer than its own Unicode tables in another place.
 """
 
 import json
