@@ -1,7 +1,7 @@
 """The local journal of a run: `metrics.jsonl` and `events.jsonl`, written before anything else hears of a number.
 
 A line of metrics.jsonl is `{"step", "time" (ms since 1970), "metrics", "tokens"?, "seconds"?, "nonfinite"?}`. JSON has
-no NaN or infinity: such a value is null under `metrics`, and its name stands in `nonfinite` with "nan", "inf" or "-inf".
+no NaN or infinity: such a value is null under `metrics`, and `nonfinite` holds it as "nan", "inf" or "-inf".
 """
 
 import json

@@ -1,7 +1,7 @@
 """The trainer's side of the mirror to MLflow, and the delivery of what it could not bring in time.
 
-The mirror is a process, not a thread: importing MLflow and creating its store take seconds of Python, and a thread doing
-so holds the interpreter's lock that every training step needs (`benchmarks/tracking.py` measures both).
+The mirror is a process, not a thread: importing MLflow and creating its store take seconds of Python, and a thread
+that does so holds the interpreter's lock that every training step needs (`benchmarks/tracking.py` measures both).
 """
 
 import contextlib

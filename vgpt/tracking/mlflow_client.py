@@ -64,7 +64,7 @@ class MlflowStore:
     """A tracking store, opened.
 
     Args:
-        target: the store; its environment is set in this process, since MLflow reads credentials from nowhere else.
+        target: the store; its environment is set during calls alone, since MLflow reads credentials from nowhere else.
         write: create a missing SQLite store and check that it can be written.
 
     Raises:
@@ -73,7 +73,6 @@ class MlflowStore:
 
     def __init__(self, target: Target, *, write: bool) -> None:
         self._target = target
-        os.environ.update(target.environment)
         if target.database is not None:
             _check_database(target, target.database, write=write)
         with self._calls():
@@ -169,6 +168,8 @@ class MlflowStore:
     @contextlib.contextmanager
     def _calls(self) -> Iterator[None]:
         """Turn whatever MLflow and the libraries below it raise into a `StoreError` of one redacted line."""
+        before = {name: os.environ.get(name) for name in self._target.environment}
+        os.environ.update(self._target.environment)
         try:
             yield
         except StoreError:
@@ -176,6 +177,12 @@ class MlflowStore:
         except Exception as error:  # noqa: BLE001 - MLflow, SQLAlchemy, requests and drivers share no base class
             refused = getattr(error, "error_code", "") in _REFUSALS
             raise StoreError(self._target.redact(_reason(error)), refused=refused) from None
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    os.environ.pop(name, None)
+                else:
+                    os.environ[name] = value
 
 
 def open_for_reading(target: Target) -> MlflowStore:

@@ -1,4 +1,4 @@
-"""What a run directory says of its run: `tracking.json` (identity, params, tags, state) and `summary.json` (its end)."""
+"""What a run directory says of its run: `tracking.json` (identity, params, tags, state), `summary.json` (its end)."""
 
 import uuid
 from dataclasses import asdict, dataclass, field

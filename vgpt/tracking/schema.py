@@ -1,6 +1,6 @@
 """The one schema of what vgpt records: the names of params, metrics, tags and artifacts, and what each means.
 
-Params are the flattened settings as text, each under the same word as its flag and TOML key (`attn`, `n_kv_head`, `lr`).
+Params are the flattened settings as text, each under the word of its flag and TOML key (`attn`, `n_kv_head`, `lr`).
 Metrics, tags and artifacts are listed below. MLflow and the local journal use the same names. What is written under one
 `SCHEMA_VERSION` keeps its meaning; a change of meaning raises the number.
 """
@@ -24,13 +24,16 @@ SUMMARY_METRICS: dict[str, str] = {
     "val/best_loss": "lowest val/loss of the run, nats per token",
     "val/perplexity": "exp of the final val/loss",
     "params/total": "parameters of the model, tied weights counted once",
+    "params/non_embedding": "parameters without token and position embeddings",
     "params/attention": "parameters of all attention layers",
     "flops/train_per_token": "training FLOPs per token from the variant's visible pairs",
     "flops/train_per_token_palm": "training FLOPs per token by the PaLM convention",
+    "flops/peak": "peak FLOP/s that MFU is measured against; the tag vgpt.peak_source says where it is from",
     "kv/bytes_per_token": "analytic cache growth per token over all layers, bytes; 0 for a constant state",
     "kv/bytes_at_context": "analytic cache size at block_size tokens, one sequence, bytes",
     "kv/bytes_measured": "cache size at block_size tokens as measured from its tensors, bytes",
     "memory/peak_bytes": "peak memory of training, bytes",
+    "train/steps": "optimizer steps taken",
     "train/tokens": "tokens trained on",
     "train/seconds": "time spent in training steps, seconds",
 }
@@ -51,19 +54,25 @@ TAGS: dict[str, str] = {
     "vgpt.attn": "attention variant",
     "vgpt.attn_settings": "the variant's own settings as canonical JSON",
     "vgpt.seed": "seed of the run",
+    "vgpt.settings_hash": "hash of all settings that make the run, the variant and the seed among them",
     "vgpt.conditions": "hash of everything that must be equal for a fair comparison",
     "vgpt.data_digest": "digest of the training and validation tokens",
     "vgpt.tokenizer": "fingerprint of the tokenizer",
+    "vgpt.eval_windows": "number, length and hash of the fixed evaluation windows",
     "vgpt.git": "commit of the working tree, with -dirty where it was changed",
     "vgpt.version": "version of vgpt",
+    "vgpt.torch": "version of torch",
     "vgpt.device": "device trained on",
     "vgpt.dtype": "precision of the forward and backward pass",
+    "vgpt.peak_source": "where flops/peak is from: a table of devices, or a measurement",
     "vgpt.group": "comparison or sweep that the run belongs to",
 }
 
 ARTIFACTS: dict[str, str] = {
     "settings.json": "the resolved settings, enough to repeat the run",
-    "tokenizer.json": "fingerprint and vocabulary size of the tokenizer",
+    "environment.json": "versions, device and commit that the run was made with",
+    "conditions.json": "what must be equal for a fair comparison: data digest, tokenizer fingerprint, schedule, trunk",
+    "result.json": "final metrics as the trainer summarised them",
     "summary.json": "status and final metrics",
 }
 

@@ -82,10 +82,10 @@ def read_runs(
 def metric_history(
     run_id: str, key: str, *, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT
 ) -> list[tuple[int, float]]:
-    """Return (step, value) of a run's metric in MLflow, by step; a metric that was never logged has none.
+    """Return (step, value) of a run's metric in MLflow, by step; an unknown run or metric has none.
 
     Raises:
-        TrackingError: the store cannot be read in time, or has no such run.
+        TrackingError: the store cannot be read, or not in time.
     """
     target = resolve_target(tracking_uri)
     return _within(timeout, lambda: open_for_reading(target).history(run_id, key), target)

@@ -1,8 +1,8 @@
 """The mirror process: `python -m vgpt.tracking.worker RUN_DIR`, started by the trainer beside itself.
 
-It reads the run directory and writes to MLflow, at low priority. It learns of the end of the run by the word `finish` on
-its standard input, or by the death of its parent, and leaves within the deadline either way. What the user should hear,
-it says line by line on standard output; the trainer passes it on.
+It reads the run directory and writes to MLflow, at low priority. It learns of the end of the run by the word `finish`
+on its standard input, or by the death of its parent, and leaves within the deadline either way. What the user should
+hear, it says line by line on standard output; the trainer passes it on.
 """
 
 import contextlib
