@@ -59,7 +59,7 @@ class BatchSource:
         """Return inputs and targets, each int64 (B, T), targets one token ahead.
 
         The global batch of a step has grad_accum * world_size * B rows in an order of its own; micro step m of rank r
-        takes the (m * world_size + r)-th slice of B rows. So any way to divide the same global batch yields the same rows.
+        takes the (m * world_size + r)-th slice of B rows. Any division of the same global batch yields the same rows.
         """
         slices = grad_accum * world_size
         first = (step * slices + micro_step * world_size + rank) * self.batch_size
@@ -91,7 +91,7 @@ def evaluation_windows(tokens: np.ndarray, block_size: int, count: int) -> np.nd
     """
     _require_length(tokens, block_size)
     if count < 1:
-        raise DataError(f"cannot evaluate on {count} windows", "ask for at least 1")
+        raise DataError(f"cannot evaluate on {count} windows", "Ask for at least 1.")
     available = (len(tokens) - 1) // block_size
     chosen = min(count, available)
     return np.arange(chosen, dtype=np.int64) * available // chosen * block_size
@@ -100,6 +100,6 @@ def evaluation_windows(tokens: np.ndarray, block_size: int, count: int) -> np.nd
 def _require_length(tokens: np.ndarray, block_size: int) -> None:
     if len(tokens) < block_size + 1:
         raise DataError(
-            f"a split of {len(tokens):,} tokens is too short for block_size {block_size:,} (it takes {block_size + 1:,})",
-            f"lower --block-size to {max(1, len(tokens) - 1)} or less, or prepare more text",
+            f"a split of {len(tokens):,} tokens is too short for block_size {block_size:,}, which takes one more",
+            f"Lower --block-size to {max(1, len(tokens) - 1)} or less, or prepare more text.",
         )

@@ -1,7 +1,7 @@
 """Opening a prepared data set: read-only maps of the token files, checked before anything touches them.
 
-Reading past the end of a mapped file kills the process with SIGBUS, where no message can be shown; so sizes are compared
-with the manifest first, and ids with the vocabulary.
+Reading past the end of a mapped file kills the process with SIGBUS, where no message can be shown; so sizes are
+compared with the manifest first, and ids with the vocabulary.
 """
 
 from dataclasses import dataclass
@@ -95,21 +95,20 @@ def open_dataset(path: Path, *, verify: bool = False) -> Dataset:
     """
     path = Path(path)
     if not path.is_dir():
-        raise DataError(f"no data set at {path}", f"prepare one with: vgpt prepare TEXT --out {path}")
+        raise DataError(f"no data set at {path}", f"Prepare one with: vgpt prepare TEXT --out {path}")
     manifest = Manifest.load(path)
     if verify:
         for name, expected in manifest.files.items():
             _verify_file(path / name, expected.size, expected.sha256)
     tokenizer = _open_tokenizer(path, manifest)
-    splits = {}
-    for name in ("train", "val"):
+    opened: dict[str, TokenFile] = {}
+    for name, counts in manifest.splits.items():
         record = manifest.files[f"{name}.bin"]
         file = TokenFile(path / f"{name}.bin", manifest.dtype, manifest.vocab_size, size=record.size, full=verify)
-        promised = getattr(manifest, name).tokens
-        if len(file) != promised:
-            raise DataError(f"{file.path} holds {len(file):,} ids where its manifest says {promised:,}", PREPARE_HINT)
-        splits[name] = file
-    return Dataset(path, manifest, tokenizer, splits["train"], splits["val"])
+        if len(file) != counts.tokens:
+            raise DataError(f"{file.path} holds {len(file):,} ids, not {counts.tokens:,} as listed", PREPARE_HINT)
+        opened[name] = file
+    return Dataset(path, manifest, tokenizer, opened["train"], opened["val"])
 
 
 def _verify_file(path: Path, size: int, sha256: str) -> None:
@@ -128,7 +127,7 @@ def _open_tokenizer(path: Path, manifest: Manifest) -> Tokenizer:
         raise DataError(
             f"the tokenizer in {path} has fingerprint {tokenizer.fingerprint[:12]}, "
             f"but the tokens were made with {manifest.tokenizer_fingerprint[:12]}",
-            "put the tokenizer back that `vgpt prepare` wrote, or prepare the text again",
+            "Put back the tokenizer that `vgpt prepare` wrote, or prepare the text again.",
         )
     if tokenizer.vocab_size != manifest.vocab_size:
         raise DataError(

@@ -11,7 +11,7 @@ from vgpt.errors import DataError
 from vgpt.schema import Section
 
 MANIFEST_NAME = "manifest.json"
-PREPARE_HINT = "run `vgpt prepare` again with --overwrite"
+PREPARE_HINT = "Run `vgpt prepare` again with --overwrite."
 _CHUNK = 1 << 20
 
 
@@ -66,8 +66,7 @@ class Manifest(Section):
     vocab_size: int
     tokenizer_name: str
     tokenizer_fingerprint: str
-    train: SplitCounts
-    val: SplitCounts
+    splits: dict[Literal["train", "val"], SplitCounts]
     files: dict[str, FileRecord]
     source: SourceRecord
     split: SplitRecord
@@ -98,7 +97,7 @@ class Manifest(Section):
         except FileNotFoundError as error:
             raise DataError(
                 f"{directory} is no prepared data set: it has no {MANIFEST_NAME}",
-                f"prepare one with: vgpt prepare TEXT --out {directory}",
+                f"Prepare one with: vgpt prepare TEXT --out {directory}",
             ) from error
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"cannot read {path}: {error}", PREPARE_HINT) from error
@@ -110,9 +109,9 @@ class Manifest(Section):
             raise DataError(
                 f"{path} is damaged: {where + ': ' if where else ''}{fault['msg']}", PREPARE_HINT
             ) from error
-        missing = {"train.bin", "val.bin"} - set(manifest.files)
-        if missing:
-            raise DataError(f"{path} is damaged: files lacks {', '.join(sorted(missing))}", PREPARE_HINT)
+        for split in ("train", "val"):
+            if split not in manifest.splits or f"{split}.bin" not in manifest.files:
+                raise DataError(f"{path} is damaged: it does not list {split}.bin", PREPARE_HINT)
         return manifest
 
 

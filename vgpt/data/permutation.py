@@ -1,8 +1,8 @@
 """A keyed permutation of range(n) that needs no memory: any element on its own, in constant time.
 
 A Feistel network over the digits of a mixed-radix number (Black and Rogaway, 2002): an index is split into two digits,
-each round adds a keyed hash of one digit to the other, and an index that leaves range(n) is sent through again. Shuffling
-ten million windows costs nothing, and resuming at any step needs nothing but the step.
+each round adds a keyed hash of one digit to the other, and an index that leaves range(n) is sent through again.
+Shuffling ten million windows costs nothing, and resuming at any step needs nothing but the step.
 """
 
 import hashlib

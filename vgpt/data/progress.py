@@ -1,5 +1,7 @@
 """How long work reports where it stands, without knowing who listens."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -33,3 +35,13 @@ class Silent:
 
     def finish(self) -> None:
         """End a stage."""
+
+
+@contextmanager
+def stage(progress: Progress, name: str, total: int | None, unit: str = "bytes") -> Iterator[None]:
+    """Run a block as one stage, which ends whatever happens in it."""
+    progress.start(name, total, unit)
+    try:
+        yield
+    finally:
+        progress.finish()

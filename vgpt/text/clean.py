@@ -1,9 +1,9 @@
 """Cleaning as named steps, each idempotent and each counted.
 
-Nothing is cleaned unless it is asked for: what a model is trained on is then exactly what stands in the files, and bits
-per byte compare with other people's numbers. The steps always run in the order of `STEPS`, whatever order they are named
-in, because only in this order is the whole chain idempotent (removing a control character can bring a letter and its
-accent together, so composition comes after it).
+Nothing is cleaned unless it is asked for: what a model is trained on is then exactly what stands in the files, and
+bits per byte compare with other people's numbers. The steps always run in the order of `STEPS`, whatever order they are
+named in, because only in this order is the whole chain idempotent (removing a control character can bring a letter and
+its accent together, so composition comes after it).
 """
 
 import re
@@ -61,7 +61,7 @@ def parse_steps(names: str) -> tuple[str, ...]:
         if word not in STEPS:
             known = ["none", "all", *STEPS]
             raise UsageError(
-                f"no cleaning step {word!r}{did_you_mean(word, known)}", f"steps: {', '.join(STEPS)}; or all, or none"
+                f"no cleaning step {word!r}{did_you_mean(word, known)}", f"Steps: {', '.join(STEPS)}; or all, or none."
             )
     return tuple(step for step in STEPS if step in words)
 

@@ -19,13 +19,14 @@ PIECE_CHARACTERS = 1 << 20
 PLAIN_SUFFIXES = (".txt", ".md", ".py")
 SUPPORTED = (".txt", ".md", ".py", ".jsonl", ".parquet", ".txt.gz", ".md.gz", ".py.gz", ".jsonl.gz")
 STDIN = "-"
+_FORMATS = "Formats read: .txt .md .py .jsonl .parquet, and .txt.gz .md.gz .py.gz .jsonl.gz."
 
 
 class Piece(NamedTuple):
     """A stretch of one document.
 
-    `place` is the line (.jsonl) or row (.parquet) of the document within `source`, counted from 1, and 0 where the whole
-    file is one document. `last` marks the end of the document.
+    `place` is the line (.jsonl) or row (.parquet) of the document within `source`, counted from 1, and 0 where the
+    whole file is one document. `last` marks the end of the document.
     """
 
     text: str
@@ -72,7 +73,7 @@ def find_corpus(inputs: Sequence[str]) -> Corpus:
         DataError: for a path that is missing, a file whose format is unknown, or inputs without any text.
     """
     if not inputs:
-        raise DataError("no input was named", "name a text file, a folder or - for standard input")
+        raise DataError("no input was named", "Name a text file, a folder, or - for standard input.")
     files: dict[str, str] = {}
     skipped = 0
     for item in inputs:
@@ -90,17 +91,17 @@ def _resolve(item: str) -> tuple[list[str], int]:
     if path.is_dir():
         found, skipped = _walk(path)
         if not found:
-            raise DataError(f"no text in folder {item} ({skipped} files of other kinds)", _formats())
+            raise DataError(f"no text in folder {item} ({skipped} files of other kinds)", _FORMATS)
         return found, skipped
     if path.exists():
         if text_suffix(path) is None:
             raise DataError(
-                f"cannot tell the format of {item} from its name", f"{_formats()}; or: vgpt prepare - < {item}"
+                f"cannot tell the format of {item} from its name", f"{_FORMATS} Or: vgpt prepare - < {item}"
             )
         return [str(path)], 0
     if glob.has_magic(item):
         return _expand(str(path))
-    raise DataError(f"no such file or folder: {item}", "check the spelling and the current folder")
+    raise DataError(f"no such file or folder: {item}", "Check the spelling and the current folder.")
 
 
 def _expand(pattern: str) -> tuple[list[str], int]:
@@ -114,7 +115,7 @@ def _expand(pattern: str) -> tuple[list[str], int]:
         else:
             found.append(name)
     if not found:
-        raise DataError(f"no text matches {pattern} ({skipped} files of other kinds do)", _formats())
+        raise DataError(f"no text matches {pattern} ({skipped} files of other kinds do)", _FORMATS)
     return found, skipped
 
 
@@ -129,10 +130,6 @@ def _walk(folder: Path) -> tuple[list[str], int]:
             else:
                 found.append(os.path.join(root, name))
     return sorted(found), skipped
-
-
-def _formats() -> str:
-    return "formats read: .txt .md .py .jsonl .parquet, and .gz of text and .jsonl"
 
 
 def read_corpus(
@@ -156,11 +153,11 @@ def read_corpus(
             continue
         suffix = text_suffix(name)
         if suffix is None:
-            raise DataError(f"cannot tell the format of {name} from its name", _formats())
+            raise DataError(f"cannot tell the format of {name} from its name", _FORMATS)
         try:
             raw = open(name, "rb")  # noqa: SIM115 (closed by the `with` below; only opening is guarded here)
         except OSError as error:
-            raise DataError(f"cannot read {name}: {error.strerror}", "check that it is a file you may read") from error
+            raise DataError(f"cannot read {name}: {error.strerror}", "Check that it is a file you may read.") from error
         with raw:
             seen = 0
             for piece in read_file(raw, name, suffix, text_key):
@@ -176,8 +173,8 @@ def find_seam(text: str, low: int, high: int) -> int:
     """Return where to cut `text`: the best place in (low, high], preferring late ones.
 
     In order of preference: after a single newline between visible characters, after any newline that a visible
-    character follows, before a single space between visible characters, and at `high`. The first and the third leave the
-    chunks of the GPT-2 and GPT-4 split patterns as they are; no newline or space ever composes with a neighbour, so
+    character follows, before a single space between visible characters, and at `high`. The first and the third leave
+    the chunks of the GPT-2 and GPT-4 split patterns as they are; no newline or space ever composes with a neighbour, so
     Unicode normalisation does not cross them either.
     """
     fallback = 0

@@ -38,7 +38,7 @@ def read_file(raw: IO[bytes], source: str, suffix: str, text_key: str) -> Iterat
         else:
             yield from _read_jsonl(stream, source, text_key)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{source} is no whole gzip file: {error}", "copy or compress it again") from error
+        raise DataError(f"{source} is no whole gzip file: {error}", "Copy or compress it again.") from error
 
 
 def _read_plain(stream: IO[bytes], source: str) -> Iterator[Piece]:
@@ -67,7 +67,7 @@ def _read_plain(stream: IO[bytes], source: str) -> Iterator[Piece]:
 
 
 def _encoding_hint(source: str) -> str:
-    return f"convert it first, for example: iconv -f UTF-16 -t UTF-8 {source}"
+    return f"Convert it first, for example: iconv -f UTF-16 -t UTF-8 {source}"
 
 
 def _read_jsonl(stream: IO[bytes], source: str, text_key: str) -> Iterator[Piece]:
@@ -75,7 +75,9 @@ def _read_jsonl(stream: IO[bytes], source: str, text_key: str) -> Iterator[Piece
     while line := stream.readline(MAX_LINE_BYTES):
         number += 1
         if len(line) == MAX_LINE_BYTES:
-            raise DataError(f"{source}:{number} is longer than {MAX_LINE_BYTES:,} bytes", "one JSON object per line")
+            raise DataError(
+                f"{source}:{number} is longer than {MAX_LINE_BYTES:,} bytes", "Write one JSON object per line."
+            )
         if line.strip():
             yield from _cut(_text_of(line, source, number, text_key), source, number)
 
@@ -85,24 +87,31 @@ def _text_of(line: bytes, source: str, number: int, text_key: str) -> str:
     try:
         row: Any = json.loads(line)
     except UnicodeDecodeError as error:
-        raise DataError(f"{where} is no UTF-8 text: {error.reason}", "one JSON object per line, in UTF-8") from error
+        raise DataError(
+            f"{where} is no UTF-8 text: {error.reason}", "Write one JSON object per line, in UTF-8."
+        ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where} is no JSON: {error}", "one JSON object per line") from error
+        raise DataError(f"{where} is no JSON: {error}", "Write one JSON object per line.") from error
     if not isinstance(row, dict):
-        raise DataError(f"{where} holds a JSON {type(row).__name__}, not an object", f'like {{"{text_key}": "..."}}')
+        raise DataError(
+            f"{where} holds a JSON {type(row).__name__}, not an object",
+            f'Write one object per line, like {{"{text_key}": "..."}}.',
+        )
     if text_key not in row:
         keys = ", ".join(map(repr, list(row)[:8])) or "none"
         raise DataError(
             f"{where} has no key {text_key!r}{did_you_mean(text_key, row)} (its keys: {keys})",
-            "name the key that holds the text with --text-key",
+            "Name the key that holds the text with --text-key.",
         )
     text = row[text_key]
     if not isinstance(text, str):
-        raise DataError(f"{where}: {text_key!r} holds {type(text).__name__}, not a string", "see --text-key")
+        raise DataError(
+            f"{where}: {text_key!r} holds {type(text).__name__}, not a string", "Name another with --text-key."
+        )
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {text_key!r} holds half a surrogate pair", "escape both halves or none") from error
+        raise DataError(f"{where}: {text_key!r} holds half a surrogate pair", "Escape both halves or none.") from error
     return text
 
 
@@ -116,18 +125,18 @@ def _read_parquet(raw: IO[bytes], source: str, text_key: str) -> Iterator[Piece]
         if text_key not in names:
             raise DataError(
                 f"{source} has no column {text_key!r}{did_you_mean(text_key, names)} (its columns: {', '.join(names)})",
-                "name the column that holds the text with --text-key",
+                "Name the column that holds the text with --text-key.",
             )
         kind = table.schema_arrow.field(text_key).type
         if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-            raise DataError(f"{source}: column {text_key!r} holds {kind}, not strings", "see --text-key")
+            raise DataError(f"{source}: column {text_key!r} holds {kind}, not strings", "Name another with --text-key.")
         row = 0
         for batch in table.iter_batches(batch_size=PARQUET_ROWS, columns=[text_key], use_threads=False):
             for value in batch.column(0):
                 row += 1
                 yield from _cut(value.as_py() or "", source, row)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{source} is no whole Parquet file: {error}", "copy or write it again") from error
+        raise DataError(f"{source} is no whole Parquet file: {error}", "Copy or write it again.") from error
 
 
 def _cut(text: str, source: str, place: int) -> Iterator[Piece]:

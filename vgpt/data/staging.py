@@ -1,0 +1,173 @@
+"""A folder that appears whole or not at all: written beside its place, flushed, then renamed into it."""
+
+import errno
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from vgpt.data.manifest import MANIFEST_NAME, Manifest
+from vgpt.errors import DataError
+
+try:
+    import fcntl
+except ImportError:  # Windows: leftovers of a killed run stay until they are removed by hand
+    fcntl = None
+
+_LOCK = ".lock"
+
+
+@contextmanager
+def staging(target: Path) -> Iterator[Path]:
+    """Give a fresh folder beside `target`; it is removed at the end, whatever happens, unless `publish` moved it.
+
+    Leftovers of killed runs are swept first: a live run holds a lock on its folder, a dead one cannot.
+
+    Raises:
+        DataError: the disk is full or the place cannot be written; anywhere inside the block, too.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone_in(target.parent):
+            _sweep(target)
+            folder = Path(tempfile.mkdtemp(prefix=_prefix(target, "tmp"), dir=target.parent))
+            lock = (folder / _LOCK).open("wb")
+            if fcntl:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise _disk_error(error, target) from error
+    try:
+        yield folder
+    except OSError as error:
+        raise _disk_error(error, target) from error
+    finally:
+        lock.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def publish(folder: Path, target: Path, *, overwrite: bool) -> None:
+    """Flush a staged folder to the disk and rename it to `target`; a data set equal to it stays where it is.
+
+    Raises:
+        DataError: another process put a different data set there meanwhile, and `overwrite` is off.
+    """
+    (folder / _LOCK).unlink()
+    # mkdtemp made the folder private to its owner; a data set is as readable as any new folder.
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+    # The manifest vouches for the others, so it goes to the disk after them.
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST_NAME):
+        _sync(path)
+    _sync(folder)
+    with _alone_in(target.parent):
+        _swap(folder, target, overwrite)
+        _sync(target.parent)
+
+
+def _swap(folder: Path, target: Path, overwrite: bool) -> None:
+    if not target.exists() or not any(target.iterdir()):
+        os.rename(folder, target)
+        return
+    present = target / MANIFEST_NAME
+    if present.is_file() and present.read_bytes() == (folder / MANIFEST_NAME).read_bytes():
+        return
+    if not overwrite:
+        raise DataError(f"another process prepared {target} meanwhile", "Look at it, or replace it with --overwrite.")
+    retired = target.parent / f"{_prefix(target, 'old')}{secrets.token_hex(4)}"
+    os.rename(target, retired)
+    os.rename(folder, target)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def check_replaceable(target: Path) -> None:
+    """Refuse to replace anything but a data set: the folder may hold nothing that a data set does not.
+
+    Raises:
+        DataError: `target` is a file, or holds files that are no part of a data set.
+    """
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise DataError(f"{target} is a file", "Name another folder with --out.")
+    names = {path.name for path in target.iterdir()}
+    known = {MANIFEST_NAME, "train.bin", "val.bin", "tokenizer.json", "tokenizer.model", "tokenizer.vocab"}
+    with suppress(DataError):
+        known |= set(Manifest.load(target).files)
+    if foreign := sorted(names - known):
+        shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        raise DataError(
+            f"{target} holds files that are no part of a data set: {shown}", "Name another folder with --out."
+        )
+
+
+def _prefix(target: Path, kind: str) -> str:
+    return f".{target.name}.{kind}-"
+
+
+@contextmanager
+def _alone_in(parent: Path) -> Iterator[None]:
+    """Hold a lock on a folder for a moment: no other process sweeps or renames in it."""
+    if not fcntl:
+        yield
+        return
+    handle = os.open(parent, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _siblings(target: Path, kind: str) -> list[Path]:
+    return sorted(path for path in target.parent.iterdir() if path.name.startswith(_prefix(target, kind)))
+
+
+def _sweep(target: Path) -> None:
+    for folder in _siblings(target, "old"):
+        # A run was killed between its two renames: what it had moved away goes back.
+        if not target.exists() and (folder / MANIFEST_NAME).exists():
+            os.rename(folder, target)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    for folder in _siblings(target, "tmp"):
+        if _abandoned(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _abandoned(folder: Path) -> bool:
+    if not fcntl:
+        return False
+    try:
+        with (folder / _LOCK).open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        # A live run is without a lock only while it publishes.
+        return folder.stat().st_mtime < time.time() - 3600
+    except OSError:
+        return False
+    return True
+
+
+def _sync(path: Path) -> None:
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _disk_error(error: OSError, target: Path) -> DataError:
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        hint = "Free some space, or name a folder on a larger disk with --out. Nothing was left behind."
+        return DataError(f"no room to write {target}: {reason}", hint)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR):
+        return DataError(f"cannot write {target}: {reason}", "Name a folder you may write to with --out.")
+    return DataError(f"cannot prepare {target}: {error}", "See the message; nothing was left behind.")
