@@ -19,7 +19,7 @@ def qkv(noise, H: int, G: int, T: int, S: int, dtype: torch.dtype, B: int = 2, D
     return [t.requires_grad_() for t in (q, k, v)]
 
 
-@pytest.fixture(params=["sdpa", "matmul", "naive"])
+@pytest.fixture(params=["sdpa", "blocks", "naive"])
 def forced(request, monkeypatch) -> str:
     monkeypatch.setattr(backends, "choose_backend", lambda *_args, **_more: request.param)
     return request.param
@@ -96,6 +96,19 @@ def test_masks_made_while_sampling_serve_training_afterwards(noise):
     assert inputs[0].grad is not None
 
 
+@pytest.mark.parametrize("rows", [1, 3, 64, 100])
+@pytest.mark.parametrize(("H", "G"), HEADS)
+def test_the_size_of_a_block_changes_nothing(noise, H, G, rows):
+    inputs = qkv(noise, H, G, 10, 14, torch.float64)
+    got = backends.blocks(*inputs, 4, rows)
+    want = attention_by_loop(*inputs, causal(10, 14))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+    for a, b in zip(
+        torch.autograd.grad(got.sin().sum(), inputs), torch.autograd.grad(want.sin().sum(), inputs), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
 def test_no_flash_is_the_naive_formula_everywhere():
     for device in ("cpu", "cuda", "mps"):
         assert choose_backend(torch.device(device), torch.float32, 8, flash=False) == "naive"
@@ -103,5 +116,5 @@ def test_no_flash_is_the_naive_formula_everywhere():
 
 def test_only_cpus_leave_the_fused_kernel():
     assert choose_backend(torch.device("cuda"), torch.bfloat16, 64) == "sdpa"
-    assert choose_backend(torch.device("cpu"), torch.bfloat16, 64) == "matmul"
+    assert choose_backend(torch.device("cpu"), torch.bfloat16, 64) == "blocks"
     assert choose_backend(torch.device("cpu"), torch.float32, 4096) == "sdpa"
