@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
@@ -182,7 +182,8 @@ def _in_many(tasks: Iterable[Task], encoder: _Encoder, workers: int) -> Generato
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=setup)
     try:
         for task in tasks:
-            waiting.append((task, pool.submit(_encode_in_worker, task)))
+            with _held_back(signal.SIGINT):
+                waiting.append((task, pool.submit(_encode_in_worker, task)))
             if len(waiting) > _AHEAD * workers:
                 first, future = waiting.popleft()
                 yield first, future.result()
@@ -195,6 +196,22 @@ def _in_many(tasks: Iterable[Task], encoder: _Encoder, workers: int) -> Generato
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _held_back(number: int) -> Iterator[None]:
+    """Delay a signal for the length of a block; a process started in it is born with the signal blocked.
+
+    Without this, a Ctrl-C in a worker's first second, before it can say that it ignores one, prints a traceback.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 _worker: _Encoder

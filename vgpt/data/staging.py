@@ -50,10 +50,12 @@ def staging(target: Path) -> Iterator[Path]:
 
 
 def publish(folder: Path, target: Path, *, overwrite: bool) -> None:
-    """Flush a staged folder to the disk and rename it to `target`; a data set equal to it stays where it is.
+    """Flush a staged folder to the disk and rename it to `target`.
+
+    Without `overwrite`, an equal data set that another process put there meanwhile stays.
 
     Raises:
-        DataError: another process put a different data set there meanwhile, and `overwrite` is off.
+        DataError: another process put a different data set there meanwhile.
     """
     (folder / _LOCK).unlink()
     # mkdtemp made the folder private to its owner; a data set is as readable as any new folder.
@@ -73,10 +75,10 @@ def _swap(folder: Path, target: Path, overwrite: bool) -> None:
     if not target.exists() or not any(target.iterdir()):
         os.rename(folder, target)
         return
-    present = target / MANIFEST_NAME
-    if present.is_file() and present.read_bytes() == (folder / MANIFEST_NAME).read_bytes():
-        return
     if not overwrite:
+        present = target / MANIFEST_NAME
+        if present.is_file() and present.read_bytes() == (folder / MANIFEST_NAME).read_bytes():
+            return
         raise DataError(f"another process prepared {target} meanwhile", "Look at it, or replace it with --overwrite.")
     retired = target.parent / f"{_prefix(target, 'old')}{secrets.token_hex(4)}"
     os.rename(target, retired)

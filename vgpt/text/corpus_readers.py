@@ -67,7 +67,7 @@ def _read_plain(stream: IO[bytes], source: str) -> Iterator[Piece]:
 
 
 def _encoding_hint(source: str) -> str:
-    return f"Convert it first, for example: iconv -f UTF-16 -t UTF-8 {source}"
+    return f"Text in another encoding has to be converted first: iconv -f UTF-16 -t UTF-8 {source}"
 
 
 def _read_jsonl(stream: IO[bytes], source: str, text_key: str) -> Iterator[Piece]:
