@@ -11,7 +11,7 @@ import typer
 
 from vgpt.cli.console import print_json, say, warn
 from vgpt.cli.options import JsonOption, with_settings
-from vgpt.errors import UsageError
+from vgpt.errors import TokenizerError, UsageError
 from vgpt.settings.loader import Loaded
 from vgpt.settings.sample import SampleConfig
 
@@ -80,7 +80,7 @@ def sample(
                 "step": checkpoint.state.step,
                 "prompt": prompt,
                 "samples": [
-                    {"text": tokenizer.decode(row), "tokens": len(row), "ids": row, "end_of_text": stopped}
+                    _table(tokenizer, row, stopped)
                     for part in parts
                     for row, stopped in zip(part.tokens, part.stopped, strict=True)
                 ],
@@ -92,6 +92,11 @@ def sample(
             }
         )
     say(total.line(settings.cache, f"{compute.dtype_name} on {compute.device.type}"))
+
+
+def _table(tokenizer: "Tokenizer", ids: list[int], stopped: bool) -> dict[str, Any]:
+    text = spelled(tokenizer, ids).decode(errors="replace")
+    return {"text": text, "tokens": len(ids), "ids": ids, "end_of_text": stopped}
 
 
 def read_prompt(settings: SampleConfig) -> str:
@@ -136,14 +141,14 @@ class Printer:
     def take(self, row: int, token: int) -> None:
         """Print a token of the first sample."""
         if row == 0:
-            self._write(self._characters.decode(self._tokenizer.token_bytes(token)))
+            self._write(self._characters.decode(spelled(self._tokenizer, [token])))
 
     def finish(self, tokens: list[list[int]]) -> None:
         """End the first sample and print the others."""
         self._write(self._characters.decode(b"", final=True) + "\n")
         for row, text in enumerate(tokens[1:], start=1):
             self._begin(row)
-            self._write(self._tokenizer.decode(text) + "\n")
+            self._write(spelled(self._tokenizer, text).decode(errors="replace") + "\n")
 
     def _begin(self, row: int) -> None:
         if self._total > 1:
@@ -157,6 +162,14 @@ class Printer:
         encoding = sys.stdout.encoding or "utf-8"
         sys.stdout.write(text.encode(encoding, errors="replace").decode(encoding))
         sys.stdout.flush()
+
+
+def spelled(tokenizer: "Tokenizer", ids: list[int]) -> bytes:
+    """Return the bytes of ids; one that stands for nothing (a gap before the special tokens) becomes U+FFFD."""
+    try:
+        return tokenizer.decode_bytes(ids)
+    except TokenizerError:
+        return "\ufffd".encode() if len(ids) == 1 else b"".join(spelled(tokenizer, [i]) for i in ids)
 
 
 def visible(text: str) -> str:
@@ -212,9 +225,6 @@ class Total:
         if not cached:
             return f"{speed}, {compute}, without a cache"
         held = f"{self.rows} x {self.cache_tokens:,} tokens" if self.rows > 1 else f"{self.cache_tokens:,} tokens"
-        same = (
-            "equal to the analytic size"
-            if self.cache_bytes == self.cache_bytes_analytic
-            else f"analytic size {self.cache_bytes_analytic:,}"
-        )
+        analytic = self.cache_bytes_analytic
+        same = "as its analytic size" if self.cache_bytes == analytic else f"analytic size {analytic:,}"
         return f"{speed}, {compute}; cache {self.cache_bytes:,} bytes for {held} ({same})"
