@@ -72,12 +72,21 @@ def attend(
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
 
 
-def one_query(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attend with one query per head, which sees all keys: a decoding step, two products over the cache as it lies."""
+def one_query(q: Tensor, k: Tensor, v: Tensor, live: int | None = None) -> Tensor:
+    """Attend with one query per head, which sees all keys: a decoding step.
+
+    Args:
+        q: queries (B, H, 1, D).
+        k: keys (B, G, S, D). Contiguous ones are read as they lie; the CPU's bfloat16 product copies others.
+        v: values (B, G, S, D), likewise.
+        live: keys that exist; the rows after them are hidden and must hold finite numbers.
+    """
     B, H, _, D = q.shape
     G, S = k.shape[1], k.shape[2]
     queries = q.reshape(B * G, H // G, D) * D**-0.5
     scores = torch.bmm(queries, k.reshape(B * G, S, D).mT)
+    if live is not None and live < S:
+        scores[:, :, live:] = -torch.inf
     return torch.bmm(scores.softmax(-1).to(v.dtype), v.reshape(B * G, S, D)).view(B, H, 1, D)
 
 

@@ -53,8 +53,19 @@ class Cache(ABC):
         return _size(self.buffers())
 
 
+PAGE = 64
+"""Tokens by which the dense part of a `TokenCache` grows."""
+
+
 class TokenCache(Cache):
-    """Rows kept for every token in buffers allocated once: a step writes in place and reads views, nothing is copied.
+    """Rows kept for every token in memory allocated once: a step writes in place and reads views.
+
+    Batched products on CPUs copy their operands unless each matrix starts right behind the one before. The matrices of
+    (sequence, head) therefore lie at a distance of `room` rows, the length rounded up to whole pages, not of the
+    capacity; once per page they are moved apart.
+
+    Attributes:
+        dense: each part as (B, heads, room, width), contiguous; the rows from `length` on hold old finite numbers.
 
     Args:
         batch: sequences.
@@ -74,9 +85,11 @@ class TokenCache(Cache):
         device: torch.device | str,
     ) -> None:
         self.capacity = max_tokens
-        self._parts = [
-            torch.empty(batch, heads, max_tokens, width, dtype=dtype, device=device) for heads, width in parts
+        # Zeros, because spare rows take part in products, with weight zero, and must be finite.
+        self._memory = [
+            torch.zeros(batch, heads, max_tokens, width, dtype=dtype, device=device) for heads, width in parts
         ]
+        self.dense = [part[:, :, :0] for part in self._memory]
 
     def append(self, *rows: Tensor) -> list[Tensor]:
         """Store rows (B, heads, T, width), one tensor per part, and return views of all rows so far.
@@ -90,23 +103,32 @@ class TokenCache(Cache):
                 f"the key/value cache holds {self.capacity} tokens and cannot take {end}",
                 "Make the cache larger, or reset it.",
             )
+        if end > self.dense[0].shape[2]:
+            self._spread(min(self.capacity, -(-end // PAGE) * PAGE))
         self.length = end
         live: list[Tensor] = []
-        for part, new in zip(self._parts, rows, strict=True):
+        for part, new in zip(self.dense, rows, strict=True):
             part[:, :, start:end].copy_(new)
             live.append(part[:, :, :end])
         return live
 
     def stored(self) -> list[Tensor]:
         """Return the filled front of each buffer."""
-        return [part[:, :, : self.length] for part in self._parts]
+        return [part[:, :, : self.length] for part in self.dense]
 
     def buffers(self) -> list[Tensor]:
-        """Return the buffers, (B, heads, capacity, width) each."""
-        return self._parts
+        """Return the memory, of (B, heads, capacity, width) numbers for each part, in the order of `dense`."""
+        return self._memory
 
     def rewind(self, length: int) -> None:
         """Drop the tokens after the first `length`; any shorter length is possible."""
         if not 0 <= length <= self.length:
             raise VgptError(f"the key/value cache holds {self.length} tokens and cannot go back to {length}")
         self.length = length
+
+    def _spread(self, room: int) -> None:
+        for i, (memory, part) in enumerate(zip(self._memory, self.dense, strict=True)):
+            rows = part[:, :, : self.length].clone()
+            batch, heads, _, width = memory.shape
+            self.dense[i] = memory.view(-1)[: batch * heads * room * width].view(batch, heads, room, width)
+            self.dense[i][:, :, : self.length] = rows

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from vgpt.attention.backends import attend
+from vgpt.attention.backends import attend, one_query
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
@@ -43,6 +43,9 @@ class GroupedAttention(CausalSelfAttention):
             assert isinstance(cache, TokenCache)
             k, v = cache.append(k, v)
             q = q.to(k.dtype)
+            if T == 1 and self.plain_causal and self.shape.flash:
+                y = one_query(q, *cache.dense, live=cache.length)
+                return self.c_proj(y.reshape(B, T, -1).to(qkv.dtype))
         mask = None if self.plain_causal else self.mask(start, T, 0, k.shape[2], x.device)
         y = attend(q, k, v, offset=start, mask=mask, flash=self.shape.flash)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, -1).to(qkv.dtype))
