@@ -131,7 +131,10 @@ def litgpt_step(case: Case, dtype: torch.dtype) -> Step:
 MAKERS = {"vgpt": vgpt_step, "hf": hf_step, "litgpt": litgpt_step}
 
 
-def measured(make: Callable[[Case, torch.dtype], Step], case: Case, dtype: torch.dtype, steps: int) -> Any:
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def measured(make: Callable[..., Step], case: Case, dtype: torch.dtype, steps: int, clock: Callable[[], float]) -> Any:
     """Build a subject, warm it up, and return a function that gives tokens/s over `steps`."""
     torch.manual_seed(0)
     step = make(case, dtype)
@@ -140,25 +143,26 @@ def measured(make: Callable[[Case, torch.dtype], Step], case: Case, dtype: torch
         step(ids)
 
     def measure() -> float:
-        start = time.perf_counter()
+        start = clock()
         for _ in range(steps):
             step(ids)
-        return steps * case.B * case.T / (time.perf_counter() - start)
+        return steps * case.B * case.T / (clock() - start)
 
     return measure
 
 
-def run(name: str, rounds: int, steps: int | None, peers: list[str], dtypes: list[str]) -> dict[str, Any]:
+def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Measure one shape and print its table."""
     case = CASES[name]
     subjects: dict[str, Any] = {}
-    for peer in ["vgpt", *peers]:
-        for dtype in dtypes:
+    for peer in ["vgpt", *filter(None, args.peers.split(","))]:
+        for dtype in args.dtypes.split(","):
             try:
-                subjects[f"{peer} {dtype}"] = measured(MAKERS[peer], case, DTYPES[dtype], steps or case.steps)
+                steps = args.steps or case.steps
+                subjects[f"{peer} {dtype}"] = measured(MAKERS[peer], case, DTYPES[dtype], steps, CLOCKS[args.clock])
             except ImportError as error:
                 print(f"skipped {peer} {dtype}: {error}")
-    figures = interleave(subjects, rounds)
+    figures = interleave(subjects, args.rounds)
     print(f"\n{name}: {case.n_layer}x{case.n_embd}, T={case.T}, batch {case.B}, vocabulary {case.V}")
     for subject, values in figures.items():
         s = summary(values)
@@ -185,13 +189,15 @@ def main() -> None:
     parser.add_argument("--dtypes", default="fp32,bf16", help="of fp32, bf16, by comma")
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each subject")
     parser.add_argument("--steps", type=int, help="steps per measurement; default by shape")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, steadier where other work runs beside"
+    )
     add_out(parser)
     args = parser.parse_args()
     machine = hardware("transformers", "litgpt")
     print(machine)
-    peers = [peer for peer in args.peers.split(",") if peer]
-    shapes = {n: run(n, args.rounds, args.steps, peers, args.dtypes.split(",")) for n in args.shapes.split(",")}
-    write(args.out, {"benchmark": "train_step", "hardware": machine, "shapes": shapes})
+    shapes = {name: run(name, args) for name in args.shapes.split(",")}
+    write(args.out, {"benchmark": "train_step", "clock": args.clock, "hardware": machine, "shapes": shapes})
 
 
 if __name__ == "__main__":
