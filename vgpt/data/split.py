@@ -97,11 +97,11 @@ def _cut(text: str, wanted: int) -> int:
 
 
 def _require_both(plan: Plan, spool: Spool, val_fraction: float) -> None:
+    way_out = ", or use --split tail" if plan.rule == "documents" else ""
     for name, chosen in (("validation", plan.validates), ("training", ~plan.validates)):
         if not chosen.any():
             raise DataError(
                 f"the text is too small to split: {spool.documents:,} document(s), {int(spool.sizes.sum()):,} bytes, "
                 f"and with --val-fraction {val_fraction} none of it is left for {name}",
-                "Bring more text, change --val-fraction"
-                + (", or use --split tail." if plan.rule == "documents" else "."),
+                f"Bring more text or change --val-fraction{way_out}.",
             )

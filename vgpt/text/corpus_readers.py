@@ -5,7 +5,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from vgpt.errors import DataError, did_you_mean
 from vgpt.text.corpus import PLAIN_SUFFIXES, Cutter, Piece
@@ -31,7 +31,7 @@ def read_file(raw: IO[bytes], source: str, suffix: str, text_key: str) -> Iterat
         yield from _read_parquet(raw, source, text_key)
         return
     compressed = suffix.endswith(".gz")
-    stream: IO[bytes] = gzip.GzipFile(fileobj=raw) if compressed else raw  # type: ignore[assignment]
+    stream = cast("IO[bytes]", gzip.GzipFile(fileobj=raw)) if compressed else raw
     try:
         if suffix.removesuffix(".gz") in PLAIN_SUFFIXES:
             yield from _read_plain(stream, source)
