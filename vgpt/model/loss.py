@@ -9,8 +9,10 @@ from torch.nn import functional as F
 
 from vgpt.model.gpt2 import GPT2Model
 
-# Above this many logits, the loss works through the tokens in chunks.
-LARGE = 1 << 25
+# From this many logits on the chunked loss is the faster one: measured 1.0x at 2^19, 1.4x at 2^23, 1.2x at 2^26.
+LARGE = 1 << 22
+# The most logits that are held at a time: 256 MiB in float32.
+CHUNK = 1 << 26
 # Logits of one softmax: small enough to stay in the processor's cache.
 _CACHED = 1 << 20
 
@@ -34,7 +36,7 @@ def token_losses(model: GPT2Model, ids: Tensor, targets: Tensor) -> Tensor:
     with torch.no_grad():
         hidden = model.hidden(ids).flatten(0, 1)
         goals = targets.flatten()
-        rows = max(1, LARGE // model.config.vocab_size)
+        rows = max(1, CHUNK // model.config.vocab_size)
         parts = [
             F.cross_entropy(model.logits(h).float(), t, reduction="none")
             for h, t in zip(hidden.split(rows), goals.split(rows), strict=True)
@@ -42,7 +44,9 @@ def token_losses(model: GPT2Model, ids: Tensor, targets: Tensor) -> Tensor:
         return torch.cat(parts).view_as(targets)
 
 
-def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, large: int = LARGE) -> Tensor:
+def linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, large: int = LARGE, chunk: int = CHUNK
+) -> Tensor:
     """Mean cross-entropy of `hidden @ weight.T` against `targets`.
 
     Args:
@@ -50,6 +54,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, lar
         weight: (V, C), the output layer.
         targets: (N,) classes.
         large: number of logits above which they are made, used and dropped in chunks of tokens.
+        chunk: number of logits in one chunk.
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
@@ -57,7 +62,9 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, lar
     if hidden.shape[0] * weight.shape[0] <= large or dtype == torch.float16 or not torch.is_grad_enabled():
         logits = F.linear(hidden, weight)
         return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
-    return _ChunkedCrossEntropy.apply(hidden.to(dtype), weight, targets, max(1, large // weight.shape[0]))
+    N, V = hidden.shape[0], weight.shape[0]
+    chunks = -(-N * V // max(chunk, V))
+    return _ChunkedCrossEntropy.apply(hidden.to(dtype), weight, targets, -(-N // chunks))
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
@@ -90,6 +97,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         """Scale what the forward pass kept."""
         d_hidden, d_weight = ctx.saved_tensors
         (grad,) = grad_outputs
+        # Reading the factor costs no synchronisation here, and a pass over the output layer's weights does.
+        if grad.device.type == "cpu" and grad == 1:
+            return d_hidden, d_weight, None, None
         return d_hidden * grad.to(d_hidden.dtype), d_weight * grad.to(d_weight.dtype), None, None
 
 
