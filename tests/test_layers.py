@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vgpt"
-# A folder imports only from those before it; attention's settings side stands left of settings, its torch side right of data.
+# A folder imports only from those before it; attention's settings side stands left of settings, its torch side right
+# of data.
 ORDER = [
     ("errors", "schema"),
     ("text",),
@@ -84,9 +85,9 @@ def test_the_torch_free_side_imports_neither_torch_nor_mlflow():
         module_name(p) for p in FILES if module_name(p).split(".")[1:2] and module_name(p).split(".")[1] in TORCH_FREE
     ]
     modules += ["vgpt.attention.registry", "vgpt.attention.grouped.config", "vgpt.model.config", "vgpt.model.costs"]
-    code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m)\n" + (
-        "print([m for m in ('torch', 'mlflow', 'matplotlib', 'pyarrow', 'tiktoken', 'transformers') if m in sys.modules])"
-    )
+    heavy = ("torch", "mlflow", "matplotlib", "pyarrow", "tiktoken", "transformers")
+    code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m)\n"
+    code += f"print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

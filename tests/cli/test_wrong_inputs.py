@@ -9,10 +9,28 @@ from pathlib import Path
 
 import pytest
 
-TINY = (
-    "--n-layer 1 --n-head 2 --n-embd 16 --block-size 16 --batch-size 2 --max-steps 2 --eval-windows 2 "
-    "--tracker journal --device cpu --dtype float32"
-).split()
+TINY = [
+    "--n-layer",
+    "1",
+    "--n-head",
+    "2",
+    "--n-embd",
+    "16",
+    "--block-size",
+    "16",
+    "--batch-size",
+    "2",
+    "--max-steps",
+    "2",
+    "--eval-windows",
+    "2",
+    "--tracker",
+    "journal",
+    "--device",
+    "cpu",
+    "--dtype",
+    "float32",
+]
 TEXT = "It is a truth universally acknowledged, that a reader of errors must be in want of a way out.\n"
 
 

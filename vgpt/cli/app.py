@@ -5,6 +5,7 @@ import sys
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from vgpt import __version__
 from vgpt.attention.registry import load_entry_points
@@ -13,7 +14,7 @@ from vgpt.cli.console import print_error, warn
 from vgpt.errors import VgptError
 
 
-class Group(typer.core.TyperGroup):
+class Group(TyperGroup):
     """A group of commands that turns the errors users can cause into one panel and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:

@@ -128,7 +128,9 @@ def _size(comparison: Comparison) -> Table:
 
 
 def _table(title: str, columns: Sequence[str], *, flags: bool = False) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
+    )
     table.add_column("attention", max_width=_LABEL_WIDTH, overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
