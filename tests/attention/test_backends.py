@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vgpt.attention import backends
-from vgpt.attention.backends import attend, choose_backend
+from vgpt.attention import backends, blocks
+from vgpt.attention.backends import alibi_slopes, attend, choose_backend
 from vgpt.attention.reference import attention_by_loop
 
 HEADS = [(4, 4), (4, 2), (4, 1)]
@@ -49,6 +49,48 @@ def test_any_mask_replaces_the_causal_rule(noise, forced, H, G):
     torch.testing.assert_close(got, attention_by_loop(*inputs, mask), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("H", "G"), HEADS)
+@pytest.mark.parametrize(("T", "S"), [(1, 1), (1, 9), (13, 13), (5, 12), (150, 150)])
+@pytest.mark.parametrize("extra", ["sinks", "slopes", "both", "wide values", "narrow values"])
+def test_sinks_slopes_and_other_widths_equal_the_loop_with_gradients(noise, forced, H, G, T, S, extra):
+    B = 1 if T > 100 else 2
+    inputs = qkv(noise, H, G, T, S, torch.float64, B=B)
+    width = {"wide values": 13, "narrow values": 5}.get(extra, 8)
+    inputs[2] = noise(B, G, S, width, dtype=torch.float64, seed=5).requires_grad_()
+    more = {}
+    if extra in ("sinks", "both"):
+        more["sinks"] = noise(H, dtype=torch.float64, seed=7).requires_grad_()
+        inputs.append(more["sinks"])
+    if extra in ("slopes", "both"):
+        more["slopes"] = alibi_slopes(H).double()
+    weight = noise(B, H, T, width, dtype=torch.float64, seed=9)
+    got = attend(*inputs[:3], offset=S - T, flash=forced != "naive", scale=0.3, **more)
+    want = attention_by_loop(*inputs[:3], causal(T, S), 0.3, **more)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+    for a, b in zip(
+        torch.autograd.grad((got * weight).sum(), inputs),
+        torch.autograd.grad((want * weight).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-11)
+
+
+def test_the_backends_have_alibis_slopes_of_the_paper():
+    torch.testing.assert_close(alibi_slopes(8), torch.tensor([0.5**i for i in range(1, 9)]), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "blocks"])
+def test_distances_of_thousands_of_tokens_survive_bfloat16(noise, backend, monkeypatch):
+    monkeypatch.setattr(backends, "choose_backend", lambda *_args, **_more: backend)
+    q, k, v = (noise(1, 2, 2048, 16, dtype=torch.float32, seed=i) for i in range(3))
+    slopes = alibi_slopes(2)
+    want = attend(q, k, v, slopes=slopes, flash=False)
+    plain = attend(q, k, v, flash=False) - attend(*(x.bfloat16() for x in (q, k, v))).float()
+    got = attend(*(x.bfloat16() for x in (q, k, v)), slopes=slopes).float()
+    # Two keys alone carry nearly all weight here, so nothing averages the rounding of the values out.
+    assert (got - want).abs().max() < max(0.03, 3 * plain.abs().max())
+
+
 def test_gradients_agree_with_finite_differences(noise, forced):
     inputs = qkv(noise, 4, 2, 5, 5, torch.float64, B=1, D=4)
     assert torch.autograd.gradcheck(lambda *x: attend(*x, flash=forced != "naive"), inputs)
@@ -88,7 +130,7 @@ def test_no_gradient_reaches_the_future_not_even_the_smallest(noise, forced, dty
 
 
 def test_masks_made_while_sampling_serve_training_afterwards(noise):
-    backends._masks.clear()
+    blocks._masks.clear()
     with torch.inference_mode():
         attend(*qkv(noise, 4, 4, 11, 11, torch.float32))
     inputs = qkv(noise, 4, 4, 11, 11, torch.float32)

@@ -134,7 +134,7 @@ def test_the_mask_counts_the_pairs_that_are_charged(layer, attn):
 
 def test_a_variant_that_only_says_who_sees_whom_can_reuse_the_module(layer, noise):
     class Neighbours(GQAConfig):
-        def visible(self, q, k, layer=0):
+        def visible(self, q, k, layer=0, head=0):
             return (k <= q) & (q - k < 2)
 
     from vgpt.attention.grouped.module import GroupedAttention

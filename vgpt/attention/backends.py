@@ -1,21 +1,22 @@
 """Ways to compute softmax attention, and the measured rule that picks one.
 
 - `sdpa`: torch's fused kernel.
-- `blocks`: batched matrix products over blocks of queries, each against the keys up to its end, so that nearly half of
-  the square is never computed. Query heads that share a key/value head are folded into one product: keys and values
-  are not expanded. Keeps the weights for the backward pass, T^2 / 2 numbers per head, which `sdpa` does not.
+- `blocks`: batched matrix products over blocks of queries (vgpt.attention.blocks).
 - `naive`: the formula in plain matrix products over the whole square; what `--no-flash` asks for.
 
 Hidden keys get a weight of exactly zero in all three, so gradients to the future are exactly zero. Softmax is computed
 in float32 or wider throughout; `blocks` rounds its weights to the type of the values, as the fused kernels do.
-"""
 
-from typing import Any
+All of them know two additions to the scores: `sinks`, a learned logit per head that takes part in the softmax without a
+value (Xiao et al. 2023, arXiv 2309.17453; learned as in gpt-oss), and `slopes`, which lower the score of a key by slope
+* distance (ALiBi: Press et al. 2021, arXiv 2108.12409, section 3).
+"""
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from vgpt.attention.blocks import blocks
 
 # Speed of `blocks` relative to `sdpa`, forward and backward (above 1 = faster), by benchmarks/attention_backends.py on
 # 2 cores of an AMD EPYC with avx512_bf16, torch 2.13:
@@ -27,10 +28,10 @@ from torch.nn import functional as F
 # From 2048 on the memory of the weights speaks against it in float32. Lowest and highest T, by type:
 _BLOCKS_ON_CPU = {torch.bfloat16: (1, 2048), torch.float32: (192, 1024)}
 
-# Not public, but what the gradient of every softmax calls.
-_softmax_backward = torch._softmax_backward_data  # pyright: ignore[reportPrivateImportUsage]
-
-_masks: dict[tuple[int, torch.dtype, str], Tensor] = {}
+# Fused kernels want widths in multiples of this.
+_LANE = 8
+# A position is written as 256 * high + low, two numbers that bfloat16 holds exactly up to 65,536 positions.
+_SPLIT = 256
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, tokens: int, *, flash: bool = True) -> str:
@@ -38,142 +39,193 @@ def choose_backend(device: torch.device, dtype: torch.dtype, tokens: int, *, fla
     if not flash:
         return "naive"
     lowest, highest = _BLOCKS_ON_CPU.get(dtype, (0, -1))
-    if device.type == "cpu" and lowest <= tokens <= highest:
+    # A compiler fuses what it sees; `blocks` would hide it.
+    if device.type == "cpu" and lowest <= tokens <= highest and not torch.compiler.is_compiling():
         return "blocks"
     return "sdpa"
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, *, offset: int = 0, mask: Tensor | None = None, flash: bool = True
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    offset: int = 0,
+    mask: Tensor | None = None,
+    flash: bool = True,
+    scale: float | None = None,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Tensor:
-    """Causal softmax attention with 1 / sqrt(D) scaling.
+    """Softmax attention, causal where no mask says otherwise.
 
     Args:
         q: queries (B, H, T, D).
         k: keys (B, G, S, D); G divides H, and neighbouring query heads share a key/value head.
-        v: values (B, G, S, D).
-        offset: position of the first query; without `mask`, query i sees the keys 0 .. offset + i, and S = offset + T.
-        mask: (T, S) booleans, True where a query sees a key; replaces the causal rule.
+        v: values (B, G, S, Dv).
+        offset: position of the first query, the first key standing at 0; without `mask`, query i sees the keys
+            0 .. offset + i, and S = offset + T.
+        mask: booleans, (T, S) or broadcastable to (B, H, T, S), True where a query sees a key; replaces the causal
+            rule.
         flash: False computes the naive formula.
+        scale: factor on the products of queries and keys; 1 / sqrt(D) by default.
+        sinks: (H,) logits in the denominators.
+        slopes: (H,) how much a key's score falls per token of distance; not differentiated.
 
     Returns:
-        (B, H, T, D) in the type of q, not necessarily contiguous.
+        (B, H, T, Dv) in the type of q, not necessarily contiguous.
     """
     if not flash:
-        return naive(q, k, v, _visible(q, k, offset) if mask is None else mask)
+        return naive(
+            q, k, v, _visible(q, k, offset) if mask is None else mask, offset, scale=scale, sinks=sinks, slopes=slopes
+        )
     if mask is None and q.shape[2] == 1:
-        return one_query(q, k, v)
+        return one_query(q, k, v, scale=scale, sinks=sinks, slopes=slopes)
     if mask is None and choose_backend(q.device, q.dtype, q.shape[2]) == "blocks":
-        return blocks(q, k, v, offset)
-    grouped = q.shape[1] != k.shape[1]
-    if mask is None and offset == 0:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
-    mask = _visible(q, k, offset) if mask is None else mask
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+        return blocks(q, k, v, offset, scale=scale, sinks=sinks, slopes=slopes)
+    return _sdpa(q, k, v, offset, mask, scale, sinks, slopes)
 
 
-def one_query(q: Tensor, k: Tensor, v: Tensor, live: int | None = None) -> Tensor:
-    """Attend with one query per head, which sees all keys: a decoding step.
+def one_query(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    live: int | None = None,
+    *,
+    scale: float | None = None,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """Attend with one query per head, which sees all keys and stands at the last one: a decoding step.
 
     Args:
         q: queries (B, H, 1, D).
         k: keys (B, G, S, D). Contiguous ones are read as they lie; the CPU's bfloat16 product copies others.
-        v: values (B, G, S, D), likewise.
+        v: values (B, G, S, Dv), likewise.
         live: keys that exist; the rows after them are hidden and must hold finite numbers.
+        scale: see `attend`.
+        sinks: see `attend`.
+        slopes: see `attend`.
     """
     B, H, _, D = q.shape
-    G, S = k.shape[1], k.shape[2]
-    queries = q.reshape(B * G, H // G, D) * D**-0.5
+    G, S, Dv = k.shape[1], k.shape[2], v.shape[-1]
+    queries = q.reshape(B * G, H // G, D) * (D**-0.5 if scale is None else scale)
     scores = torch.bmm(queries, k.reshape(B * G, S, D).mT)
+    if slopes is not None:
+        last = (S if live is None else live) - 1
+        distance = last - torch.arange(S, device=q.device)
+        wide = scores.to(torch.promote_types(scores.dtype, torch.float32)).view(B, H, S)
+        scores = (wide - slopes.view(H, 1) * distance).view(B * G, H // G, S)
     if live is not None and live < S:
         scores[:, :, live:] = -torch.inf
-    return torch.bmm(scores.softmax(-1).to(v.dtype), v.reshape(B * G, S, D)).view(B, H, 1, D)
+    weights = softmax_with_sinks(scores.view(B, H, 1, S), sinks).to(v.dtype).view(B * G, H // G, S)
+    return torch.bmm(weights, v.reshape(B * G, S, Dv)).view(B, H, 1, Dv)
 
 
-def blocks(q: Tensor, k: Tensor, v: Tensor, offset: int = 0, rows: int | None = None) -> Tensor:
-    """Attend by matrix products over blocks of `rows` queries; their number only changes the speed."""
-    tokens = q.shape[2]
-    # Measured: 64 is best up to 512 tokens, 128 above.
-    rows = rows or (64 if tokens <= 512 else 128)
-    return _Blocks.apply(q, k, v, offset, min(rows, tokens))
-
-
-def naive(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+def naive(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    offset: int = 0,
+    *,
+    scale: float | None = None,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
     """Attend by the textbook formula: expanded heads, the whole score matrix, float32 softmax."""
-    fold = q.shape[1] // k.shape[1]
-    if fold > 1:
-        k, v = k.repeat_interleave(fold, 1), v.repeat_interleave(fold, 1)
-    scores = (q @ k.mT) * q.shape[-1] ** -0.5
-    wide = torch.promote_types(scores.dtype, torch.float32)
-    weights = scores.to(wide).masked_fill(~mask, -torch.inf).softmax(-1)
+    k, v = _expanded(q, k, v)
+    scores = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if slopes is not None:
+        rows = torch.arange(offset, offset + q.shape[2], device=q.device)[:, None]
+        scores = scores - slopes.view(-1, 1, 1) * (rows - torch.arange(k.shape[2], device=q.device)).abs()
+    weights = softmax_with_sinks(scores.masked_fill(~mask, -torch.inf), sinks)
     return weights.to(v.dtype) @ v
 
 
-class _Blocks(torch.autograd.Function):
-    """The products of `blocks` with their gradients, written out so that each block touches only keys it sees.
+def softmax_with_sinks(scores: Tensor, sinks: Tensor | None) -> Tensor:
+    """Return the softmax of (B, H, T, S) over the last dimension, with sinks (H,) in its denominator."""
+    if sinks is None:
+        return scores.softmax(-1)
+    column = sinks.to(scores.dtype).view(-1, 1, 1).expand(*scores.shape[:-1], 1)
+    return torch.cat((scores, column), -1).softmax(-1)[..., :-1]
 
-    Inside, heads are folded: n = B G batches of (H / G) rows per query, (n, fold * rows, D).
+
+def alibi_slopes(heads: int, device: torch.device | str | None = None) -> Tensor:
+    """Return ALiBi's slope of each head, (H,) float32: 2^(-8 i / H), i from 1; for any H, not only powers of two."""
+    return torch.exp2(-8.0 * torch.arange(1, heads + 1, dtype=torch.float32, device=device) / heads)
+
+
+def _sdpa(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    offset: int,
+    mask: Tensor | None,
+    scale: float | None,
+    sinks: Tensor | None,
+    slopes: Tensor | None,
+) -> Tensor:
+    """Attend through torch's fused kernel, which knows neither sinks nor slopes: they become features and a key.
+
+    A bias that depends on the key alone is a product with one more feature. What remains of -slope * (i - j) after
+    taking off -slope * i, which no softmax without a sink notices, is slope * j. A sink is a key before all others
+    whose product with every query is the head's logit and whose value is zero.
     """
+    D, Dv, queries = q.shape[-1], v.shape[-1], q.shape[2]
+    factor = D**-0.5 if scale is None else scale
+    square = mask is None and offset == 0
+    if sinks is not None and slopes is not None:
+        mask = _bias_with_sinks(q, k, offset, _visible(q, k, offset) if mask is None else mask, sinks, slopes)
+        k, v, square = F.pad(k, (0, 0, 1, 0)), F.pad(v, (0, 0, 1, 0)), False
+    elif slopes is not None:
+        q, k = _with_positions(q, k, slopes.to(q.dtype) / factor)
+    elif sinks is not None:
+        logit = (sinks.to(q.dtype) / factor).view(-1, 1, 1).expand(*q.shape[:-1], 1)
+        q, k = torch.cat((q, logit), -1), F.pad(k, (0, 1))
+        first = F.pad(k.new_ones(*k.shape[:2], 1, 1), (k.shape[-1] - 1, 0))
+        k, v = torch.cat((first, k), 2), F.pad(v, (0, 0, 1, 0))
+        if square:
+            q = F.pad(q, (0, 0, 1, 0))  # a query that sees the sink alone, so that the square stays one
+        else:
+            mask = F.pad(_visible(q, k[:, :, 1:], offset) if mask is None else mask, (1, 0), value=True)
+    if not square and mask is None:
+        mask = _visible(q, k, offset)
+    width = max(q.shape[-1], Dv)
+    if {D, Dv} != {width}:
+        width = -(-width // _LANE) * _LANE
+        q, k, v = (F.pad(part, (0, width - part.shape[-1])) for part in (q, k, v))
+    grouped = q.shape[1] != k.shape[1]
+    if grouped and q.device.type == "cuda" and (mask is not None or q.dtype is torch.float32):
+        k, v = _expanded(q, k, v)  # there the fused kernels without float16 or with a mask do not know groups
+        grouped = False
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=square, scale=factor, enable_gqa=grouped)
+    return y[:, :, y.shape[2] - queries :, :Dv]
 
-    @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, offset: int, rows: int) -> Tensor:
-        """Return (B, H, T, D), laid out as (B, T, H, D)."""
-        B, H, T, D = q.shape
-        n, fold = B * k.shape[1], H // k.shape[1]
-        keys, values = k.reshape(n, -1, D), v.reshape(n, -1, D)
-        out = q.new_empty(B, T, H, D)
-        kept: list[Tensor] = []
-        for start in range(0, T, rows):
-            m = min(rows, T - start)
-            seen = offset + start + m
-            queries = q[:, :, start : start + m].reshape(n, fold * m, D)
-            scores = q.new_empty(n, fold * m, seen).baddbmm_(queries, keys[:, :seen].mT, beta=0, alpha=D**-0.5)
-            scores.view(n, fold, m, seen)[..., seen - m :] += _causal_bias(m, q.dtype, q.device)
-            # The CPU kernel computes in float32 whatever type goes in and comes out.
-            weights = scores.softmax(-1).to(values.dtype)
-            y = torch.bmm(weights, values[:, :seen])
-            out[:, start : start + m] = y.view(B, H, m, D).transpose(1, 2)
-            if any(ctx.needs_input_grad):
-                kept += [queries, weights]
-        ctx.save_for_backward(keys, values, *kept)
-        ctx.layout = (B, H, T, D, k.shape[1], offset, rows)
-        return out.transpose(1, 2)
 
-    @staticmethod
-    @once_differentiable  # untyped, hence:
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx: Any, *grad_outputs: Any
-    ) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        """Return the gradients of queries, keys and values."""
-        (grad,) = grad_outputs
-        keys, values, *kept = ctx.saved_tensors
-        B, H, T, D, G, offset, rows = ctx.layout
-        n, fold = B * G, H // G
-        d_q = grad.new_empty(B, H, T, D)
-        d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
-        for i, start in enumerate(range(0, T, rows)):
-            queries, weights = kept[2 * i : 2 * i + 2]
-            m = min(rows, T - start)
-            seen = offset + start + m
-            part = grad[:, :, start : start + m].reshape(n, fold * m, D)
-            d_values[:, :seen].baddbmm_(weights.mT, part)
-            d_weights = torch.bmm(part, values[:, :seen].mT)
-            d_scores = _softmax_backward(d_weights, weights, -1, weights.dtype)
-            d_keys[:, :seen].baddbmm_(d_scores.mT, queries, alpha=D**-0.5)
-            d_queries = grad.new_empty(n, fold * m, D).baddbmm_(d_scores, keys[:, :seen], beta=0, alpha=D**-0.5)
-            d_q[:, :, start : start + m] = d_queries.view(B, H, m, D)
-        return d_q, d_keys.view(B, G, -1, D), d_values.view(B, G, -1, D), None, None
+def _bias_with_sinks(q: Tensor, k: Tensor, offset: int, mask: Tensor, sinks: Tensor, slopes: Tensor) -> Tensor:
+    """Return what to add to the scores, (1 or B, H, T, 1 + S): the sink first, then ALiBi where the mask allows."""
+    rows = torch.arange(offset, offset + q.shape[2], device=q.device)[:, None]
+    distance = (rows - torch.arange(k.shape[2], device=q.device)).abs()
+    bias = (-slopes.view(-1, 1, 1) * distance).to(q.dtype).masked_fill(~mask, -torch.inf)
+    column = sinks.to(q.dtype).view(-1, 1, 1).expand(*bias.shape[:-1], 1)
+    return torch.cat((column, bias), -1)
+
+
+def _with_positions(q: Tensor, k: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """Add two features to queries and keys whose product is slope * position of the key."""
+    position = torch.arange(k.shape[2], device=k.device)
+    digits = torch.stack((position // _SPLIT * _SPLIT, position % _SPLIT), -1).to(k.dtype)
+    wide = slopes.view(-1, 1, 1).expand(*q.shape[:-1], 2)
+    return torch.cat((q, wide), -1), torch.cat((k, digits.expand(*k.shape[:2], -1, -1)), -1)
+
+
+def _expanded(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    fold = q.shape[1] // k.shape[1]
+    return (k, v) if fold == 1 else (k.repeat_interleave(fold, 1), v.repeat_interleave(fold, 1))
 
 
 def _visible(q: Tensor, k: Tensor, offset: int) -> Tensor:
     rows = torch.arange(offset, offset + q.shape[2], device=q.device)[:, None]
     return torch.arange(k.shape[2], device=q.device)[None, :] <= rows
-
-
-def _causal_bias(tokens: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    key = (tokens, dtype, str(device))
-    if key not in _masks:
-        # A mask born in inference mode could not take part in a later training step.
-        with torch.inference_mode(False):
-            _masks[key] = torch.full((tokens, tokens), -torch.inf, dtype=dtype, device=device).triu_(1)
-    return _masks[key]

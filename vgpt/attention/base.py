@@ -39,8 +39,10 @@ class CausalSelfAttention(nn.Module, ABC):
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> Cache:
         """Allocate what this layer remembers of `batch` sequences of up to `max_tokens`."""
 
-    def mask(self, q0: int, nq: int, k0: int, nk: int, device: torch.device | str | None = None) -> Tensor:
+    def mask(
+        self, q0: int, nq: int, k0: int, nk: int, device: torch.device | str | None = None, *, head: int = 0
+    ) -> Tensor:
         """Return (nq, nk) booleans: may query `q0 + i` see key `k0 + j`; from the settings' one definition."""
         q = torch.arange(q0, q0 + nq, device=device)[:, None]
         k = torch.arange(k0, k0 + nk, device=device)[None, :]
-        return self.config.visible(q, k, self.layer)
+        return self.config.visible(q, k, self.layer, head)

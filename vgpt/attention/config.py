@@ -21,9 +21,14 @@ class Shape:
         n_head: query heads H; the head width is n_embd / n_head.
         block_size: longest sequence that the model trains on.
         bias: whether linear layers have biases.
-        pos: position encoding: "learned" and "none" leave attention alone, "rope" rotates queries and keys.
+        pos: position encoding: "learned" and "none" leave attention alone, "rope" rotates queries and keys, "alibi"
+            lowers scores by distance.
         rope_base: base of the rotary frequencies.
         flash: whether fused kernels may be used; False asks for the naive formula.
+        qk_norm: RMS norm on the queries and keys of each head, before any rotation.
+        out_gate: sigmoid gate on the output, computed from the input: "none", "head" (one per head), "elem" (one per
+            feature of each head).
+        sinks: a learned logit per head in the denominator of the softmax.
     """
 
     n_embd: int
@@ -33,6 +38,9 @@ class Shape:
     pos: str = "learned"
     rope_base: float = 10_000.0
     flash: bool = True
+    qk_norm: bool = False
+    out_gate: str = "none"
+    sinks: bool = False
 
     @property
     def head_dim(self) -> int:
@@ -46,12 +54,14 @@ class CacheCost:
 
     `per_token` numbers for each of the last `span` tokens (None: all of them), plus `fixed` ones at any length.
     `state_bytes` is the size of one fixed number where the variant demands its own precision (None: the cache's).
+    `read_span` is the most tokens whose numbers one decoding step reads (None: all that are kept).
     """
 
     per_token: int = 0
     span: int | None = None
     fixed: int = 0
     state_bytes: int | None = None
+    read_span: int | None = None
 
     def numbers(self, tokens: int) -> int:
         """Count of stored numbers after `tokens` tokens."""
@@ -61,6 +71,10 @@ class CacheCost:
         """Bytes after `tokens` tokens when a number of the cache takes `element_bytes`."""
         kept = self.numbers(tokens) - self.fixed
         return kept * element_bytes + self.fixed * (self.state_bytes or element_bytes)
+
+    def read_nbytes(self, tokens: int, element_bytes: int) -> int:
+        """Bytes that one decoding step reads after `tokens` tokens."""
+        return self.nbytes(tokens if self.read_span is None else min(tokens, self.read_span), element_bytes)
 
 
 @dataclass(frozen=True)
@@ -90,17 +104,40 @@ class AttentionConfig(Section):
     """name on the command line; set by `register_attention`"""
     summary: ClassVar[str] = ""
     """one line for lists of variants"""
+    positions: ClassVar[tuple[str, ...]] = ("learned", "none")
+    """the choices of --pos that the module honours"""
+    switches: ClassVar[tuple[str, ...]] = ()
+    """of "qk_norm", "out_gate" and "sinks", those that the module honours"""
+    why_not: ClassVar[dict[str, str]] = {}
+    """reason by switch or position that is not honoured"""
 
     def check(self, shape: Shape) -> list[str]:
-        """Return what is wrong with these settings on this trunk: sentences that name the flags; empty when fine."""
+        """Return what is wrong with these settings on this trunk: sentences that name the flags; empty when fine.
+
+        A switch or position that the module does not honour is a fault: ignored, it would make an unfair run.
+        """
+        asked = {"qk_norm": shape.qk_norm, "out_gate": shape.out_gate != "none", "sinks": shape.sinks}
+        flags = [
+            (name, f"--{name.replace('_', '-')}") for name, on in asked.items() if on and name not in self.switches
+        ]
+        if shape.pos not in self.positions:
+            flags.append((shape.pos, f"--pos {shape.pos}"))
+        reasons = [(flag, self.why_not.get(name)) for name, flag in flags]
+        return [f"{flag} does not apply to --attn {self.kind}" + (f": {why}" if why else "") for flag, why in reasons]
+
+    def at(self, layer: int) -> "AttentionConfig":
+        """Return the settings of one layer; only mixes of variants differ between layers."""
+        return self
+
+    def confounds(self, shape: Shape) -> list[str]:
+        """Return what besides the mixing of tokens sets this variant apart on this trunk, for the fairness audit."""
         return []
 
-    def visible(self, q: Any, k: Any, layer: int = 0) -> Any:
-        """Return whether query position `q` may see key position `k` in `layer`.
+    def visible(self, q: Any, k: Any, layer: int = 0, head: Any = 0) -> Any:
+        """Return whether query position `q` may see key position `k` in one head of one layer.
 
         The one definition of who sees whom: masks, pair counts and pictures follow from it. Takes integers or
-        broadcastable integer arrays or tensors and uses only comparison, arithmetic and `&`, so it also serves as a
-        FlexAttention mask.
+        broadcastable integer arrays or tensors (all but `layer`), so it also serves as a FlexAttention mask.
         """
         return k <= q
 
@@ -146,6 +183,17 @@ class AttentionConfig(Section):
         """What one layer keeps per sequence while decoding."""
         raise NotImplementedError
 
+    def switch_matmul_params(self, shape: Shape) -> int:
+        """Count the weights that the switches bring into matrix products: those of the output gate."""
+        widths = {"none": 0, "head": shape.n_head, "elem": shape.n_head * self.v_dim(shape)}
+        return shape.n_embd * widths[shape.out_gate]
+
+    def switch_params(self, shape: Shape) -> int:
+        """Count all parameters that the switches bring: norms of queries and keys, gate, sinks."""
+        gate = self.switch_matmul_params(shape)
+        norms = 2 * self.qk_dim(shape) if shape.qk_norm else 0
+        return norms + gate + (gate // shape.n_embd if shape.bias else 0) + (shape.n_head if shape.sinks else 0)
+
     def _flops(self, shape: Shape, tokens: int, pairs: int) -> Flops:
         mixing = 2 * pairs * shape.n_head * (self.qk_dim(shape) + self.v_dim(shape))
         return Flops(2 * tokens * self.matmul_params(shape), mixing)
@@ -153,3 +201,10 @@ class AttentionConfig(Section):
     @model_serializer(mode="wrap")
     def _tagged(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {"kind": self.kind, **handler(self)}
+
+
+class SoftmaxConfig(AttentionConfig):
+    """Base of the variants with a softmax over visible keys: all switches and positions apply."""
+
+    positions: ClassVar[tuple[str, ...]] = ("learned", "none", "rope", "alibi")
+    switches: ClassVar[tuple[str, ...]] = ("qk_norm", "out_gate", "sinks")

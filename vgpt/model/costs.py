@@ -9,6 +9,7 @@ Two conventions stand side by side:
 
 from dataclasses import dataclass
 
+from vgpt.attention.config import AttentionConfig
 from vgpt.model.config import GPT2Config
 
 BACKWARD_TO_FORWARD = 2
@@ -49,7 +50,7 @@ def count_parameters(config: GPT2Config) -> ParameterCount:
     return ParameterCount(
         token_embedding=V * C,
         position_embedding=config.block_size * C if config.pos == "learned" else 0,
-        attention=L * config.attn.params(config.shape),
+        attention=sum(attn.params(config.shape) for attn in _layers(config)),
         mlp=L * (2 * C * F + config.bias * (F + C)),
         norms=(2 * L + 1) * norm,
         head=0 if config.tie_weights else V * C,
@@ -80,7 +81,7 @@ def palm_flops_per_token(config: GPT2Config, tokens: int | None = None) -> float
     tokens = tokens or config.block_size
     count = count_parameters(config)
     n = count.total - count.position_embedding - (0 if config.tie_weights else count.token_embedding)
-    mixing = config.n_layer * config.attn.dense_flops(config.shape, tokens).mixing
+    mixing = sum(attn.dense_flops(config.shape, tokens).mixing for attn in _layers(config))
     return 6 * n + (1 + BACKWARD_TO_FORWARD) * mixing / tokens
 
 
@@ -91,19 +92,30 @@ def prefill_flops(config: GPT2Config, tokens: int) -> int:
 
 def decode_flops(config: GPT2Config, tokens: int) -> int:
     """FLOPs of one more token through the cache when the context, itself included, is `tokens` long."""
-    attention = config.n_layer * config.attn.decode_flops(config.shape, tokens).total
+    attention = sum(attn.decode_flops(config.shape, tokens).total for attn in _layers(config))
     return attention + config.n_layer * _mlp(config) + _head(config)
 
 
 def cache_bytes(config: GPT2Config, tokens: int, element_bytes: int = 2) -> int:
     """Bytes that one sequence of `tokens` keeps in the caches of all layers."""
-    return config.n_layer * config.attn.cache_cost(config.shape).nbytes(tokens, element_bytes)
+    return sum(attn.cache_cost(config.shape).nbytes(tokens, element_bytes) for attn in _layers(config))
+
+
+def cache_read_bytes(config: GPT2Config, tokens: int, element_bytes: int = 2) -> int:
+    """Bytes of the caches that one decoding step reads when they hold `tokens`."""
+    return sum(attn.cache_cost(config.shape).read_nbytes(tokens, element_bytes) for attn in _layers(config))
+
+
+def _layers(config: GPT2Config) -> list[AttentionConfig]:
+    return [config.attn.at(layer) for layer in range(config.n_layer)]
 
 
 def _blocks(config: GPT2Config, tokens: int, dense: bool) -> int:
-    attn = config.attn
-    flops = attn.dense_flops(config.shape, tokens) if dense else attn.flops(config.shape, tokens)
-    return config.n_layer * (flops.total + tokens * _mlp(config))
+    shape = config.shape
+    mixed = sum(
+        (attn.dense_flops(shape, tokens) if dense else attn.flops(shape, tokens)).total for attn in _layers(config)
+    )
+    return mixed + config.n_layer * tokens * _mlp(config)
 
 
 def _mlp(config: GPT2Config) -> int:

@@ -31,7 +31,7 @@ class GPT2Block(nn.Module):
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.attn = build_attention(config.attn, config.shape, layer)
+        self.attn = build_attention(config.attn.at(layer), config.shape, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = GPT2MLP(config)
         self.dropout = config.dropout

@@ -46,9 +46,11 @@ def to_hf(model: GPT2Model) -> dict[str, Tensor]:
     """
     config = model.config
     kind = config.attn.kind
-    if kind not in _ATTENTION.values() or config.pos != "learned" or not config.bias:
+    switched = config.qk_norm or config.out_gate != "none" or config.sinks
+    if kind not in _ATTENTION.values() or config.pos != "learned" or not config.bias or switched:
+        asked = f"--attn {kind} --pos {config.pos} {'--bias' if config.bias else '--no-bias'}"
         raise CheckpointError(
-            f"--attn {kind} --pos {config.pos} {'--bias' if config.bias else '--no-bias'} has no GPT-2 format to go to",
+            f"{asked}{' with its switches' if switched else ''} has no GPT-2 format to go to",
             "mha becomes GPT-2 and mqa becomes GPTBigCode, both with learned positions and biases.",
         )
     state = model.state_dict()

@@ -37,8 +37,14 @@ class ModelSettings(Section):
     """width of the residual stream"""
     block_size: Annotated[int, Field(ge=1, le=1_048_576)] = 256
     """context length in tokens"""
-    pos: Literal["learned", "rope", "none"] = "learned"
+    pos: Literal["learned", "rope", "none", "alibi"] = "learned"
     """position encoding, the same axis for every variant"""
+    qk_norm: bool = False
+    """RMS norm on the queries and keys of each head"""
+    out_gate: Literal["none", "head", "elem"] = "none"
+    """sigmoid gate on the output of attention: one per head, or one per feature of each head"""
+    sinks: bool = False
+    """a learned logit per head in the softmax's denominator, so that a head can attend to nothing"""
     mlp_hidden: Annotated[int | None, Field(ge=1)] = None
     """hidden width of the MLP; none = 4 * n_embd"""
     activation: str = "gelu_new"
@@ -55,7 +61,17 @@ class ModelSettings(Section):
     @property
     def shape(self) -> Shape:
         """The trunk as attention layers see it."""
-        return Shape(self.n_embd, self.n_head, self.block_size, bias=self.bias, pos=self.pos, flash=self.flash)
+        return Shape(
+            self.n_embd,
+            self.n_head,
+            self.block_size,
+            bias=self.bias,
+            pos=self.pos,
+            flash=self.flash,
+            qk_norm=self.qk_norm,
+            out_gate=self.out_gate,
+            sinks=self.sinks,
+        )
 
     @property
     def hidden(self) -> int:

@@ -8,13 +8,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vgpt.attention.config import AttentionConfig, CacheCost, Shape
+from vgpt.attention.config import CacheCost, Shape, SoftmaxConfig
 from vgpt.attention.registry import register_attention
 
 _MODULE = "vgpt.attention.grouped.module:GroupedAttention"
 
 
-class GroupedConfig(AttentionConfig):
+class GroupedConfig(SoftmaxConfig):
     """Queries in H heads, keys and values in G heads; each key/value head serves H/G neighbouring query heads."""
 
     def kv_heads(self, shape: Shape) -> int:
@@ -22,13 +22,15 @@ class GroupedConfig(AttentionConfig):
         raise NotImplementedError
 
     def matmul_params(self, shape: Shape) -> int:
-        """2 C H D for queries and output, 2 C G D for keys and values."""
-        return 2 * shape.n_embd * shape.head_dim * (shape.n_head + self.kv_heads(shape))
+        """2 C H D for queries and output, 2 C G D for keys and values, and the output gate."""
+        own = 2 * shape.n_embd * shape.head_dim * (shape.n_head + self.kv_heads(shape))
+        return own + self.switch_matmul_params(shape)
 
     def params(self, shape: Shape) -> int:
-        """Weights, and with bias H D + 2 G D + C more."""
+        """Weights, with bias H D + 2 G D + C more, and the switches'."""
+        own = self.matmul_params(shape) - self.switch_matmul_params(shape)
         biases = shape.head_dim * (shape.n_head + 2 * self.kv_heads(shape)) + shape.n_embd
-        return self.matmul_params(shape) + shape.bias * biases
+        return own + shape.bias * biases + self.switch_params(shape)
 
     def cache_cost(self, shape: Shape) -> CacheCost:
         """One key and one value of each key/value head per token."""
@@ -66,7 +68,8 @@ class GQAConfig(GroupedConfig):
 
     def check(self, shape: Shape) -> list[str]:
         """The groups must be of equal size."""
+        faults = super().check(shape)
         if shape.n_head % self.n_kv_head == 0:
-            return []
+            return faults
         fits = [n for n in range(1, shape.n_head + 1) if shape.n_head % n == 0]
-        return [f"--n-kv-head {self.n_kv_head} must divide --n-head {shape.n_head}; possible: {fits}"]
+        return [*faults, f"--n-kv-head {self.n_kv_head} must divide --n-head {shape.n_head}; possible: {fits}"]

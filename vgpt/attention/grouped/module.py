@@ -9,6 +9,7 @@ from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grouped.config import GroupedConfig
 from vgpt.attention.rope import rotary_tables, rotate
+from vgpt.attention.switches import Switches
 
 
 class GroupedAttention(CausalSelfAttention):
@@ -27,36 +28,35 @@ class GroupedAttention(CausalSelfAttention):
         self.plain_causal = type(config).visible is AttentionConfig.visible
         self.c_attn = nn.Linear(shape.n_embd, sum(self.widths), bias=shape.bias)
         self.c_proj = nn.Linear(self.widths[0], shape.n_embd, bias=shape.bias)
+        self.extra = Switches(shape, shape.head_dim, shape.head_dim)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         B, T, _ = x.shape
-        D = self.shape.head_dim
         start = 0 if cache is None else cache.length
-        qkv = self.c_attn(x)
-        if self.shape.pos == "rope":
-            q, k, v = self._rotated(qkv, start)
-        else:
-            q, k, v = (part.view(B, T, -1, D) for part in qkv.split(self.widths, -1))
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, H, T, D), (B, G, T, D) twice
+        q, k, v = self._heads(x, start)
+        dtype, slopes, sinks = q.dtype, self.extra.slopes(x.device), self.extra.sink_bias
         if cache is not None:
             assert isinstance(cache, TokenCache)
             k, v = cache.append(k, v)
             q = q.to(k.dtype)
-            if T == 1 and self.plain_causal and self.shape.flash:
-                y = one_query(q, *cache.dense, live=cache.length)
-                return self.c_proj(y.reshape(B, T, -1).to(qkv.dtype))
-        mask = None if self.plain_causal else self.mask(start, T, 0, k.shape[2], x.device)
-        y = attend(q, k, v, offset=start, mask=mask, flash=self.shape.flash)
-        return self.c_proj(y.transpose(1, 2).reshape(B, T, -1).to(qkv.dtype))
+        if cache is not None and T == 1 and self.plain_causal and self.shape.flash:
+            y = one_query(q, *cache.dense, live=cache.length, sinks=sinks, slopes=slopes)
+        else:
+            mask = None if self.plain_causal else self.mask(start, T, 0, k.shape[2], x.device)
+            y = attend(q, k, v, offset=start, mask=mask, flash=self.shape.flash, sinks=sinks, slopes=slopes)
+        return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(dtype), x))
 
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> TokenCache:
         """Keys (rotated, where positions are rotary) and values of each key/value head."""
         return TokenCache(batch, max_tokens, [(self.kv_heads, self.shape.head_dim)] * 2, dtype=dtype, device=device)
 
-    def _rotated(self, qkv: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
-        heads = qkv.unflatten(-1, (-1, self.shape.head_dim))  # (B, T, H + 2G, D)
-        H, G = self.shape.n_head, self.kv_heads
-        cos, sin = rotary_tables(start, qkv.shape[1], self.shape.head_dim, self.shape.rope_base, qkv.device)
-        turned = rotate(heads[:, :, : H + G], cos, sin)
-        return turned[:, :, :H], turned[:, :, H:], heads[:, :, H + G :]
+    def _heads(self, x: Tensor, start: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, H, T, D), keys and values (B, G, T, D) of tokens from position `start` on."""
+        D = self.shape.head_dim
+        q, k, v = (part.unflatten(-1, (-1, D)) for part in self.c_attn(x).split(self.widths, -1))
+        q, k = self.extra.normed(q, k)
+        if self.shape.pos == "rope":
+            cos, sin = rotary_tables(start, x.shape[1], D, self.shape.rope_base, x.device)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)

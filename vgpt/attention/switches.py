@@ -1,0 +1,56 @@
+"""What can be switched on beside any softmax: norms of queries and keys, a gate on the output, sinks, ALiBi.
+
+Sources: query/key norm, Henry et al. 2020 (arXiv 2010.04245), as RMS norm per head before the rotation as in Qwen3;
+output gate, Qiu et al. 2025 (arXiv 2505.06708), variant G1; sinks, Xiao et al. 2023 (arXiv 2309.17453), learned as in
+gpt-oss; ALiBi, Press et al. 2021 (arXiv 2108.12409).
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vgpt.attention.backends import alibi_slopes
+from vgpt.attention.config import Shape
+
+NORM_EPS = 1e-6
+
+
+class Switches(nn.Module):
+    """The parameters that the trunk's switches bring to one layer, and what is done with them.
+
+    Args:
+        shape: the trunk; says which switches are on.
+        qk_dim: width of one head's queries and keys.
+        v_dim: width of one head's values.
+    """
+
+    def __init__(self, shape: Shape, qk_dim: int, v_dim: int) -> None:
+        super().__init__()
+        self.v_dim = v_dim
+        self.elementwise = shape.out_gate == "elem"
+        self.q_norm = nn.RMSNorm(qk_dim, eps=NORM_EPS) if shape.qk_norm else None
+        self.k_norm = nn.RMSNorm(qk_dim, eps=NORM_EPS) if shape.qk_norm else None
+        gates = shape.n_head * (v_dim if self.elementwise else 1)
+        self.gate = None if shape.out_gate == "none" else nn.Linear(shape.n_embd, gates, bias=shape.bias)
+        # Named as a bias so that it starts at zero: a sink weighs as much as one key of score zero.
+        self.sink_bias = nn.Parameter(torch.empty(shape.n_head)) if shape.sinks else None
+        self.heads = shape.n_head
+        self.alibi = shape.pos == "alibi"
+
+    def normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
+        """Norm queries and keys (..., qk_dim), where asked for."""
+        if self.q_norm is None or self.k_norm is None:
+            return q, k
+        return self.q_norm(q).to(q.dtype), self.k_norm(k).to(k.dtype)
+
+    def gated(self, y: Tensor, x: Tensor) -> Tensor:
+        """Gate the heads' outputs (B, T, H * v_dim) by the layer's input (B, T, C), where asked for."""
+        if self.gate is None:
+            return y
+        gate = self.gate(x).sigmoid()
+        if self.elementwise:
+            return y * gate
+        return (y.unflatten(-1, (self.heads, self.v_dim)) * gate[..., None]).flatten(-2)
+
+    def slopes(self, device: torch.device) -> Tensor | None:
+        """Return ALiBi's slopes (H,), where asked for."""
+        return alibi_slopes(self.heads, device) if self.alibi else None
