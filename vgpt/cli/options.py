@@ -105,6 +105,8 @@ def _signature(own: list[inspect.Parameter], names: dict[str, Leaf], *, presets:
         ]
         parameters.append(inspect.Parameter("preset", kw, default=None, annotation=named))
     parameters.append(inspect.Parameter("show_settings", kw, default=False, annotation=show))
+    if taken := [parameter.name for parameter in parameters if parameter.name in names]:
+        raise TypeError(f"a setting cannot be called {taken[0]!r}: the command has an option of this name")
     parameters += [
         inspect.Parameter(n, kw, default=_default(leaf), annotation=option(leaf)) for n, leaf in names.items()
     ]

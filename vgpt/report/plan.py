@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vgpt.attention.plugin_record import plugin_flags
 from vgpt.errors import UsageError
 from vgpt.report.audit import condition_settings
 from vgpt.report.grouping import attention_label, seed_of
@@ -121,7 +122,8 @@ def wanted_run(request: Request, term: Term, seed: int, reference: RunInfo | Non
     config = load_settings(CompareConfig, _with(request.sources, {**typed, "attn": term.attn})).settings
     settings = config.model.attn.model_dump(mode="json")
     label = attention_label(settings.pop("kind"), settings)
-    return Wanted(label, seed, config, _arguments(request.sources, term.attn, typed))
+    plugins = plugin_flags(config.model.attn, config.model.n_layer)
+    return Wanted(label, seed, config, (*_arguments(request.sources, term.attn, typed), *plugins))
 
 
 def base_seed(request: Request, baseline_runs: Sequence[RunInfo]) -> int:

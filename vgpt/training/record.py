@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vgpt.attention.mix.config import pattern_of
+from vgpt.attention.plugin_record import plugin_record
 from vgpt.data.dataset import Dataset
 from vgpt.evaluation.loss import Evaluator
 from vgpt.settings.fields import shown
@@ -29,9 +30,10 @@ def open_record(
 ) -> Tracker:
     """Start the run's record, or continue it from `resume_step`.
 
-    The directory gets `environment.json` and `conditions.json`; both go to the tracker beside `settings.json`.
+    The directory gets `environment.json`, the plug-ins of its variants among it, and `conditions.json`; both go to the
+    tracker beside `settings.json`.
     """
-    about = environment(compute)
+    about = {**environment(compute), "plugins": plugin_record(config.model.attn, config.model.n_layer)}
     conditions = fair_conditions(config, data, compute, evaluator)
     write_json(config.directory / "environment.json", about)
     write_json(config.directory / "conditions.json", conditions)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vgpt.attention.mix.config import cut_off
+from vgpt.attention.plugin_record import changed_variants
 from vgpt.data.dataset import Dataset, open_dataset
 from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
@@ -142,6 +143,8 @@ def _train(
     if checkpoint is not None:
         load_optimizer(model, optimizer, checkpoint.directory / "optimizer.safetensors")
         display.say(f"resuming {config.name} at step {state.step}")
+        for kind in changed_variants(checkpoint.plugins):
+            display.say(f"the plug-in of {kind!r} is not the one that trained so far: its file has changed")
     if config.system.compile:
         model.hidden = torch.compile(model.hidden)
     torch.manual_seed(train.seed)
