@@ -11,9 +11,11 @@ import torch
 
 from vgpt.attention import plugins, registry
 from vgpt.attention.config import Shape
-from vgpt.attention.plugins import VARIABLE, Plugin, load_plugin, load_plugins, named, origin_of
+from vgpt.attention.plugins import VARIABLE, Plugin, load_plugins, named, origin_of
 from vgpt.attention.registry import build_attention, resolve_attention, variants
 from vgpt.errors import CheckpointError, UsageError
+from vgpt.settings.fields import leaves
+from vgpt.settings.train import TrainConfig
 
 EXAMPLE = Path(__file__).parents[1] / "plugin" / "decayed_average.py"
 ROOT = Path(__file__).parents[2]
@@ -28,6 +30,10 @@ from vgpt.attention.grouped.config import GQAConfig, MHAConfig
 from vgpt.attention.registry import register_attention
 """
 FINE = '@register_attention("fine", module="vgpt.attention.grouped.module:GroupedAttention")\nclass C(MHAConfig): ...\n'
+
+
+def load_plugin(plugin):
+    return plugins.load_plugin(plugin, lambda: leaves(TrainConfig))
 
 
 @pytest.fixture(autouse=True)
@@ -190,8 +196,8 @@ def test_a_word_after_two_dashes_is_no_option(vgpt):
 
 def test_a_plugin_named_twice_is_loaded_once(write):
     path = write(FINE + "print('loaded')\n")
-    load_plugins([str(path), str(path)], pytest.fail)
-    load_plugins([str(path)], pytest.fail)
+    load_plugins([str(path), str(path)], pytest.fail, dict)
+    load_plugins([str(path)], pytest.fail, dict)
 
 
 def test_files_and_modules_in_the_environment_are_loaded(vgpt, write, tmp_path, monkeypatch):
@@ -205,7 +211,7 @@ def test_child_processes_are_told_by_absolute_paths(write, monkeypatch, tmp_path
     one, other = write(FINE), write(FINE.replace("fine", "other"), "other.py")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(VARIABLE, "other.py")
-    load_plugins(["mine.py"], pytest.fail)
+    load_plugins(["mine.py"], pytest.fail, dict)
     assert os.environ[VARIABLE].split(os.pathsep) == [str(one), str(other)]
 
 

@@ -21,8 +21,6 @@ from pydantic import ValidationError
 import vgpt
 from vgpt.attention.registry import transaction, variants
 from vgpt.errors import UsageError
-from vgpt.settings.fields import leaves
-from vgpt.settings.train import TrainConfig
 
 GROUP = "vgpt.attention"
 """Entry points of this group name modules of variants."""
@@ -106,9 +104,7 @@ def installed() -> list[Plugin]:
     return sorted(set(found), key=str)
 
 
-def load_plugins(
-    words: Sequence[str], warn: Callable[[str], None], check: Callable[[], object] = lambda: leaves(TrainConfig)
-) -> None:
+def load_plugins(words: Sequence[str], warn: Callable[[str], None], check: Callable[[], object]) -> None:
     """Load what is named by `words`, by `VGPT_PLUGINS` and by installed packages, in this order.
 
     What was named is named to child processes too: `VGPT_PLUGINS` is set to it, with absolute paths.
@@ -142,11 +138,15 @@ def load_plugins(
             warn(error.message)
 
 
-def load_plugin(plugin: Plugin, check: Callable[[], object] = lambda: leaves(TrainConfig)) -> list[str]:
+def load_plugin(plugin: Plugin, check: Callable[[], object]) -> list[str]:
     """Import a plug-in and return its variants; one that is already there is left alone.
 
+    Args:
+        plugin: what to import.
+        check: raises where the settings of all variants do not go together, as `vgpt.settings.fields.leaves` does.
+
     Raises:
-        UsageError: it cannot be imported, or its variants do not go together with the others; none of them stays.
+        UsageError: it cannot be imported, or does not pass the check; none of its variants stays.
     """
     if known := [kind for kind, origin in _origins.items() if origin.source == plugin.source]:
         return known

@@ -30,7 +30,8 @@ class Entry:
     """One variant.
 
     Attributes:
-        label: its name, with its settings where it fits.
+        label: as `--attn` takes it, with all its settings where it fits.
+        kind: its name.
         summary: what it is, in one line.
         plugin: where it comes from; empty for vgpt's own.
         costs: of the attention in all layers; None where it does not fit this model.
@@ -40,6 +41,7 @@ class Entry:
     """
 
     label: str
+    kind: str
     summary: str
     plugin: str = ""
     costs: Costs | None = None
@@ -69,7 +71,8 @@ def list_variants(words: Sequence[str], sources: Sources) -> Listing:
     given = {name: own[name] for name in own if name in sources.command_line}
     trunk = replace(sources, command_line={k: v for k, v in sources.command_line.items() if k not in given})
     config = load_settings(VariantsConfig, _with(trunk, attn=BASE)).settings
-    wanted = [_wanted(name, trunk, config.model.n_layer, given) for name in words or variants()]
+    n_layer = config.model.n_layer
+    wanted = [_wanted(name, trunk, n_layer, given) for name in words] or _all(trunk, n_layer, given)
     for name, leaf in given.items():
         if not any(name in one.takes for one in wanted):
             raise UsageError(
@@ -104,13 +107,13 @@ def listing_tables(listing: Listing) -> list[RenderableType]:
     """Return what to print: what the variants are, and what they cost. Fits 80 columns with short labels."""
     model = listing.config.model
     what = Table.grid(padding=(0, 2))
-    for entry in listing.entries:
-        about = Text(entry.summary)
-        if entry.plugin:
-            about.append(f" [plug-in {entry.plugin}]", "dim")
-        if entry.fault:
-            about.append(f"\n{entry.fault}", "yellow")
-        what.add_row(Text(entry.label.partition(":")[0], "bold"), about)
+    for kind, summary, plugin, fault in dict.fromkeys((e.kind, e.summary, e.plugin, e.fault) for e in listing.entries):
+        about = Text(summary)
+        if plugin:
+            about.append(f" [plug-in {plugin}]", "dim")
+        if fault:
+            about.append(f"\n{fault}", "yellow")
+        what.add_row(Text(kind, "bold"), about)
     columns = ["parameters\nper layer", "FLOPs\nper token", "KV growth\nper token"]
     columns += [f"KV at\n{tokens:,}" for tokens in (model.block_size, listing.config.kv_at)]
     cost = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
@@ -127,12 +130,24 @@ def listing_tables(listing: Listing) -> list[RenderableType]:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A variant as typed, its summary, the variants of its layers, and the given settings that are meant for it."""
+    """A variant as typed, its summary, the kinds of its layers, and the given settings that are meant for it."""
 
     text: str
     summary: str
     kinds: tuple[str, ...]
-    takes: tuple[str, ...]
+    takes: tuple[str, ...] = ()
+    fault: str = ""
+
+
+def _all(trunk: Sources, n_layer: int, given: Mapping[str, Leaf]) -> list[_Wanted]:
+    """Return every variant; what is wrong with one's defaults does not keep the others from being listed."""
+    found: list[_Wanted] = []
+    for kind, config in variants().items():
+        try:
+            found.append(_wanted(kind, trunk, n_layer, given))
+        except UsageError as error:
+            found.append(_Wanted(kind, config.summary, (kind,), fault=error.message))
+    return found
 
 
 def _wanted(text: str, trunk: Sources, n_layer: int, given: Mapping[str, Leaf]) -> _Wanted:
@@ -149,7 +164,9 @@ def _wanted(text: str, trunk: Sources, n_layer: int, given: Mapping[str, Leaf]) 
 
 def _entry(wanted: _Wanted, sources: Sources) -> Entry:
     plugin = next((str(origin) for kind in wanted.kinds if (origin := origin_of(kind)) is not None), "")
-    entry = Entry(wanted.text, wanted.summary, plugin)
+    entry = Entry(wanted.text, wanted.kinds[0], wanted.summary, plugin, fault=wanted.fault)
+    if wanted.fault:
+        return entry
     try:
         return _filled(entry, load_settings(VariantsConfig, _with(sources, attn=wanted.text)).settings)
     except VgptError as error:
