@@ -14,6 +14,7 @@ from vgpt.attention.registry import build_attention, resolve_attention, variants
 from vgpt.attention.tensors import parameter_shapes
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, cache_read_bytes, count_parameters, decode_flops, forward_flops
+from vgpt.report.labels import full_label, short_label
 from vgpt.report.mask import mask_for_terminal, mask_of
 
 PLUGIN = '''
@@ -162,6 +163,16 @@ def test_positions_and_switches_are_named_with_the_reasons_against(vgpt, explain
     assert "its heads are of different reach" in text
 
 
+@pytest.mark.parametrize(
+    ("attn", "short"),
+    [("gqa", "gqa"), ("gqa:n_kv_head=4", "gqa:n_kv_head=4"), ("2xgqa+gqa:n_kv_head=1", "2xgqa+gqa:n_kv_head=1")],
+)
+def test_a_short_label_leaves_out_defaults_and_means_the_same(attn, short):
+    config = resolve_attention(attn)
+    assert short_label(config) == short
+    assert resolve_attention(short_label(config)) == resolve_attention(full_label(config)) == config
+
+
 def test_layers_that_differ_are_explained_apart_and_summed(vgpt, explained, pattern):
     got = explained("layered", *SHAPE, "--plugin", pattern)
     assert [(part["layers"], part["attention"]) for part in got["layers"]] == [
@@ -170,7 +181,7 @@ def test_layers_that_differ_are_explained_apart_and_summed(vgpt, explained, patt
     ]
     assert got["plugins"] == [str(pattern)]
     text = vgpt("explain", "layered", *SHAPE, "--plugin", pattern).out
-    assert "layers 0-1, 3-4: band width=8" in text
+    assert "layers 0-1, 3-4: band\n" in text
     assert "Who sees whom: layer 0, head 0 (heads differ), 96 tokens" in text
     assert "Who sees whom: layer 2, head 0, 96 tokens" in text
 

@@ -20,7 +20,7 @@ from vgpt.report.costs import (
     groups,
     model_costs,
 )
-from vgpt.report.grouping import attention_label
+from vgpt.report.labels import full_label
 from vgpt.report.mask import Mask, heads_differ, mask_for_terminal
 from vgpt.settings.explain import ExplainConfig
 
@@ -49,11 +49,6 @@ class Part:
     costs: Costs
     mask: Mask
     heads_differ: bool
-
-    @property
-    def label(self) -> str:
-        """The variant with its settings."""
-        return label_of(self.group.config)
 
     @property
     def counted(self) -> int:
@@ -87,11 +82,6 @@ class Anatomy:
     def attn(self) -> AttentionConfig:
         """The variant's settings."""
         return self.config.model.attn
-
-    @property
-    def label(self) -> str:
-        """The variant with its settings."""
-        return label_of(self.attn)
 
     @property
     def plugins(self) -> list[str]:
@@ -141,12 +131,6 @@ def count(shape: tuple[int, ...]) -> int:
     return total
 
 
-def label_of(attn: AttentionConfig) -> str:
-    """Return a variant with its settings, as `--attn` takes it."""
-    settings = attn.model_dump(mode="json")
-    return attention_label(settings.pop("kind"), settings)
-
-
 def description(attn: AttentionConfig) -> str:
     """Return the first paragraph of what the variant's class says about itself, on one line."""
     return " ".join((inspect.getdoc(type(attn)) or "").partition("\n\n")[0].split())
@@ -167,7 +151,7 @@ def anatomy_json(found: Anatomy) -> dict[str, Any]:
     model = found.config.model
     positions, switches = found.honoured()
     return {
-        "attention": found.label,
+        "attention": full_label(found.attn),
         "summary": found.attn.summary,
         "description": description(found.attn),
         "sources": sources(found.attn),
@@ -200,7 +184,7 @@ def _part_json(part: Part) -> dict[str, Any]:
     config, mask = part.group.config, part.mask
     return {
         "layers": list(part.group.layers),
-        "attention": part.label,
+        "attention": full_label(config),
         "settings": config.model_dump(mode="json"),
         "tensors": {name: list(shape) for name, shape in part.tensors.items()},
         "params": part.costs.params,

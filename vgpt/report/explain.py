@@ -9,6 +9,7 @@ from rich.text import Text
 
 from vgpt.attention.config import AttentionConfig
 from vgpt.report.anatomy import Anatomy, Part, confounds, count, description, sources
+from vgpt.report.labels import short_label
 from vgpt.report.numbers import shown_bytes, shown_count
 from vgpt.report.tables import display_label
 from vgpt.settings.fields import shown
@@ -18,7 +19,7 @@ def explanation(found: Anatomy) -> Iterator[RenderableType]:
     """Yield what to print, in order; fits 80 columns."""
     yield from _heading(found)
     for part in found.parts:
-        title = f"{_layers(part)}: {display_label(part.label)}" if len(found.parts) > 1 else ""
+        title = f"{_layers(part)}: {display_label(short_label(part.group.config))}" if len(found.parts) > 1 else ""
         yield from _settings(part.group.config, title)
         yield _tensors(part)
         yield Text()
@@ -31,7 +32,7 @@ def explanation(found: Anatomy) -> Iterator[RenderableType]:
 
 
 def _heading(found: Anatomy) -> Iterator[RenderableType]:
-    yield Text.assemble((display_label(found.label), "bold"), f"  {found.attn.summary}")
+    yield Text.assemble((display_label(short_label(found.attn)), "bold"), f"  {found.attn.summary}")
     if (text := description(found.attn)) and text.rstrip(".") != found.attn.summary.rstrip("."):
         yield Text(text)
     if text := sources(found.attn):

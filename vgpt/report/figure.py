@@ -5,6 +5,7 @@ from typing import Any
 
 from vgpt.errors import VgptError
 from vgpt.report.anatomy import Anatomy, Part
+from vgpt.report.labels import short_label
 from vgpt.report.mask import mask_of
 from vgpt.report.numbers import shown_bytes
 from vgpt.report.tables import display_label
@@ -29,7 +30,7 @@ def draw(found: Anatomy, path: Path) -> None:
         masks.append((found.parts[0], 1))
     figure = Figure(figsize=(4.4 * len(masks) + 5.0, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(f"{display_label(found.label)}\n{found.attn.summary}", fontsize=12, wrap=True)
+    figure.suptitle(f"{display_label(short_label(found.attn))}\n{found.attn.summary}", fontsize=12, wrap=True)
     axes = figure.subplots(1, len(masks) + 1, width_ratios=[4.4] * len(masks) + [5.0], squeeze=False)[0]
     for axis, (part, head) in zip(axes, masks, strict=False):
         _draw_mask(axis, part, head, name=len(found.parts) > 1)
@@ -50,7 +51,9 @@ def _draw_mask(axis: Any, part: Part, head: int, *, name: bool) -> None:
     cells = np.ma.masked_invalid(mask.cells)
     axis.imshow(cells, cmap=colours, vmin=0, vmax=1, extent=(0, end, end, 0), interpolation="nearest")
     where = f"layer {mask.layer}, head {head}{' (heads differ)' if part.heads_differ else ''}"
-    axis.set_title(f"{display_label(part.label)}\n{where}" if name else f"Who sees whom: {where}", fontsize=10)
+    axis.set_title(
+        f"{display_label(short_label(part.group.config))}\n{where}" if name else f"Who sees whom: {where}", fontsize=10
+    )
     axis.set_xlabel("key (blue: seen, white: not seen, grey: future)")
     axis.set_ylabel("query")
     ticks = [end * part // 4 for part in range(5)]

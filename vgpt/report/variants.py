@@ -14,7 +14,7 @@ from vgpt.attention.plugins import origin_of
 from vgpt.attention.registry import parse_attention, resolve_attention, variants
 from vgpt.errors import UsageError, VgptError
 from vgpt.report.costs import Costs, cache_sizes, flops_json, model_costs
-from vgpt.report.grouping import attention_label
+from vgpt.report.labels import full_label, short_label
 from vgpt.report.numbers import shown_bytes, shown_count
 from vgpt.report.tables import display_label
 from vgpt.settings.explain import VariantsConfig
@@ -37,6 +37,7 @@ class Entry:
         costs: of the attention in all layers; None where it does not fit this model.
         kv_growth: bytes that the caches of all layers grow by per token at the context length.
         kv_bytes: bytes of the caches of one sequence by tokens: at the context length, and at `kv_at`.
+        short: its name with those of its settings that are not its defaults.
         fault: why it does not fit.
     """
 
@@ -47,6 +48,7 @@ class Entry:
     costs: Costs | None = None
     kv_growth: int = 0
     kv_bytes: tuple[int, int] = (0, 0)
+    short: str = ""
     fault: str = ""
 
 
@@ -124,7 +126,7 @@ def listing_tables(listing: Listing) -> list[RenderableType]:
         if entry.costs is not None:
             sizes = [shown_bytes(size) for size in (entry.kv_growth, *entry.kv_bytes)]
             figures = [shown_count(entry.costs.params / model.n_layer), shown_count(entry.costs.forward), *sizes]
-            cost.add_row(Text(display_label(entry.label)), *figures)
+            cost.add_row(Text(display_label(entry.short)), *figures)
     return [what, Text(), cost, _caption(listing)]
 
 
@@ -181,10 +183,10 @@ def _entry(wanted: _Wanted, sources: Sources) -> Entry:
 def _filled(entry: Entry, config: VariantsConfig) -> Entry:
     model = config.model
     sizes = cache_sizes(model, config.element_bytes)
-    settings = model.attn.model_dump(mode="json")
     return replace(
         entry,
-        label=attention_label(settings.pop("kind"), settings),
+        label=full_label(model.attn),
+        short=short_label(model.attn),
         costs=model_costs(model),
         kv_growth=sizes.growth(model.block_size),
         kv_bytes=(sizes.at(model.block_size), sizes.at(config.kv_at)),
