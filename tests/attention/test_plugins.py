@@ -96,9 +96,6 @@ def install(place, text, name="vgpt_mine", version="0.3", value=""):
     return {"PYTHONPATH": os.pathsep.join([str(place), str(ROOT)])}
 
 
-# --- the example -----------------------------------------------------------------------------------------------------
-
-
 def test_the_example_is_short():
     assert len(EXAMPLE.read_text().splitlines()) < 100
 
@@ -152,6 +149,20 @@ def test_the_example_is_a_weighted_average_of_the_past():
     torch.testing.assert_close(layer(x)[0], layer.c_proj(torch.stack(rows)), rtol=0, atol=1e-12)
 
 
+def test_the_example_compiles_as_one_graph():
+    layer = example_layer()
+    x = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(1))
+    compiled = torch.compile(layer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x), rtol=0, atol=1e-6)
+
+
+def test_the_example_is_listed_and_explained(vgpt):
+    assert "decay half_life=2.0" in vgpt("variants", "decay:half_life=2", "--plugin", EXAMPLE).out
+    text = vgpt("explain", "decay", "--preset", "gpt2-small", "--plugin", EXAMPLE).out
+    assert "1,181,196" in text  # 2 * 768^2 weights, 2 * 768 biases, 12 rates
+    assert "Source: the moving average in Mega" in text
+
+
 def test_the_example_has_the_parameters_it_states():
     for bias in (True, False):
         layer = example_layer(bias=bias)
@@ -167,14 +178,23 @@ def example_layer(**shape):
     return layer
 
 
-# --- where plug-ins come from ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("words", [["--plugin", EXAMPLE, "train"], ["train", f"--plugin={EXAMPLE}"]])
 def test_a_file_named_before_or_after_the_command_brings_its_flags(vgpt, words):
     shown = " ".join(vgpt(*words, "--help").out.split())
     assert "--half-life" in shown
     assert "|decay" in shown
+
+
+def test_its_settings_come_from_presets_and_the_environment_too(vgpt, tmp_path, monkeypatch):
+    def half_life():
+        shown = json.loads(vgpt(*words, "--show-settings", "--json").out)
+        return shown["half_life"]["value"], shown["half_life"]["origin"]
+
+    (tmp_path / "mine.toml").write_text('[model.attn]\nkind = "mha"\n[model.attn.decay]\nhalf_life = 7.0\n')
+    words = ["--plugin", EXAMPLE, "train", "--preset", tmp_path / "mine.toml", "--attn", "decay"]
+    assert half_life() == ("7.0", f"preset {tmp_path / 'mine.toml'}")
+    monkeypatch.setenv("VGPT_HALF_LIFE", "3")
+    assert half_life() == ("3.0", "environment")
 
 
 def test_what_is_not_named_is_not_there(vgpt):
@@ -280,8 +300,6 @@ def test_completion_knows_the_flags_of_a_plugin_on_the_line(write):
     assert complete("vgpt --plugin nothing.py train --n-kv", VGPT_PLUGINS="nothing.py") == ["--n-kv-head"]
 
 
-# --- broken plug-ins -------------------------------------------------------------------------------------------------
-
 BROKEN = {
     "syntax": ("def f(:\n", "line 7: invalid syntax"),
     "missing import": ("import nothing_of_this_name\n", "line 7: ModuleNotFoundError: No module named"),
@@ -370,9 +388,6 @@ def test_a_module_that_is_not_where_it_is_said_to_be_is_named(write):
     load_plugin(named(str(write(FINE.replace("GroupedAttention", "Nowhere")))))
     with pytest.raises(Exception, match="module:Nowhere cannot be loaded"):
         build_attention(resolve_attention("fine"), Shape(16, 2, 8))
-
-
-# --- runs whose plug-in is missing or has changed --------------------------------------------------------------------
 
 
 def test_a_run_is_loaded_only_with_its_plugin(place, vgpt, monkeypatch, forget):

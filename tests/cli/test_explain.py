@@ -198,9 +198,6 @@ def test_costs_that_are_not_stated_are_an_error_with_the_way_out(vgpt, pattern):
     assert "attention 'silent' does not say what it costs" in done.err
 
 
-# --- the picture -----------------------------------------------------------------------------------------------------
-
-
 class Every(MHAConfig):
     """Each second token, differently in each head."""
 
@@ -267,9 +264,6 @@ def test_a_picture_that_cannot_be_written_is_an_error(vgpt, tmp_path, name):
     done = vgpt("explain", "mha", *SHAPE, "--png", tmp_path / name)
     assert (done.code, done.out) == (1, "")
     assert "cannot be written" in " ".join(done.err.replace("│", " ").split())
-
-
-# --- wrong words -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
