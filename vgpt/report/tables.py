@@ -38,13 +38,15 @@ from vgpt.report.numbers import (
 )
 
 _LABEL_WIDTH = 26
+_LEAST_LABEL, _LEAST_FLAGS = 11, 8
+"""Columns that wrap are never squeezed below this: the numbers of every table leave them as much on 80 columns."""
 _Cell = Text | str
 
 
 def tables(comparison: Comparison) -> list[RenderableType]:
     """Return what to print, in order. Names of runs and settings are never read as markup.
 
-    Each table fits 80 columns with short labels; longer ones wrap.
+    Each table fits 80 columns: labels and flags wrap, numbers do not.
     """
     rows = comparison.rows
     if not rows:
@@ -72,8 +74,10 @@ def _quality(comparison: Comparison) -> Table:
     rows, baseline = comparison.rows, comparison.rows[0]
     several = {len(row.runs) > 1 for row in rows}
     spread = {frozenset({False}): "± eval SE", frozenset({True}): "± sd of seeds"}.get(frozenset(several), "± noise")
-    table = _table("Quality", ["seeds", f"val loss\n{spread}", "Δ", "perplexity", "bits/byte"], flags=True)
-    for row in rows:
+    flags = [Text("; ".join(_flags(comparison, row)), "yellow") for row in rows]
+    columns = ["seeds", f"val loss\n{spread}", "Δ", "perplexity", "bits/byte"]
+    table = _table("Quality", columns, flags=any(flags))
+    for row, flag in zip(rows, flags, strict=True):
         _add(
             table,
             row,
@@ -82,14 +86,14 @@ def _quality(comparison: Comparison) -> Table:
             _change(row, baseline, LOSS),
             _mean(row, PERPLEXITY, lambda value: f"{value:.2f}"),
             _mean(row, BITS, lambda value: f"{value:.4f}"),
-            Text("; ".join(_flags(comparison, row)), "yellow"),
+            *([flag] if any(flags) else []),
         )
     return table
 
 
 def _cost(rows: Sequence[Row]) -> Table:
     baseline = rows[0]
-    columns = ["train FLOPs\nper token", "Δ", "tokens/s", "Δ", "MFU", "MFU\nPaLM", "peak\nmemory"]
+    columns = ["FLOPs\nper token", "Δ", "tokens/s", "Δ", "MFU", "MFU\nPaLM", "peak\nmemory"]
     table = _table("Cost of training", columns)
     for row in rows:
         _add(
@@ -109,8 +113,8 @@ def _cost(rows: Sequence[Row]) -> Table:
 def _size(comparison: Comparison) -> Table:
     rows, baseline = comparison.rows, comparison.rows[0]
     contexts = sorted({row.runs[0].params.get("block_size", "?") for row in rows})
-    context = f"KV at {int(contexts[0]):,}" if len(contexts) == 1 and contexts[0].isdecimal() else "KV at\ncontext"
-    columns = ["parameters", "Δ", "KV/token", context, "Δ", "measured", f"KV at {comparison.kv_at:,}"]
+    context = f"{int(contexts[0]):,}" if len(contexts) == 1 and contexts[0].isdecimal() else "context"
+    columns = ["params", "Δ", "KV per\ntoken", f"KV at\n{context}", "Δ", "measured", f"KV at\n{comparison.kv_at:,}"]
     table = _table("Size: parameters, and the KV cache of one sequence", columns)
     for row in rows:
         extrapolated = cache_bytes_at(row.runs[0], comparison.kv_at)
@@ -130,13 +134,19 @@ def _size(comparison: Comparison) -> Table:
 
 def _table(title: str, columns: Sequence[str], *, flags: bool = False) -> Table:
     table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("attention", max_width=_LABEL_WIDTH, overflow="fold")
+    table.add_column("attention", min_width=_LEAST_LABEL, max_width=_LABEL_WIDTH, overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     if flags:
-        table.add_column("flags", overflow="fold")
+        table.add_column("flags", min_width=_LEAST_FLAGS, overflow="fold")
     return table
 
 
@@ -155,7 +165,7 @@ def _loss(row: Row, *, mixed: bool) -> str:
         error = stat(row, LOSS_SE)
         if error is None:
             return f"{loss.mean:.4f}"
-        noise, kind = error.mean, " eval SE"
+        noise, kind = error.mean, " SE"
     return f"{loss.mean:.4f} ±{noise:.4f}{kind if mixed else ''}"
 
 

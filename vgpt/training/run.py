@@ -25,6 +25,7 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import RunLock
+from vgpt.tracking.target import resolve_target
 from vgpt.training.checkpoint import Checkpoint, TrainingState, load_optimizer, load_weights, newest
 from vgpt.training.devices import Compute, resolve
 from vgpt.training.display import Display
@@ -67,8 +68,11 @@ def train_run(config: TrainConfig, display: Display, *, data_progress: DataProgr
 
     Raises:
         UsageError: the name belongs to a run with other settings or is in use.
+        TrackingError: the tracking URI is of no known kind.
         DataError, CheckpointError, DivergedError: see there.
     """
+    if config.run.tracker == "mlflow":
+        resolve_target(config.run.tracking_uri)  # a wrong URI is refused before anything is made or computed
     config.directory.mkdir(parents=True, exist_ok=True)
     with RunLock(config.directory):
         refuse_other_settings(config)
