@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import threading
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 
 from vgpt.errors import DataError, UsageError
 from vgpt.tracking.journal import read_metrics
+from vgpt.tracking.windows import parse_window_losses
 from vgpt.training.checkpoint import find_checkpoint
 from vgpt.training.display import Quiet
 from vgpt.training.run import build_model, train_run
@@ -219,3 +221,16 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(settings, monke
     monkeypatch.setattr(trainer, "save_checkpoint", full_once)
     assert train_run(settings(), Listening()).status == "finished"
     assert any("NOT saved" in message for message in said)
+
+
+@pytest.mark.parametrize("stop", [None, 7])
+def test_the_final_loss_of_every_window_is_kept(settings, stop):
+    config = settings()
+    if stop:
+        train_run(config, StopAt(stop))
+    summary = train_run(config, Quiet()).summary
+    kept = parse_window_losses((config.directory / "val_windows.json").read_text())
+    conditions = json.loads((config.directory / "conditions.json").read_text())
+    assert (kept.step, kept.windows, len(kept.losses)) == (12, conditions["eval_windows"], 8)
+    assert sum(kept.losses) / 8 == pytest.approx(summary["val/loss"], rel=1e-6)
+    assert str(config.directory.resolve() / "val_windows.json") in (config.directory / "tracking.json").read_text()

@@ -75,6 +75,7 @@ ARTIFACTS: dict[str, str] = {
     "environment.json": "versions, device and commit that the run was made with",
     "conditions.json": "what must be equal for a fair comparison: data digest, tokenizer fingerprint, schedule, trunk",
     "result.json": "final metrics as the trainer summarised them",
+    "val_windows.json": "loss of each evaluation window at the end, with the step and the name of the windows",
     "summary.json": "status and final metrics",
 }
 

@@ -32,7 +32,7 @@ from vgpt.training.display import Display
 from vgpt.training.files import write_json
 from vgpt.training.hardware import Peak, peak_flops, peak_memory
 from vgpt.training.optimizer import build_optimizer
-from vgpt.training.record import open_record
+from vgpt.training.record import open_record, record_windows
 from vgpt.training.stopping import StopRequest
 from vgpt.training.trainer import Costs, Trainer
 
@@ -180,7 +180,9 @@ def _train(
         try:
             status = trainer.run(stop)
             if status != "stopped":
-                summary = summarise(config, trainer, model, compute, peak)
+                final = final_evaluation(trainer, compute)
+                summary = summarise(trainer, final, model, compute, peak)
+                record_windows(config, evaluator, final, state.step, tracker, display.say)
         except DivergedError:
             status = "diverged"
             raise
@@ -198,12 +200,9 @@ def _train(
     return RunResult(config.name, config.directory, status, code, summary)
 
 
-def summarise(
-    config: TrainConfig, trainer: Trainer, model: GPT2Model, compute: Compute, peak: Peak
-) -> dict[str, float]:
+def summarise(trainer: Trainer, final: Evaluation, model: GPT2Model, compute: Compute, peak: Peak) -> dict[str, float]:
     """Return the figures that comparisons read, under their names in the tracking schema."""
     state, architecture = trainer.state, model.config
-    final = final_evaluation(config, trainer, compute)
     rate = state.tokens / state.seconds if state.seconds else 0.0
     element = torch.finfo(compute.dtype).bits // 8
     context = architecture.block_size
@@ -232,7 +231,7 @@ def summarise(
     }
 
 
-def final_evaluation(config: TrainConfig, trainer: Trainer, compute: Compute) -> Evaluation:
+def final_evaluation(trainer: Trainer, compute: Compute) -> Evaluation:
     """Return the evaluation of the last step, which training has just made."""
     return trainer.last_evaluation or trainer.evaluator.evaluate(trainer.model, dtype=compute.dtype)
 
