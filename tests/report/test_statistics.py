@@ -1,4 +1,4 @@
-"""Statistics over seeds: against numbers worked out by hand, against scipy's own tests, and on simulated comparisons."""
+"""Statistics over seeds: against numbers worked out by hand, scipy's own tests, and simulated comparisons."""
 
 import itertools
 import math

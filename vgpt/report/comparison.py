@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from vgpt.attention.registry import variants
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.report.audit import Audit, audit
+from vgpt.report.differences import RowStatistics, Windows, row_statistics
 from vgpt.report.grouping import (
     Row,
     attention_label,
@@ -48,6 +49,8 @@ class Comparison:
         missing: runs that were wanted and are not there.
         remarks: sentences about what is not in the rows.
         kv_at: tokens of context for the second column of cache sizes.
+        statistics: of each row, in the same order.
+        force: whether verdicts across unequal conditions were asked for.
     """
 
     rows: tuple[Row, ...]
@@ -55,6 +58,8 @@ class Comparison:
     missing: tuple[Wanted, ...]
     remarks: tuple[str, ...]
     kv_at: int
+    statistics: tuple[RowStatistics, ...]
+    force: bool
 
 
 @dataclass
@@ -65,11 +70,16 @@ class _Draft:
     remarks: list[str]
 
 
-def compare(request: Request, runs: Sequence[RunInfo]) -> Comparison:
+def compare(request: Request, runs: Sequence[RunInfo], *, windows: Windows | None = None) -> Comparison:
     """Choose from all recorded runs those that answer the request.
 
     With given conditions the runs of exactly those settings are wanted. Without, each variant is shown by its newest
     finished runs, if possible under the conditions of the baseline's newest run. Only finished runs are counted.
+
+    Args:
+        request: what is asked for.
+        runs: all runs on record.
+        windows: finds the losses per window of a run; without, evaluation noise is not known.
 
     Raises:
         UsageError: a term is neither a variant nor a run, or a variant does not fit the given conditions.
@@ -84,7 +94,16 @@ def compare(request: Request, runs: Sequence[RunInfo]) -> Comparison:
     if rows and terms and not _belongs(rows[0], terms[0]):
         draft.remarks.append(f"{terms[0].text} has no run to show; differences are against {rows[0].label}")
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
-    return Comparison(tuple(rows), audit(rows), tuple(draft.missing), remarks, request.settings.compare.kv_at)
+    options, audited = request.settings.compare, audit(rows)
+    return Comparison(
+        rows=tuple(rows),
+        audit=audited,
+        missing=tuple(draft.missing),
+        remarks=remarks,
+        kv_at=options.kv_at,
+        statistics=row_statistics(rows, audited, windows=windows, force=options.force),
+        force=options.force,
+    )
 
 
 def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:

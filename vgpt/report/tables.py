@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -11,6 +10,7 @@ from vgpt.report.architecture import cache_bytes_at
 from vgpt.report.captions import audit_lines, confound_lines, noise_caption, peak_caption
 from vgpt.report.comparison import Comparison
 from vgpt.report.grouping import Row
+from vgpt.report.layout import add_row, new_table
 from vgpt.report.numbers import (
     BITS,
     DASH,
@@ -36,11 +36,7 @@ from vgpt.report.numbers import (
     shown_relative,
     stat,
 )
-
-_LABEL_WIDTH = 26
-_LEAST_LABEL, _LEAST_FLAGS = 11, 8
-"""Columns that wrap are never squeezed below this: the numbers of every table leave them as much on 80 columns."""
-_Cell = Text | str
+from vgpt.report.significance import significance
 
 
 def tables(comparison: Comparison) -> list[RenderableType]:
@@ -55,6 +51,7 @@ def tables(comparison: Comparison) -> list[RenderableType]:
         _quality(comparison),
         noise_caption(rows),
         Text(),
+        *significance(comparison),
         _cost(rows),
         peak_caption(rows),
         Text(),
@@ -65,20 +62,15 @@ def tables(comparison: Comparison) -> list[RenderableType]:
     ]
 
 
-def display_label(label: str) -> str:
-    """Return a row's label with spaces, so that a long one can wrap: `gqa n_kv_head=2`."""
-    return label.replace(":", " ", 1).replace(",", " ")
-
-
 def _quality(comparison: Comparison) -> Table:
     rows, baseline = comparison.rows, comparison.rows[0]
     several = {len(row.runs) > 1 for row in rows}
     spread = {frozenset({False}): "± eval SE", frozenset({True}): "± sd of seeds"}.get(frozenset(several), "± noise")
     flags = [Text("; ".join(_flags(comparison, row)), "yellow") for row in rows]
     columns = ["seeds", f"val loss\n{spread}", "Δ", "perplexity", "bits/byte"]
-    table = _table("Quality", columns, flags=any(flags))
+    table = new_table("Quality", columns, words="flags" if any(flags) else "")
     for row, flag in zip(rows, flags, strict=True):
-        _add(
+        add_row(
             table,
             row,
             str(len(row.runs)),
@@ -94,9 +86,9 @@ def _quality(comparison: Comparison) -> Table:
 def _cost(rows: Sequence[Row]) -> Table:
     baseline = rows[0]
     columns = ["FLOPs\nper token", "Δ", "tokens/s", "Δ", "MFU", "MFU\nPaLM", "peak\nmemory"]
-    table = _table("Cost of training", columns)
+    table = new_table("Cost of training", columns)
     for row in rows:
-        _add(
+        add_row(
             table,
             row,
             _mean(row, FLOPS, shown_count),
@@ -115,10 +107,10 @@ def _size(comparison: Comparison) -> Table:
     contexts = sorted({row.runs[0].params.get("block_size", "?") for row in rows})
     context = f"{int(contexts[0]):,}" if len(contexts) == 1 and contexts[0].isdecimal() else "context"
     columns = ["params", "Δ", "KV per\ntoken", f"KV at\n{context}", "Δ", "measured", f"KV at\n{comparison.kv_at:,}"]
-    table = _table("Size: parameters, and the KV cache of one sequence", columns)
+    table = new_table("Size: parameters, and the KV cache of one sequence", columns)
     for row in rows:
         extrapolated = cache_bytes_at(row.runs[0], comparison.kv_at)
-        _add(
+        add_row(
             table,
             row,
             _mean(row, PARAMS, shown_count),
@@ -130,29 +122,6 @@ def _size(comparison: Comparison) -> Table:
             DASH if extrapolated is None else shown_bytes(extrapolated),
         )
     return table
-
-
-def _table(title: str, columns: Sequence[str], *, flags: bool = False) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    table.add_column("attention", min_width=_LEAST_LABEL, max_width=_LABEL_WIDTH, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    if flags:
-        table.add_column("flags", min_width=_LEAST_FLAGS, overflow="fold")
-    return table
-
-
-def _add(table: Table, row: Row, *cells: _Cell) -> None:
-    texts = [cell if isinstance(cell, Text) else Text(cell) for cell in cells]
-    table.add_row(Text(display_label(row.label)), *texts)
 
 
 def _loss(row: Row, *, mixed: bool) -> str:
