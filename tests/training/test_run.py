@@ -234,3 +234,24 @@ def test_the_final_loss_of_every_window_is_kept(settings, stop):
     assert (kept.step, kept.windows, len(kept.losses)) == (12, conditions["eval_windows"], 8)
     assert sum(kept.losses) / 8 == pytest.approx(summary["val/loss"], rel=1e-6)
     assert str(config.directory.resolve() / "val_windows.json") in (config.directory / "tracking.json").read_text()
+
+
+def test_matched_variants_train_at_their_own_widths_under_the_same_recorded_conditions(settings):
+    conditions, sizes = [], []
+    for attn in ("mha", "mqa"):
+        config = settings(attn, model__match="params", model__n_embd=32)
+        summary = train_run(config, Quiet()).summary
+        conditions.append(json.loads((config.directory / "conditions.json").read_text()))
+        sizes.append((config.model.hidden, summary["params/total"]))
+        found = find_checkpoint(config.directory)
+        assert found.settings.model.match_to == "mha"
+        assert (found.model.match, found.model.hidden) == ("none", config.model.hidden)
+    assert conditions[0] == conditions[1]
+    (reference, total), (width, matched) = sizes
+    assert (reference, width) == (128, 144)
+    assert matched == pytest.approx(total, rel=0.005)
+
+
+def test_a_finished_run_is_not_trained_again_because_it_is_the_reference_of_others(settings):
+    train_run(settings(), Quiet())
+    assert train_run(settings(model__match="params"), Quiet()).status == "already"

@@ -8,6 +8,7 @@ from vgpt.report.architecture import cache_bytes_at, confounds_of
 from vgpt.report.comparison import Comparison
 from vgpt.report.differences import RowStatistics
 from vgpt.report.grouping import Row, seed_of
+from vgpt.report.matched import budget_of
 from vgpt.report.numbers import cache_disagrees, change, stat
 
 
@@ -33,6 +34,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             ],
         },
         "forced": comparison.force,
+        "match": asdict(comparison.match) if comparison.match else None,
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),
@@ -53,6 +55,7 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
         "kv_measured_equals_analytic": not cache_disagrees(row),
         "metrics": {name: _metric(comparison, row, name) for name in names},
         "statistics": _statistics(statistics),
+        "budget": _budget(comparison, row),
         "runs": [
             {
                 "run_name": run.run_name,
@@ -95,6 +98,12 @@ def _statistics(found: RowStatistics) -> dict[str, Any]:
             "evaluation_noise": asdict(noise) if noise else None,
         }
     return table
+
+
+def _budget(comparison: Comparison, row: Row) -> dict[str, Any] | None:
+    """Return the row's budget against that of what was matched, as shares minus 1."""
+    found = budget_of(row.runs[0], comparison.match) if comparison.match else None
+    return asdict(found) if found else None
 
 
 def _finite(value: float) -> float | None:

@@ -21,12 +21,14 @@ from vgpt.report.grouping import (
     seed_of,
     settings_hash_of,
 )
+from vgpt.report.matched import width_rule
 from vgpt.report.numbers import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
 from vgpt.report.plan import Request, Wanted, base_seed, wanted_run
 from vgpt.report.terms import Term
 from vgpt.report.unfinished import unfinished_remarks
 from vgpt.settings.compare import SortKey
 from vgpt.settings.fields import shown
+from vgpt.settings.matching import Match
 from vgpt.tracking.store import RunInfo
 
 _SORTED_BY = {
@@ -51,6 +53,7 @@ class Comparison:
         kv_at: tokens of context for the second column of cache sizes.
         statistics: of each row, in the same order.
         force: whether verdicts across unequal conditions were asked for.
+        match: by which rule budgets were matched: as asked for, otherwise as the runs record it; None without one.
     """
 
     rows: tuple[Row, ...]
@@ -60,6 +63,7 @@ class Comparison:
     kv_at: int
     statistics: tuple[RowStatistics, ...]
     force: bool
+    match: Match | None = None
 
 
 @dataclass
@@ -103,7 +107,15 @@ def compare(request: Request, runs: Sequence[RunInfo], *, windows: Windows | Non
         kv_at=options.kv_at,
         statistics=row_statistics(rows, audited, windows=windows, force=options.force),
         force=options.force,
+        match=_match_of(request, rows),
     )
+
+
+def _match_of(request: Request, rows: Sequence[Row]) -> Match | None:
+    model = request.settings.model
+    if model.match != "none" and model.match_to is not None:
+        return Match(model.match, model.match_to, model.match_multiple)
+    return width_rule(run for row in rows for run in row.runs)
 
 
 def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:
@@ -119,7 +131,8 @@ def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: 
                 raise
             continue  # a variant of the store that does not fit these conditions was never trained under them
         found = [done[run.config.settings_hash] for run in wanted if run.config.settings_hash in done]
-        absent = [run for run in wanted if run.config.settings_hash not in done]
+        asked = {run.config.settings_hash for run in draft.missing}  # two terms may come to the same settings
+        absent = [run for run in wanted if run.config.settings_hash not in {*done, *asked}]
         if found:
             draft.rows.append(make_row(found, wanted=len(wanted)))
             _mention_other_seeds(draft, request, found[0], done.values())

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vgpt.report.architecture import cache_bytes_at
+from vgpt.report.budgets import matched_budgets
 from vgpt.report.captions import audit_lines, confound_lines, noise_caption, peak_caption
 from vgpt.report.comparison import Comparison
 from vgpt.report.grouping import Row
@@ -57,6 +58,7 @@ def tables(comparison: Comparison) -> list[RenderableType]:
         Text(),
         _size(comparison),
         Text(),
+        *matched_budgets(comparison),
         *audit_lines(comparison.audit),
         *confound_lines(rows),
     ]

@@ -55,6 +55,7 @@ TAGS: dict[str, str] = {
     "vgpt.attn": "attention variant",
     "vgpt.attn_settings": "the variant's own settings as canonical JSON",
     "vgpt.attn_layers": "variant and settings of every layer, in the grammar of --attn",
+    "vgpt.mlp_hidden": "hidden width of the MLP, after matching",
     "vgpt.seed": "seed of the run",
     "vgpt.settings_hash": "hash of all settings that make the run, the variant and the seed among them",
     "vgpt.conditions": "hash of everything that must be equal for a fair comparison",

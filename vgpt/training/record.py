@@ -40,6 +40,7 @@ def open_record(
         "vgpt.attn": config.model.attn.kind,
         "vgpt.attn_settings": json.dumps(config.model.attn.model_dump(mode="json"), sort_keys=True),
         "vgpt.attn_layers": pattern_of([config.model.attn.at(layer) for layer in range(config.model.n_layer)]),
+        "vgpt.mlp_hidden": str(config.model.hidden),
         "vgpt.seed": str(config.train.seed),
         "vgpt.settings_hash": config.settings_hash,
         "vgpt.conditions": digest(conditions),

@@ -124,7 +124,7 @@ def refuse_other_settings(config: TrainConfig) -> None:
 
 def build_model(config: TrainConfig, vocab_size: int) -> GPT2Model:
     """Build and initialise the model that a run starts from, in float32 on the CPU."""
-    model = GPT2Model(GPT2Config(**dict(config.model), vocab_size=vocab_size))
+    model = GPT2Model(GPT2Config(**config.model.concrete(), vocab_size=vocab_size))
     initialise(model, config.train.seed)
     return model
 
@@ -156,6 +156,8 @@ def _train(
         f"{config.name}: {count_parameters(model.config).total:,} parameters, {compute.device_name}, "
         f"{compute.dtype_name} ({compute.reason}), peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
     )
+    if config.model.budget is not None:
+        display.say(f"--match {config.model.match}: {config.model.budget}")
     if remark := cut_off(config.model.attn, config.model.n_layer):
         display.say(remark)
     resume_step = None if checkpoint is None else state.step
