@@ -15,7 +15,6 @@ from typing import Any
 from pydantic import ValidationError
 
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.mix.config import MixConfig
 from vgpt.attention.mix.grammar import format_variant
 from vgpt.attention.registry import resolve_attention
 from vgpt.errors import SettingsError
@@ -222,7 +221,8 @@ def resolve_reference(text: str, shape: Shape) -> AttentionConfig:
 
 def spelled(attn: AttentionConfig) -> str:
     """Return a variant with all its settings as `--attn` takes it."""
-    return attn.pattern if isinstance(attn, MixConfig) else format_variant(attn.model_dump(mode="json"))
+    table = attn.model_dump(mode="json")
+    return str(table["pattern"]) if attn.kind == "mix" else format_variant(table)
 
 
 def _candidates(attn: AttentionConfig, knob: str, target: int, trunk: Trunk) -> Sequence[int]:
