@@ -4,8 +4,9 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from vgpt.report.architecture import cache_bytes_at, confounds_of
+from vgpt.report.architecture import cache_bytes_at
 from vgpt.report.comparison import Comparison
+from vgpt.report.confounds import confounds
 from vgpt.report.differences import RowStatistics
 from vgpt.report.grouping import Row, seed_of
 from vgpt.report.matched import budget_of
@@ -50,7 +51,7 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
         "n": len(row.runs),
         "wanted": row.wanted,
         "unequal_conditions": list(comparison.audit.flagged.get(row.label, ())),
-        "confounds": confounds_of(row),
+        "confounds": confounds(row, comparison.rows[0]),
         "kv_bytes_at_kv_at": cache_bytes_at(row.runs[0], comparison.kv_at),
         "kv_measured_equals_analytic": not cache_disagrees(row),
         "metrics": {name: _metric(comparison, row, name) for name in names},
