@@ -183,6 +183,10 @@ class AttentionConfig(Section):
         """What one layer keeps per sequence while decoding."""
         raise NotImplementedError
 
+    def cache_knob(self) -> str | None:
+        """Return the name of the integer setting that the cache grows with, for matched budgets; None without one."""
+        return None
+
     def switch_matmul_params(self, shape: Shape) -> int:
         """Count the weights that the switches bring into matrix products: those of the output gate."""
         widths = {"none": 0, "head": shape.n_head, "elem": shape.n_head * self.v_dim(shape)}

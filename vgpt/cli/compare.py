@@ -17,6 +17,7 @@ from vgpt.report.tables import tables
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
 from vgpt.tracking.store import RunInfo, merge_runs, read_local_runs, read_runs
+from vgpt.tracking.windows import WindowReader
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,13 +45,19 @@ def compare_runs(
     request = make_request(terms or [], sources)
     if show_settings:
         print_settings(settings_of_first(request), as_json=json)
-    comparison = compare(request, _recorded(request))
+    comparison = _compare(request)
     failures: list[Failure] = []
     if request.settings.compare.run_missing and comparison.missing:
         failures = _train(comparison)
-        comparison = compare(request, _recorded(request))
+        comparison = _compare(request)
     _print(comparison, json=json)
     _conclude(request, comparison, failures)
+
+
+def _compare(request: Request) -> Comparison:
+    run = request.settings.run
+    windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
+    return compare(request, _recorded(request), windows=windows)
 
 
 def _recorded(request: Request) -> list[RunInfo]:
