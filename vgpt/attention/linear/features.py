@@ -1,0 +1,35 @@
+"""Feature maps phi, whose products phi(q) phi(k) stand where the softmax has exp(q k)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def elu1(x: Tensor) -> Tensor:
+    """elu(x) + 1: Katharopoulos et al. 2020 (arXiv 2006.16236), equation 7.
+
+    Not computed as that sum, which cancels: in bfloat16 it is exactly zero from x = -7 down.
+    """
+    return x.relu() + x.clamp(max=0).exp()
+
+
+def taylor2(x: Tensor) -> Tensor:
+    """Features whose products are 1 + s + s^2 / 2 for s = q k / sqrt(D): Arora et al. 2024 (arXiv 2402.18668), section 4.
+
+    (..., D) becomes (..., 1 + D + D (D + 1) / 2): 1, the numbers x / D^(1/4), and the different products of two of
+    them. The products are never below 1/2, so a denominator of them is safe.
+    """
+    x = x * x.shape[-1] ** -0.25
+    i, j = torch.triu_indices(x.shape[-1], x.shape[-1], device=x.device)
+    # A product of two different numbers stands for both orders of them, its square for half of each.
+    factor = torch.where(i == j, 0.5**0.5, 1.0).to(x.dtype)
+    return torch.cat((torch.ones_like(x[..., :1]), x, x[..., i] * x[..., j] * factor), -1)
+
+
+FEATURE_MAPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu1": elu1,
+    "relu": torch.relu,
+    "identity": lambda x: x,
+    "taylor2": taylor2,
+}
