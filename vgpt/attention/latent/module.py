@@ -71,7 +71,8 @@ class LatentAttention(CausalSelfAttention):
         latent, k_rope = self._latents(x)
         if self.rope:
             tables = rotary_tables(start, x.shape[1], self.rope, self.shape.rope_base, x.device)
-            q_rope, k_rope = rotate(q_rope, *tables), rotate(k_rope, *tables)
+            # At once: a decoding step of a small model is mostly the cost of starting its many small operations.
+            q_rope, k_rope = rotate(torch.cat((q_rope, k_rope), 2), *tables).split([self.heads, 1], 2)
         if cache is not None:
             assert isinstance(cache, TokenCache)
             cache.append(torch.cat((latent, k_rope[:, :, 0]), -1)[:, None])
