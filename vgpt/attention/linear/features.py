@@ -1,6 +1,7 @@
 """Feature maps phi, whose products phi(q) phi(k) stand where the softmax has exp(q k)."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,24 @@ def elu1(x: Tensor) -> Tensor:
 
     Not computed as that sum, which cancels: in bfloat16 it is exactly zero from x = -7 down.
     """
-    return x.relu() + x.clamp(max=0).exp()
+    return x.relu() + x.clamp(max=0).exp() if torch.compiler.is_compiling() else _Elu1.apply(x)
+
+
+class _Elu1(torch.autograd.Function):
+    """The map and its gradient in as few passes over memory as there can be: on CPUs they are all that it costs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return x + 1 above zero and exp(x) below."""
+        y = x.clamp(max=0).exp_().add_(x.relu())
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Any) -> Tensor:
+        """The slope is exp(x) = y up to zero and 1 from there on; written so that it can be differentiated again."""
+        (y,) = ctx.saved_tensors
+        return grad_outputs[0] * y.clamp(max=1)
 
 
 def taylor2(x: Tensor) -> Tensor:
