@@ -41,6 +41,10 @@ Config = TypeVar("Config", bound=type[AttentionConfig])
 
 _BUILT_IN = (
     "vgpt.attention.grouped.config",
+    "vgpt.attention.local.config",
+    "vgpt.attention.sparse.config",
+    "vgpt.attention.linear.config",
+    "vgpt.attention.latent.config",
     "vgpt.attention.mix.config",
 )
 _configs: dict[str, type[AttentionConfig]] = {}
