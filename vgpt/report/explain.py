@@ -10,8 +10,8 @@ from rich.text import Text
 from vgpt.attention.config import AttentionConfig
 from vgpt.report.anatomy import Anatomy, Part, confounds, count, description, sources
 from vgpt.report.labels import short_label
+from vgpt.report.layout import display_label
 from vgpt.report.numbers import shown_bytes, shown_count
-from vgpt.report.tables import display_label
 from vgpt.settings.fields import shown
 
 

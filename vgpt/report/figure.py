@@ -6,9 +6,9 @@ from typing import Any
 from vgpt.errors import VgptError
 from vgpt.report.anatomy import Anatomy, Part
 from vgpt.report.labels import short_label
+from vgpt.report.layout import display_label
 from vgpt.report.mask import mask_of
 from vgpt.report.numbers import shown_bytes
-from vgpt.report.tables import display_label
 
 _CELLS = 256
 _MOST_MASKS = 4

@@ -15,8 +15,8 @@ from vgpt.attention.registry import parse_attention, resolve_attention, variants
 from vgpt.errors import UsageError, VgptError
 from vgpt.report.costs import Costs, cache_sizes, flops_json, model_costs
 from vgpt.report.labels import full_label, short_label
+from vgpt.report.layout import display_label
 from vgpt.report.numbers import shown_bytes, shown_count
-from vgpt.report.tables import display_label
 from vgpt.settings.explain import VariantsConfig
 from vgpt.settings.fields import Leaf, leaves
 from vgpt.settings.loader import Sources, load_settings

@@ -97,9 +97,7 @@ class _Chunks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunk: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, state: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
         """Return (B, H, T, c) and the last state."""
         B, H, T, m = q.shape
         N, c = T // chunk, v.shape[-1]

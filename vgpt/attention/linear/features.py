@@ -33,7 +33,7 @@ class _Elu1(torch.autograd.Function):
 
 
 def taylor2(x: Tensor) -> Tensor:
-    """Features whose products are 1 + s + s^2 / 2 for s = q k / sqrt(D): Arora et al. 2024 (arXiv 2402.18668), section 4.
+    """Map to products 1 + s + s^2 / 2 with s = q k / sqrt(D): Arora et al. 2024 (arXiv 2402.18668), section 4.
 
     (..., D) becomes (..., 1 + D + D (D + 1) / 2): 1, the numbers x / D^(1/4), and the different products of two of
     them. The products are never below 1/2, so a denominator of them is safe.

@@ -84,9 +84,7 @@ class LinearAttention(CausalSelfAttention):
         if q.shape[2] == 1:
             y, state = recurrent_step(q, k, v, state, decay)
         else:
-            y, state = chunked_linear_attention(
-                q, k, v, chunk=self.settings.chunk_size, state=state, log_decay=decay
-            )
+            y, state = chunked_linear_attention(q, k, v, chunk=self.settings.chunk_size, state=state, log_decay=decay)
         cache.state[..., columns].copy_(state)
         if last:
             cache.length += q.shape[2]
