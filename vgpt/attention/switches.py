@@ -40,7 +40,8 @@ class Switches(nn.Module):
         """Norm queries and keys (..., qk_dim), where asked for."""
         if self.q_norm is None or self.k_norm is None:
             return q, k
-        return self.q_norm(q).to(q.dtype), self.k_norm(k).to(k.dtype)
+        wide = self.q_norm.weight.dtype  # under autocast the heads are narrower than the weights
+        return self.q_norm(q.to(wide)).to(q.dtype), self.k_norm(k.to(wide)).to(k.dtype)
 
     def gated(self, y: Tensor, x: Tensor) -> Tensor:
         """Gate the heads' outputs (B, T, H * v_dim) by the layer's input (B, T, C), where asked for."""
