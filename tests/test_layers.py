@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vgpt"
 # A folder imports only from those before it; attention's settings side stands left of settings, its torch side right
-# of data.
+# of data, and the kit that tries variants inside models right of the model.
 ORDER = [
     ("errors", "schema"),
     ("text",),
@@ -16,6 +16,7 @@ ORDER = [
     ("data",),
     ("attention",),
     ("model",),
+    ("attention.conformance",),
     ("tracking",),
     ("evaluation",),
     ("training",),
@@ -29,6 +30,8 @@ def layer(module: str) -> int:
     parts = module.split(".")[1:]
     if not parts:
         return 0
+    if parts[:2] == ["attention", "conformance"]:
+        return ORDER.index(("attention.conformance",))
     if parts[0] == "attention":
         settings_side = parts[-1] == "config" or parts[1:2] == ["registry"] or len(parts) == 1
         return 2 if settings_side else 5
