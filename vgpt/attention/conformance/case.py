@@ -17,8 +17,8 @@ from vgpt.model.init import stream_seed
 LONGEST = 1100
 """Most tokens that checks of who sees whom run on, so that a check takes seconds."""
 
-_PLAIN = 70
-"""Tokens of an ordinary sequence: more than a page of the cache, and no round number."""
+_PLAIN = 150
+"""Tokens of an ordinary sequence: two pages of a cache, or chunks, and some; no round number."""
 
 # (heads, head width), tried in turn until one fits the settings.
 _TRUNKS = [(4, 8), (4, 16), (6, 8), (8, 8), (12, 8), (16, 8), (4, 32), (4, 64), (12, 64), (2, 8), (1, 8), (5, 8)]

@@ -45,17 +45,15 @@ def rewinding(case: Case) -> Finding:
     for flags, trunk in case.trunks():
         module = trunk.module(dtype)
         x, other = trunk.inputs(2, tokens, dtype), trunk.inputs(2, tokens, dtype, salt="other")
-        cache = module.make_cache(2, tokens, dtype=dtype, device=case.device)
         with torch.inference_mode():
             full = module(x)
             for n in (0, 1, 20, tokens - 3):
-                cache.reset()
+                cache = module.make_cache(2, tokens, dtype=dtype, device=case.device)
                 module(torch.cat((x[:, :n], other[:, n:]), 1), cache)
                 try:
-                    cache.rewind(n)
-                except VgptError:
-                    if n == 0:
-                        worst.add(1, 0, f"{flags}: going back to 0 tokens is refused, so the cache cannot be reset")
+                    cache.rewind(n) if n else cache.reset()
+                except VgptError as error:
+                    worst.add(int(n == 0), 0, f"{flags}: the cache cannot be reset: {error.message}")
                     continue
                 worst.equal(cache.length, n, f"{flags}: length after going back")
                 end = module(x[:, n:], cache)

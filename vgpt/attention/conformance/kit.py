@@ -8,7 +8,7 @@ from vgpt.attention.conformance import causality, counting, decoding, invariance
 from vgpt.attention.conformance.case import Case, find_trunk
 from vgpt.attention.conformance.measure import Finding
 from vgpt.attention.registry import resolve_attention
-from vgpt.errors import UsageError, did_you_mean
+from vgpt.errors import SettingsError, UsageError, did_you_mean
 
 LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
     check.__name__: check
@@ -92,7 +92,10 @@ def check_variant(
     """
     config = resolve_attention(config)
     layers = distinct_layers(config)
-    shape = shape or find_trunk([layer for _, layer in layers])
+    if shape is None:
+        shape = find_trunk([layer for _, layer in layers])
+    elif faults := [fault for _, layer in layers for fault in layer.check(shape)]:
+        raise SettingsError(faults)
     wanted = _wanted(only)
     results: list[Result] = []
 

@@ -118,7 +118,7 @@ def _gradcheck(case: Case, tokens: int, *, slow: bool) -> str:
 
     inputs: Sequence[Tensor] = [x] if slow else [x, *module.parameters()]
     try:
-        torch.autograd.gradcheck(run, inputs, fast_mode=not slow)
+        torch.autograd.gradcheck(run, inputs, atol=1e-6, rtol=1e-5, fast_mode=not slow)
     except RuntimeError as error:
         return str(error).strip().partition("\n")[0]
     return ""
