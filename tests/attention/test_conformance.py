@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from vgpt.attention.cache import TokenCache
+from vgpt.attention.config import AttentionConfig, CacheCost, Flops, Shape
 from vgpt.attention.conformance import check_names, check_variant, failures
 from vgpt.attention.conformance.kit import distinct_layers, spelled
 from vgpt.attention.conformance.memory import bytes_reached
-from vgpt.attention.config import AttentionConfig, CacheCost, Flops, Shape
 from vgpt.attention.grouped.config import GQAConfig, MHAConfig, MQAConfig
 from vgpt.attention.grouped.module import GroupedAttention
 from vgpt.attention.switches import Switches
