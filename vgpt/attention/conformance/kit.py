@@ -42,7 +42,7 @@ MODEL_CHECKS: dict[str, Callable[[AttentionConfig, Shape, int, int, str], Findin
 }
 """Checks of a model with all its layers, by name."""
 
-_MOST_LAYERS = 32
+_MOST_LAYERS = 256
 """Layers among which the distinct ones of a mix are looked for."""
 
 
