@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vgpt"
 # A folder imports only from those before it; attention's settings side stands left of settings, its torch side, which
-# is whatever imports torch, right of data.
+# is whatever imports torch, right of data, and the kit that tries variants inside models right of the model.
 ORDER = [
     ("errors", "schema"),
     ("text",),
@@ -16,6 +16,7 @@ ORDER = [
     ("data",),
     ("attention",),
     ("model",),
+    ("attention.conformance",),
     ("tracking",),
     ("evaluation",),
     ("training",),
@@ -29,6 +30,8 @@ def layer(module: str) -> int:
     parts = module.split(".")[1:]
     if not parts:
         return 0
+    if parts[:2] == ["attention", "conformance"]:
+        return ORDER.index(("attention.conformance",))
     if parts[0] == "attention":
         return 5 if any(name.split(".")[0] == "torch" for name in imports(file_of(module))) else 2
     names = [i for i, group in enumerate(ORDER) if parts[0] in group]

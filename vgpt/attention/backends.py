@@ -115,7 +115,8 @@ def one_query(
     scores = torch.bmm(queries, k.reshape(B * G, S, D).mT)
     if bias is None and slopes is not None:
         last = (S if live is None else live) - 1
-        bias = -slopes.view(H, 1) * (last - torch.arange(S, device=q.device))
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        bias = -slopes.to(wide).view(H, 1) * (last - torch.arange(S, device=q.device))
     if bias is not None:
         wide = scores.to(torch.promote_types(scores.dtype, bias.dtype)).view(B, H, S)
         scores = (wide + bias).view(B * G, H // G, S)
@@ -142,7 +143,9 @@ def naive(
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if slopes is not None:
         rows = torch.arange(offset, offset + q.shape[2], device=q.device)[:, None]
-        scores = scores - slopes.view(-1, 1, 1) * (rows - torch.arange(k.shape[2], device=q.device)).abs()
+        scores = (
+            scores - slopes.to(scores.dtype).view(-1, 1, 1) * (rows - torch.arange(k.shape[2], device=q.device)).abs()
+        )
     weights = softmax_with_sinks(scores.masked_fill(~mask, -torch.inf), sinks)
     return weights.to(v.dtype) @ v
 
@@ -211,7 +214,8 @@ def _bias_with_sinks(q: Tensor, k: Tensor, offset: int, mask: Tensor, sinks: Ten
     """Return what to add to the scores, (1 or B, H, T, 1 + S): the sink first, then ALiBi where the mask allows."""
     rows = torch.arange(offset, offset + q.shape[2], device=q.device)[:, None]
     distance = (rows - torch.arange(k.shape[2], device=q.device)).abs()
-    bias = (-slopes.view(-1, 1, 1) * distance).to(q.dtype).masked_fill(~mask, -torch.inf)
+    wide = slopes.to(torch.promote_types(q.dtype, torch.float32))
+    bias = (-wide.view(-1, 1, 1) * distance).to(q.dtype).masked_fill(~mask, -torch.inf)
     column = sinks.to(q.dtype).view(-1, 1, 1).expand(*bias.shape[:-1], 1)
     return torch.cat((column, bias), -1)
 
