@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vgpt"
-# A folder imports only from those before it; attention's settings side stands left of settings, its torch side right
-# of data.
+# A folder imports only from those before it; attention's settings side stands left of settings, its torch side, which
+# is whatever imports torch, right of data.
 ORDER = [
     ("errors", "schema"),
     ("text",),
-    ("attention.config", "attention.registry"),
+    ("attention, settings side",),
     ("settings",),
     ("data",),
     ("attention",),
@@ -30,8 +30,7 @@ def layer(module: str) -> int:
     if not parts:
         return 0
     if parts[0] == "attention":
-        settings_side = parts[-1] == "config" or parts[1:2] == ["registry"] or len(parts) == 1
-        return 2 if settings_side else 5
+        return 5 if any(name.split(".")[0] == "torch" for name in imports(file_of(module))) else 2
     names = [i for i, group in enumerate(ORDER) if parts[0] in group]
     assert names, f"{module} has no place in the order of layers"
     return names[0]
@@ -39,6 +38,11 @@ def layer(module: str) -> int:
 
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def file_of(module: str) -> Path:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def imports(path: Path) -> list[str]:

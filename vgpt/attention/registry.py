@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.mix.grammar import is_pattern, parse_pattern
 from vgpt.errors import SettingsError, VgptError, did_you_mean
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ Config = TypeVar("Config", bound=type[AttentionConfig])
 _BUILT_IN = (
     "vgpt.attention.grouped.config",
     "vgpt.attention.latent.config",
+    "vgpt.attention.mix.config",
 )
 _configs: dict[str, type[AttentionConfig]] = {}
 _modules: dict[str, str] = {}
@@ -31,7 +33,8 @@ def register_attention(kind: str, *, module: str, summary: str = "") -> Callable
 
     Args:
         kind: name on the command line, in TOML and in tables.
-        module: where its `CausalSelfAttention` is: "package.file:Class", or "Class" in the settings' own file.
+        module: where its `CausalSelfAttention` is: "package.file:Class", or "Class" in the settings' own file; empty
+            where only `config.at(layer)` names variants with a module.
         summary: one line for lists of variants; defaults to the first line of the class's docstring.
 
     Raises:
@@ -46,7 +49,7 @@ def register_attention(kind: str, *, module: str, summary: str = "") -> Callable
         config.kind = kind
         config.summary = summary or (config.__doc__ or "").strip().partition("\n")[0]
         _configs[kind] = config
-        _modules[kind] = module if ":" in module else f"{config.__module__}:{module}"
+        _modules[kind] = module if ":" in module or not module else f"{config.__module__}:{module}"
         return config
 
     return register
@@ -70,12 +73,27 @@ def load_entry_points(warn: Callable[[str], None]) -> None:
 
 
 def parse_attention(text: str) -> dict[str, Any]:
-    """Read `gqa` or `gqa:n_kv_head=4,...` as the settings table `{"kind": "gqa", "n_kv_head": "4"}`.
+    """Read `gqa:n_kv_head=4,...` as the settings table `{"kind": "gqa", "n_kv_head": "4"}`.
+
+    A pattern of layers, `5xlocal+mha`, becomes `{"kind": "mix", "pattern": "5xlocal+mha"}`.
+
+    Raises:
+        SettingsError: an unknown variant, or a malformed setting or pattern.
+    """
+    if is_pattern(text):
+        parse_pattern(text)
+        return {"kind": "mix", "pattern": text}
+    return parse_variant(text)
+
+
+def parse_variant(text: str) -> dict[str, Any]:
+    """Read one variant, as `parse_attention` does; a value `none` becomes None.
 
     Raises:
         SettingsError: an unknown variant or a malformed setting.
     """
     kind, _, rest = text.partition(":")
+    kind = kind.strip()
     known = variants()
     if kind not in known:
         raise SettingsError([unknown_variant(kind)])
@@ -85,7 +103,7 @@ def parse_attention(text: str) -> dict[str, Any]:
         name = name.strip().replace("-", "_")
         if not equals or not name or not value.strip():
             raise SettingsError([f"--attn {text}: {item!r} is not of the form setting=value"])
-        table[name] = value.strip()
+        table[name] = None if value.strip().lower() == "none" else value.strip()
     return table
 
 
@@ -126,6 +144,8 @@ def build_attention(config: AttentionConfig, shape: Shape, layer: int = 0) -> Ca
     """
     if faults := config.check(shape):
         raise SettingsError(faults)
+    if not _modules[config.kind]:
+        raise VgptError(f"attention {config.kind!r} has no layer of its own", "Build its layers: config.at(layer).")
     path, _, name = _modules[config.kind].partition(":")
     try:
         cls = getattr(import_module(path), name)

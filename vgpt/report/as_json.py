@@ -3,9 +3,10 @@
 import math
 from typing import Any
 
+from vgpt.report.architecture import cache_bytes_at, confounds_of
 from vgpt.report.comparison import Comparison
 from vgpt.report.grouping import Row, seed_of
-from vgpt.report.numbers import cache_bytes_at, cache_disagrees, change, stat
+from vgpt.report.numbers import cache_disagrees, change, stat
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
         "n": len(row.runs),
         "wanted": row.wanted,
         "unequal_conditions": list(comparison.audit.flagged.get(row.label, ())),
+        "confounds": confounds_of(row),
         "kv_bytes_at_kv_at": cache_bytes_at(row.runs[0], comparison.kv_at),
         "kv_measured_equals_analytic": not cache_disagrees(row),
         "metrics": {name: _metric(comparison, row, name) for name in names},

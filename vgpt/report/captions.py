@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.text import Text
 
+from vgpt.report.architecture import confounds_of
 from vgpt.report.audit import Audit
 from vgpt.report.grouping import Row
 
@@ -62,6 +63,12 @@ def audit_lines(audit: Audit) -> list[Text]:
         values = "; ".join(f"{_short(value)} in {', '.join(labels)}" for value, labels in owners.items())
         lines.append(Text(f"  {difference.name} ({difference.aspect}): {values}"))
     return lines
+
+
+def confound_lines(rows: Sequence[Row]) -> list[Text]:
+    """Name what variants bring along besides their way of mixing tokens."""
+    found = [(row.label, confounds_of(row)) for row in rows]
+    return [Text(f"  confound of {label}: {'; '.join(names)}", "yellow") for label, names in found if names]
 
 
 def _shared(values: Mapping[str, str]) -> str:

@@ -74,6 +74,7 @@ def make_request(words: Sequence[str], sources: Sources) -> Request:
     """
     for name, remedy in (
         ("attn", "Name the variants as arguments: vgpt compare mha gqa"),
+        ("attn_last", "Write the layers out: vgpt compare mha 5xlocal+mha"),
         ("run_name", "A comparison makes several runs and names them itself; to compare runs, name them as arguments."),
     ):
         if name in sources.command_line:

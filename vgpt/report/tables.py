@@ -7,7 +7,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vgpt.report.captions import audit_lines, noise_caption, peak_caption
+from vgpt.report.architecture import cache_bytes_at
+from vgpt.report.captions import audit_lines, confound_lines, noise_caption, peak_caption
 from vgpt.report.comparison import Comparison
 from vgpt.report.grouping import Row
 from vgpt.report.numbers import (
@@ -25,7 +26,6 @@ from vgpt.report.numbers import (
     PARAMS,
     PERPLEXITY,
     SPEED,
-    cache_bytes_at,
     cache_disagrees,
     change,
     relative_change,
@@ -59,6 +59,7 @@ def tables(comparison: Comparison) -> list[RenderableType]:
         _size(comparison),
         Text(),
         *audit_lines(comparison.audit),
+        *confound_lines(rows),
     ]
 
 

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from vgpt.attention.mix.grammar import filled, parse_pattern
 from vgpt.attention.registry import parse_attention, unknown_variant, variants
 from vgpt.errors import SettingsError, did_you_mean
 from vgpt.settings.dotenv import read_dotenv
@@ -68,10 +69,14 @@ def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
             if leaf.variants and name not in inline:
                 origins[name] = origin_of_preset if _holds(tree, leaf.path) else "default"
 
+    members = _members(tree, attention, kind)
     for name, (value, origin) in given.items():
         leaf = known[name]
         if leaf.is_attention:
             origins[name] = origin
+        elif leaf.variants and members & set(leaf.variants):
+            _fill_pattern(tree, attention, {owner: {name: _parsed(leaf, value)} for owner in leaf.variants})
+            origins["pattern"] = origin
         elif leaf.variants and kind in variants() and kind not in leaf.variants:
             remark = f"{leaf.flag} does not apply to --attn {kind}; it belongs to {', '.join(leaf.variants)}"
             if origin == "command line":
@@ -123,14 +128,30 @@ def _choose_variant(
     kind = inline.pop("kind")
     own = table.get(kind, {})
     parent[leaf.name] = {"kind": kind, **(own if isinstance(own, dict) else {}), **inline}
+    _fill_pattern(tree, leaf, {name: settings for name, settings in table.items() if isinstance(settings, dict)})
     return kind, set(inline)
+
+
+def _members(tree: Table, attention: Leaf | None, kind: str) -> set[str]:
+    """Return the variants in the pattern of a mix; none for a plain variant."""
+    if attention is None or kind != "mix":
+        return set()
+    pattern = _descend(tree, attention.path).get("pattern")
+    return {str(layer["kind"]) for layer in parse_pattern(pattern)} if pattern else set()
+
+
+def _fill_pattern(tree: Table, attention: Leaf | None, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give the layers of a mix the settings of their variants that the pattern itself does not set."""
+    table = _descend(tree, attention.path) if attention is not None else {}
+    if table.get("kind") == "mix" and table.get("pattern"):
+        table["pattern"] = filled(table["pattern"], settings)
 
 
 def _parsed(leaf: Leaf, value: Any) -> Any:
     """Turn the words of a command line or environment into what pydantic reads."""
     if not isinstance(value, str):
         return value
-    if value.lower() == "none":
+    if value.lower() == "none" and "none" not in leaf.choices():
         return None if not leaf.is_sequence else ()
     if leaf.is_sequence:
         return tuple(part.strip() for part in value.split(",") if part.strip())

@@ -6,6 +6,7 @@ from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapVa
 
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grouped.config import MHAConfig
+from vgpt.attention.mix.config import MixConfig, with_last
 from vgpt.attention.registry import resolve_attention
 from vgpt.errors import SettingsError, did_you_mean
 from vgpt.schema import Section
@@ -28,7 +29,9 @@ class ModelSettings(Section):
     """The architecture. Everything but `attn` is the trunk, equal for all variants of a comparison."""
 
     attn: AttentionSetting = MHAConfig()
-    """attention variant, also with its settings: gqa:n_kv_head=4"""
+    """attention variant, also with its settings, gqa:n_kv_head=4, or a pattern of layers, 5xlocal+mha"""
+    attn_last: str | None = None
+    """variant of the last layer; none = as the others"""
     n_layer: Annotated[int, Field(ge=1, le=1024)] = 6
     """transformer blocks"""
     n_head: Annotated[int, Field(ge=1, le=1024)] = 6
@@ -77,6 +80,22 @@ class ModelSettings(Section):
     def hidden(self) -> int:
         """Hidden width F of the MLP."""
         return self.mlp_hidden or 4 * self.n_embd
+
+    @model_validator(mode="after")
+    def _last_layer(self) -> "ModelSettings":
+        """Turn --attn-last into the pattern that it means, so that a model has one description of its layers."""
+        if self.attn_last is None:
+            return self
+        try:
+            last = resolve_attention(self.attn_last)
+        except SettingsError as error:
+            raise ValueError(f"--attn-last: {error.message}") from error
+        if isinstance(last, MixConfig):
+            raise ValueError(f"--attn-last {self.attn_last}: the last layer is one layer; name one variant")
+        # Frozen for everyone else; validators of the class itself may finish what it holds.
+        object.__setattr__(self, "attn", with_last(self.attn, last, self.n_layer))
+        object.__setattr__(self, "attn_last", None)
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelSettings":

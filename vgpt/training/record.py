@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from vgpt.attention.mix.config import pattern_of
 from vgpt.data.dataset import Dataset
 from vgpt.evaluation.loss import Evaluator
 from vgpt.settings.fields import shown
@@ -37,6 +38,7 @@ def open_record(
     tags = {
         "vgpt.attn": config.model.attn.kind,
         "vgpt.attn_settings": json.dumps(config.model.attn.model_dump(mode="json"), sort_keys=True),
+        "vgpt.attn_layers": pattern_of([config.model.attn.at(layer) for layer in range(config.model.n_layer)]),
         "vgpt.seed": str(config.train.seed),
         "vgpt.settings_hash": config.settings_hash,
         "vgpt.conditions": digest(conditions),

@@ -7,13 +7,20 @@ from typing import Any
 
 import torch
 
+from vgpt.attention.mix.config import cut_off
 from vgpt.data.dataset import Dataset, open_dataset
 from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
 from vgpt.errors import DataError, DivergedError, UsageError
 from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.model.config import GPT2Config
-from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token, train_flops_per_token
+from vgpt.model.costs import (
+    cache_bytes,
+    cache_read_bytes,
+    count_parameters,
+    palm_flops_per_token,
+    train_flops_per_token,
+)
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import TrainConfig
@@ -145,6 +152,8 @@ def _train(
         f"{config.name}: {count_parameters(model.config).total:,} parameters, {compute.device_name}, "
         f"{compute.dtype_name} ({compute.reason}), peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
     )
+    if remark := cut_off(config.model.attn, config.model.n_layer):
+        display.say(remark)
     resume_step = None if checkpoint is None else state.step
     tracker = open_record(config, data, compute, peak, evaluator, resume_step=resume_step, say=display.say)
     trainer = Trainer(
@@ -207,6 +216,7 @@ def summarise(
         "flops/peak": peak.flops,
         "kv/bytes_per_token": cache_bytes(architecture, context, element) / context,
         "kv/bytes_at_context": cache_bytes(architecture, context, element),
+        "kv/bytes_read": cache_read_bytes(architecture, context, element),
         "kv/bytes_measured": measured,
         "memory/peak_bytes": peak_memory(compute.device),
         "train/tokens": state.tokens,
