@@ -162,9 +162,11 @@ def cell(
 def show(title: str, rows: dict[int, dict[str, list[float]]], ratio: tuple[str, str] | None) -> None:
     """Print the medians by context, and how much slower the second of `ratio` is than the first."""
     names = list(dict.fromkeys(name for figures in rows.values() for name in figures))
-    print(f"\n{title}\n{'context':>8}" + "".join(f"{name:>14}" for name in names))
+    widths = {name: max(12, len(name)) + 2 for name in names}
+    print(f"\n{title}\n{'context':>8}" + "".join(name.rjust(width) for name, width in widths.items()))
     for context, figures in rows.items():
-        cells = [f"{summary(figures[name])['median']:14.3f}" if name in figures else f"{'-':>14}" for name in names]
+        medians = {name: f"{summary(values)['median']:.3f}" for name, values in figures.items()}
+        cells = [medians.get(name, "-").rjust(width) for name, width in widths.items()]
         note = ""
         if ratio and all(name in figures for name in ratio):
             note = f"   {ratio[1]} / {ratio[0]} {paired_ratio(figures[ratio[1]], figures[ratio[0]]):.1f}x"
