@@ -12,7 +12,7 @@ from vgpt.data.dataset import Dataset, open_dataset
 from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
 from vgpt.errors import DataError, DivergedError, UsageError
-from vgpt.evaluation.loss import Evaluation, Evaluator
+from vgpt.evaluation.loss import Evaluator
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import (
     cache_bytes,
@@ -25,13 +25,16 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import RunLock
-from vgpt.training.checkpoint import Checkpoint, TrainingState, load_optimizer, load_weights, newest
+from vgpt.tracking.tracker import NoTracker, Tracker
+from vgpt.training.checkpoint import Checkpoint, TrainingState, load_weights, newest, read_tensors
 from vgpt.training.devices import Compute, resolve
-from vgpt.training.display import Display
-from vgpt.training.files import write_json
+from vgpt.training.display import Display, Quiet
+from vgpt.training.distributed import ALONE, World, join, leave
+from vgpt.training.files import sweep, write_json
 from vgpt.training.hardware import Peak, peak_flops, peak_memory
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.record import open_record
+from vgpt.training.replica import FSDPReplica, build_replica
 from vgpt.training.stopping import StopRequest
 from vgpt.training.trainer import Costs, Trainer
 
@@ -62,31 +65,55 @@ def load_data(place: str, progress: DataProgress | None = None) -> Dataset:
     return open_dataset(Path(place))
 
 
-def train_run(config: TrainConfig, display: Display, *, data_progress: DataProgress | None = None) -> RunResult:
-    """Train a run, or continue it where it was left.
+def train_run(
+    config: TrainConfig, display: Display, *, data_progress: DataProgress | None = None, world: World = ALONE
+) -> RunResult:
+    """Train a run, or continue it where it was left; with others, where `world` names this process among them.
 
     Raises:
         UsageError: the name belongs to a run with other settings or is in use.
         DataError, CheckpointError, DivergedError: see there.
     """
-    config.directory.mkdir(parents=True, exist_ok=True)
-    with RunLock(config.directory):
-        refuse_other_settings(config)
-        data = load_data(config.train.data, data_progress)
-        compute = resolve(config.system)
-        checkpoint, problems = newest(config.directory / "ckpt")
-        for problem in problems:
-            display.say(f"damaged checkpoint left out: {problem}")
-        if checkpoint is not None and checkpoint.state.data_digest != data.manifest.digest:
-            raise DataError(
-                f"{config.directory} was trained on other data than {config.train.data} holds now "
-                f"(digest {checkpoint.state.data_digest[:12]} then, {data.manifest.digest[:12]} now)",
-                "Choose another --run-name, or restore the data.",
-            )
-        if checkpoint is not None and checkpoint.state.finished and (summary := _summary(config.directory)):
-            display.say(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
-            return RunResult(config.name, config.directory, "already", 0, summary)
-        return _train(config, display, data, compute, checkpoint)
+    compute = resolve(config.system, local_rank=None if world.alone else world.local_rank)
+    join(world, compute.device, config.workers.collective_timeout)
+    try:
+        if not world.main:
+            return _as_one_of_many(config, Quiet(), compute, world)
+        config.directory.mkdir(parents=True, exist_ok=True)
+        with RunLock(config.directory):
+            refuse_other_settings(config)
+            # The others open what is then prepared.
+            load_data(config.train.data, data_progress)
+            return _as_one_of_many(config, display, compute, world)
+    finally:
+        leave()
+
+
+def _as_one_of_many(config: TrainConfig, display: Display, compute: Compute, world: World) -> RunResult:
+    world.wait()
+    data = load_data(config.train.data)
+    if world.main:
+        sweep(config.directory / "ckpt")
+    world.wait()
+    checkpoint, problems = newest(config.directory / "ckpt")
+    for problem in problems:
+        display.say(f"damaged checkpoint left out: {problem}")
+    if checkpoint is not None and checkpoint.state.data_digest != data.manifest.digest:
+        raise DataError(
+            f"{config.directory} was trained on other data than {config.train.data} holds now "
+            f"(digest {checkpoint.state.data_digest[:12]} then, {data.manifest.digest[:12]} now)",
+            "Choose another --run-name, or restore the data.",
+        )
+    if checkpoint is not None and checkpoint.state.finished and (summary := _summary(config.directory)):
+        display.say(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
+        return RunResult(config.name, config.directory, "already", 0, summary)
+    return _train(config, display, data, compute, checkpoint, world)
+
+
+def finished_result(config: TrainConfig) -> RunResult | None:
+    """Return the result of a run that has ended, from its directory."""
+    summary = _summary(config.directory)
+    return None if summary is None else RunResult(config.name, config.directory, "finished", 0, summary)
 
 
 def refuse_other_settings(config: TrainConfig) -> None:
@@ -126,7 +153,7 @@ def build_model(config: TrainConfig, vocab_size: int) -> GPT2Model:
 
 
 def _train(
-    config: TrainConfig, display: Display, data: Dataset, compute: Compute, checkpoint: Checkpoint | None
+    config: TrainConfig, display: Display, data: Dataset, compute: Compute, checkpoint: Checkpoint | None, world: World
 ) -> RunResult:
     evaluator = Evaluator.of(data, config.model.block_size, config.train.eval_windows)
     model = build_model(config, data.tokenizer.vocab_size)
@@ -136,26 +163,30 @@ def _train(
         load_weights(model, checkpoint.directory / "model.safetensors")
         state = checkpoint.state
     model.to(compute.device)
+    model.recompute = config.system.recompute
+    if config.system.compile:
+        model.hidden = torch.compile(model.hidden)
+    replica = build_replica(model, config, world, compute.device)
     optimizer = build_optimizer(
         model, lr=train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay, device=compute.device
     )
     if checkpoint is not None:
-        load_optimizer(model, optimizer, checkpoint.directory / "optimizer.safetensors")
+        replica.load_optimizer(optimizer, read_tensors(checkpoint.directory / "optimizer.safetensors"))
         display.say(f"resuming {config.name} at step {state.step}")
-    if config.system.compile:
-        model.hidden = torch.compile(model.hidden)
     torch.manual_seed(train.seed)
-
     peak = peak_flops(compute)
-    costs = Costs(train_flops_per_token(model.config), palm_flops_per_token(model.config), peak.flops)
+    costs = Costs(train_flops_per_token(model.config), palm_flops_per_token(model.config), peak.flops * world.size)
     display.say(
         f"{config.name}: {count_parameters(model.config).total:,} parameters, {compute.device_name}, "
         f"{compute.dtype_name} ({compute.reason}), peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
+        + ("" if world.alone else f", {world.size} processes ({config.workers.parallel})")
     )
     if remark := cut_off(config.model.attn, config.model.n_layer):
         display.say(remark)
     resume_step = None if checkpoint is None else state.step
-    tracker = open_record(config, data, compute, peak, evaluator, resume_step=resume_step, say=display.say)
+    tracker: Tracker = NoTracker()
+    if world.main:
+        tracker = open_record(config, data, compute, peak, evaluator, resume_step=resume_step, say=display.say)
     trainer = Trainer(
         config,
         model=model,
@@ -168,6 +199,8 @@ def _train(
         tracker=tracker,
         display=display,
         log_file=config.directory / f"{config.model.attn.kind}.log",
+        replica=replica,
+        world=world,
     )
     status = "failed"
     summary: dict[str, float] = {}
@@ -176,7 +209,7 @@ def _train(
         try:
             status = trainer.run(stop)
             if status != "stopped":
-                summary = summarise(config, trainer, model, compute, peak)
+                summary = summarise(trainer, compute, peak)
         except DivergedError:
             status = "diverged"
             raise
@@ -194,16 +227,15 @@ def _train(
     return RunResult(config.name, config.directory, status, code, summary)
 
 
-def summarise(
-    config: TrainConfig, trainer: Trainer, model: GPT2Model, compute: Compute, peak: Peak
-) -> dict[str, float]:
+def summarise(trainer: Trainer, compute: Compute, peak: Peak) -> dict[str, float]:
     """Return the figures that comparisons read, under their names in the tracking schema."""
-    state, architecture = trainer.state, model.config
-    final = final_evaluation(config, trainer, compute)
+    state, architecture = trainer.state, trainer.model.config
+    # Of the last step, which training has just made.
+    final = trainer.last_evaluation or trainer.evaluation()
     rate = state.tokens / state.seconds if state.seconds else 0.0
     element = torch.finfo(compute.dtype).bits // 8
     context = architecture.block_size
-    measured = measured_cache_bytes(model, context, compute.dtype)
+    measured = measured_cache_bytes(trainer, context, compute.dtype)
     count = count_parameters(architecture)
     return {
         **final.metrics(),
@@ -221,6 +253,7 @@ def summarise(
         "memory/peak_bytes": peak_memory(compute.device),
         "train/tokens": state.tokens,
         "train/steps": state.step,
+        "train/skipped_steps": state.skipped_steps,
         "train/seconds": state.seconds,
         "perf/tokens_per_second": rate,
         "perf/mfu": trainer.costs.mfu(rate),
@@ -228,13 +261,10 @@ def summarise(
     }
 
 
-def final_evaluation(config: TrainConfig, trainer: Trainer, compute: Compute) -> Evaluation:
-    """Return the evaluation of the last step, which training has just made."""
-    return trainer.last_evaluation or trainer.evaluator.evaluate(trainer.model, dtype=compute.dtype)
-
-
-def measured_cache_bytes(model: GPT2Model, tokens: int, dtype: torch.dtype) -> int:
+def measured_cache_bytes(trainer: Trainer, tokens: int, dtype: torch.dtype) -> int:
     """Return the bytes in use in real caches after `tokens` tokens of one sequence went through them."""
+    # Where the weights are shared out, a model of the same shape will do: sizes do not depend on weights.
+    model = GPT2Model(trainer.model.config) if isinstance(trainer.replica, FSDPReplica) else trainer.model
     caches = model.make_caches(1, tokens, dtype=dtype)
     ids = torch.zeros(1, tokens, dtype=torch.int64, device=model.wte.weight.device)
     training = model.training
