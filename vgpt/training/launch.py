@@ -5,6 +5,7 @@ launch, which continues from the last good checkpoint like any run that is start
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -80,6 +81,7 @@ def _once(config: TrainConfig, settings: Path, logs: Path) -> Outcome:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    _quieten("torch.distributed.elastic")
     workers = config.workers
     logs.mkdir(parents=True, exist_ok=True)
     for old in logs.glob("error-*.json"):
@@ -110,6 +112,13 @@ def _once(config: TrainConfig, settings: Path, logs: Path) -> Outcome:
         except SignalException as error:
             return Outcome(130 if error.sigval == signal.SIGINT else 75)
     return Outcome(0)
+
+
+def _quieten(package: str) -> None:
+    """Silence a package's loggers, each of which has a level of its own: `WorkerFailedError` says it in one panel."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(package):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _outcome(logs: Path, rank: int, code: int, first_rank: int) -> Outcome:

@@ -78,13 +78,17 @@ def train_run(
     join(world, compute.device, config.workers.collective_timeout)
     try:
         if not world.main:
-            return _as_one_of_many(config, Quiet(), compute, world)
-        config.directory.mkdir(parents=True, exist_ok=True)
-        with RunLock(config.directory):
-            refuse_other_settings(config)
-            # The others open what is then prepared.
-            load_data(config.train.data, data_progress)
-            return _as_one_of_many(config, display, compute, world)
+            result = _as_one_of_many(config, Quiet(), compute, world)
+        else:
+            config.directory.mkdir(parents=True, exist_ok=True)
+            with RunLock(config.directory):
+                refuse_other_settings(config)
+                # The others open what is then prepared.
+                load_data(config.train.data, data_progress)
+                result = _as_one_of_many(config, display, compute, world)
+        # A process that left while another still records would break the connection for it.
+        world.wait()
+        return result
     finally:
         leave()
 
