@@ -61,6 +61,8 @@ TAGS: dict[str, str] = {
     "vgpt.conditions": "hash of everything that must be equal for a fair comparison",
     "vgpt.data_digest": "digest of the training and validation tokens",
     "vgpt.tokenizer": "fingerprint of the tokenizer",
+    "vgpt.init_digest": "SHA-256 of the weights that the run began with, where they were not random",
+    "vgpt.forked_from": "checkpoint of another run that the run goes on from, with its whole state",
     "vgpt.eval_windows": "number, length and hash of the fixed evaluation windows",
     "vgpt.git": "commit of the working tree, with -dirty where it was changed",
     "vgpt.version": "version of vgpt",

@@ -25,16 +25,19 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import RunLock
+from vgpt.tracking.record import RECORD_FILE
 from vgpt.tracking.tracker import NoTracker, Tracker
-from vgpt.training.checkpoint import Checkpoint, TrainingState, load_weights, newest, read_tensors
+from vgpt.training.checkpoint import Checkpoint, TrainingState, load_weights, newest, read_tensors, steps
 from vgpt.training.devices import Compute, resolve
 from vgpt.training.display import Display, Quiet
 from vgpt.training.distributed import ALONE, World, join, leave
 from vgpt.training.files import sweep, write_json
+from vgpt.training.fork import fork_run
 from vgpt.training.hardware import Peak, peak_flops, peak_memory
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.record import open_record
 from vgpt.training.replica import FSDPReplica, build_replica
+from vgpt.training.source import open_source
 from vgpt.training.stopping import StopRequest
 from vgpt.training.trainer import Costs, Trainer
 
@@ -84,7 +87,7 @@ def train_run(
             with RunLock(config.directory):
                 refuse_other_settings(config)
                 # The others open what is then prepared.
-                load_data(config.train.data, data_progress)
+                fork_run(config, load_data(config.train.data, data_progress), display.say)
                 result = _as_one_of_many(config, display, compute, world)
         # A process that left while another still records would break the connection for it.
         world.wait()
@@ -127,7 +130,8 @@ def refuse_other_settings(config: TrainConfig) -> None:
         UsageError: the run exists with other settings; the message shows each that differs.
     """
     path = config.directory / "settings.json"
-    if not path.exists():
+    # A run that never came to train, because its data or its source was refused, holds no name.
+    if not path.exists() or not (steps(config.directory / "ckpt") or (config.directory / RECORD_FILE).exists()):
         write_json(path, config.model_dump(mode="json"))
         return
     try:
@@ -163,9 +167,15 @@ def _train(
     model = build_model(config, data.tokenizer.vocab_size)
     train = config.train
     state = TrainingState(data_digest=data.manifest.digest)
+    fine_tuned = checkpoint is None and train.init_from is not None
     if checkpoint is not None:
         load_weights(model, checkpoint.directory / "model.safetensors")
         state = checkpoint.state
+    elif train.init_from is not None:
+        source = open_source(train.init_from, runs_dir=config.run.runs_dir)
+        source.fill(model, data.tokenizer)
+        state.init_digest = source.digest
+        display.say(f"weights from {source.name} (SHA-256 {source.digest[:12]})")
     model.to(compute.device)
     model.recompute = config.system.recompute
     if config.system.compile:
@@ -190,7 +200,7 @@ def _train(
     resume_step = None if checkpoint is None else state.step
     tracker: Tracker = NoTracker()
     if world.main:
-        tracker = open_record(config, data, compute, peak, evaluator, resume_step=resume_step, say=display.say)
+        tracker = open_record(config, data, compute, peak, evaluator, state, resume_step=resume_step, say=display.say)
     trainer = Trainer(
         config,
         model=model,
@@ -211,7 +221,7 @@ def _train(
     with StopRequest(display.say) as stop:
         display.start(config.name, config.steps, state.step)
         try:
-            status = trainer.run(stop)
+            status = trainer.run(stop, evaluate_first=fine_tuned)
             if status != "stopped":
                 summary = summarise(trainer, compute, peak)
         except DivergedError:

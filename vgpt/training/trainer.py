@@ -91,8 +91,12 @@ class Trainer:
         self._norm = torch.tensor(math.nan)
         self.last_evaluation: Evaluation | None = None
 
-    def run(self, stop: StopRequest) -> str:
+    def run(self, stop: StopRequest, *, evaluate_first: bool = False) -> str:
         """Train to the end of the budget.
+
+        Args:
+            stop: asks for an early end.
+            evaluate_first: also evaluate and save before the first step: what was learnt elsewhere is a result.
 
         Returns:
             "finished"; "early" when patience ran out; "stopped" when a signal asked for it. A checkpoint of the last
@@ -104,6 +108,9 @@ class Trainer:
         self.model.train()
         self._mark = time.perf_counter()
         try:
+            if evaluate_first:
+                self._evaluate()
+                self._save()
             return self._loop(stop)
         finally:
             self.saver.wait()
