@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from vgpt import __version__
 from vgpt.attention.registry import load_entry_points
-from vgpt.cli import compare, evaluate, prepare, sample, tokenize, train
+from vgpt.cli import compare, evaluate, prepare, runs, sample, sync, tokenize, train
 from vgpt.cli.console import print_error, warn
 from vgpt.errors import VgptError
 
@@ -68,7 +68,7 @@ def build_app() -> typer.Typer:
         },
     )
     app.callback()(_vgpt)
-    for module in (prepare, train, compare, evaluate, sample, tokenize):
+    for module in (prepare, train, compare, evaluate, sample, runs, sync, tokenize):
         module.add_to(app)
     return app
 
