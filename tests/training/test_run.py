@@ -153,6 +153,9 @@ def test_gradient_accumulation_equals_one_large_batch(settings):
     assert batch_rows(one) == batch_rows(two)
     left, right = weights(one), weights(two)
     for name in left:
+        if name.endswith("c_attn.bias"):
+            # Softmax does not see a bias of the keys: its gradient is rounding alone, which AdamW blows up to full size.
+            left[name][16:32] = right[name][16:32] = 0
         torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-5)
 
 
