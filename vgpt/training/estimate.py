@@ -107,9 +107,9 @@ def estimate_time(config: TrainConfig, vocab_size: int, compute: Compute) -> Dur
     micro = flops / (_ASSUMED_MFU * peak.flops)
     basis = f"assumed: {_ASSUMED_MFU:.0%} of the {peak.source} peak of {peak.flops / 1e12:.3g} TFLOP/s"
     fits = estimate_memory(config, vocab_size, compute.dtype).total < 0.8 * _free_memory(compute.device)
-    if micro * (_WARM_UP + _PROBE_STEPS) < PROBE_SECONDS / 2 and fits:
+    if micro * (_WARM_UP + _PROBE_STEPS) < PROBE_SECONDS and fits:
         micro = _measure(config, model, compute)
-        basis = f"measured: {_PROBE_STEPS} micro-steps of one process" + (", uncompiled" * config.system.compile)
+        basis = "measured: micro-steps of one process" + ", uncompiled" * config.system.compile
     step = micro * config.train.grad_accum
     windows = config.train.eval_windows / config.workers.world_size
     evaluation = windows * forward_flops(model, model.block_size) * micro / flops
@@ -118,7 +118,7 @@ def estimate_time(config: TrainConfig, vocab_size: int, compute: Compute) -> Dur
 
 
 def _measure(config: TrainConfig, architecture: GPT2Config, compute: Compute) -> float:
-    """Return the seconds of the fastest of a few updates of one micro-step."""
+    """Return the seconds of the fastest of a few updates of one micro-step, of fewer where time runs out."""
     model = GPT2Model(architecture)
     initialise(model, config.train.seed)
     model.to(compute.device).train()
@@ -131,11 +131,11 @@ def _measure(config: TrainConfig, architecture: GPT2Config, compute: Compute) ->
     shape = (train.batch_size, architecture.block_size)
     ids = torch.randint(architecture.vocab_size, shape, device=compute.device)
     seconds: list[float] = []
-    for _ in range(_WARM_UP + _PROBE_STEPS):
+    while len(seconds) < _WARM_UP + _PROBE_STEPS and sum(seconds) + max(seconds, default=0.0) < PROBE_SECONDS:
         begun = time.perf_counter()
         float(step([(ids, ids)], 0.0).grad_norm)  # reading it waits for the device
         seconds.append(time.perf_counter() - begun)
-    return min(seconds[_WARM_UP:])
+    return min(seconds[_WARM_UP:] or seconds)
 
 
 def _free_memory(device: torch.device) -> int:
