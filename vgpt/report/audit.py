@@ -13,6 +13,7 @@ from vgpt.tracking.store import RunInfo
 
 ASPECTS: dict[str, tuple[str, ...]] = {
     "data": ("data",),
+    "start": ("init_from", "fork"),
     "batch": ("batch_size", "grad_accum"),
     "schedule": ("max_steps", "max_tokens", "lr", "min_lr", "warmup_steps"),
     "optimizer": ("weight_decay", "beta1", "beta2", "grad_clip", "max_bad_steps"),
@@ -42,6 +43,7 @@ ASPECTS: dict[str, tuple[str, ...]] = {
 TAGGED = {
     "data_digest": ("data", "vgpt.data_digest"),
     "tokenizer": ("data", "vgpt.tokenizer"),
+    "init_digest": ("start", "vgpt.init_digest"),
     "dtype": ("precision", "vgpt.dtype"),
     "device": ("device", "vgpt.device"),
     "eval_windows": ("evaluation", "vgpt.eval_windows"),
