@@ -15,6 +15,7 @@ from typing import Any
 from vgpt.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+_OTHERS = "Name another step of the run (ckpt/step-*), or train it on: that starts from its newest whole checkpoint."
 
 
 def sha256(path: Path) -> str:
@@ -84,16 +85,18 @@ def verify(directory: Path) -> None:
         for name, entry in files.items():
             path = directory / name
             if Path(name).name != name or not path.is_file():
-                raise CheckpointError(f"{directory}: {name} is missing")
+                raise CheckpointError(f"{directory}: {name} is missing", _OTHERS)
             size = path.stat().st_size
             if size != entry["bytes"]:
                 raise CheckpointError(
-                    f"{path}: {size:,} bytes instead of {entry['bytes']:,}: it is truncated or foreign"
+                    f"{path}: {size:,} bytes instead of {entry['bytes']:,}: it is truncated or foreign", _OTHERS
                 )
             if sha256(path) != entry["sha256"]:
-                raise CheckpointError(f"{path}: its content differs from the manifest's SHA-256: it is damaged")
+                raise CheckpointError(
+                    f"{path}: its content differs from the manifest's SHA-256: it is damaged", _OTHERS
+                )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{directory}: {MANIFEST} cannot be read: {error}") from error
+        raise CheckpointError(f"{directory}: {MANIFEST} cannot be read: {error}", _OTHERS) from error
 
 
 def _flush(path: Path) -> None:
