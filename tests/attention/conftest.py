@@ -9,6 +9,7 @@ import torch
 from vgpt.attention import registry
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.config import Shape
+from vgpt.attention.conformance import failures
 from vgpt.attention.registry import build_attention, resolve_attention
 
 VARIANTS = ("mha", "mqa", "gqa:n_kv_head=2")
@@ -67,3 +68,16 @@ def register(monkeypatch):
         return registry.register_attention(kind, module="planted_variants:Module")(config)(**settings)
 
     return register
+
+
+@pytest.fixture
+def caught():
+    """A function that asserts that one check fails, and says why."""
+
+    def caught(config, check, phrase):
+        found = failures(config, only=[check])
+        assert len(found) == 1, "not caught"
+        assert f": {check}: " in found[0]
+        assert phrase in found[0]
+
+    return caught

@@ -62,7 +62,10 @@ def _resolved(name: str) -> AttentionConfig:
     try:
         return resolve_attention(name)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors()]
+        faults = [
+            f"{'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors()
+        ]
         raise SettingsError([f"{name}: {fault}" for fault in faults]) from error
 
 

@@ -106,6 +106,27 @@ def flops(case: Case) -> Finding:
     return worst.finding()
 
 
+def decode_flops(case: Case) -> Finding:
+    """A decoding step takes no more than twice the FLOPs that are stated, or that full attention to all tokens takes.
+
+    Making the keys and values of all tokens anew, as a cache of latents invites to, shows here.
+    """
+    worst = Worst(
+        "a decoding step multiplies at most twice what is stated, or what full attention would (FLOPs too many)"
+    )
+    tokens = min(128, case.longest)
+    for flags, trunk in case.trunks():
+        config, shape = trunk.config, trunk.shape
+        counted, _ = _count(trunk, tokens, decoding=True)
+        stated = config.decode_flops(shape, tokens).total
+        full = 2 * config.matmul_params(shape) + 2 * tokens * shape.n_head * (
+            config.qk_dim(shape) + config.v_dim(shape)
+        )
+        where = f"{flags}, T={tokens}: {counted:,} FLOPs counted in a step, {stated:,} stated"
+        worst.add(max(0, counted - 2 * max(stated, full)), 0, where)
+    return worst.finding()
+
+
 def _kinds_of_numbers(worst: Worst, case: Case) -> None:
     """Ask about single numbers, NumPy arrays and tensors: all must say the same."""
     tokens = min(case.tokens, 300)
@@ -146,13 +167,21 @@ def _quadratic(worst: Worst, case: Case, flags: str) -> None:
             worst.equal(square * count, stated.mixing, f"{flags}, T={tokens}: mixing in {name}, {count:,} pairs")
 
 
-def _count(case: Case, tokens: int) -> tuple[int, int]:
-    """Return the FLOPs of a forward pass, all of them and those of linear layers."""
+def _count(case: Case, tokens: int, *, decoding: bool = False) -> tuple[int, int]:
+    """Return the FLOPs of a forward pass, all of them and those of linear layers.
+
+    With `decoding`, only those of the last token are counted, the others being in the cache.
+    """
     module, x = case.module(), case.inputs(1, tokens)
-    # Only the products of the MATH backend are counted; the CPU's fused kernel counts as nothing.
+    cache = module.make_cache(1, tokens, dtype=x.dtype, device=x.device) if decoding else None
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
-        module(x)
+    with torch.inference_mode(decoding), torch.no_grad():
+        if cache is not None:
+            module(x[:, :-1], cache)
+            x = x[:, -1:]
+        # Only the products of the MATH backend are counted; the CPU's fused kernel counts as nothing.
+        with counter, sdpa_kernel(SDPBackend.MATH):
+            module(x, cache)
     counts = counter.get_flop_counts()
     linear = [name for name, child in module.named_modules() if isinstance(child, torch.nn.Linear)]
     root = type(module).__name__

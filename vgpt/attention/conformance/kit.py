@@ -27,6 +27,7 @@ LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
         counting.parameters,
         counting.switches,
         counting.flops,
+        counting.decode_flops,
         numerics.fast_is_naive,
         numerics.gradients,
         numerics.finite_at_extremes,
