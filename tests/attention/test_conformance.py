@@ -6,7 +6,7 @@ from torch import nn
 
 from vgpt.attention.config import Shape
 from vgpt.attention.conformance import check_variant, failures
-from vgpt.attention.conformance.kit import distinct_layers, spelled
+from vgpt.attention.conformance.kit import distinct_layers, spelled, steps
 from vgpt.attention.conformance.memory import bytes_reached
 from vgpt.attention.grouped.config import GQAConfig, MHAConfig, MQAConfig
 from vgpt.attention.registry import resolve_attention, variants
@@ -61,10 +61,11 @@ def test_settings_are_spelled_as_on_the_command_line():
     assert spelled(MHAConfig()) == "mha"
 
 
-def test_progress_is_told_before_each_check():
-    told = []
-    check_variant("mha", only=["pairs", "same-trunk"], progress=lambda *where: told.append(where))
-    assert told == [("mha", "pairs"), ("model", "same_trunk")]
+def test_steps_are_known_before_they_run():
+    assert [(step.subject, step.check) for step in steps("mha", only=["pairs", "same-trunk"])] == [
+        ("mha", "pairs"),
+        ("model", "same_trunk"),
+    ]
 
 
 def test_memory_is_found_wherever_it_hangs_and_views_count_once():
