@@ -34,7 +34,7 @@ def test_a_broken_variant_is_shown_with_what_is_wrong_and_ends_with_1(vgpt, regi
     register(Broken, GroupedAttention)
     result = vgpt("verify", "planted", "mha", "--checks", "pairs,parameters,state-dict,in-a-model")
     assert result.code == 1
-    assert "✗ 1 of 2 variants break the contract: planted fails pairs, parameters, in a model" in result.out
+    assert "✗ 1 of 2 variants break the contract: planted fails pairs, parameters, state dict, in a model" in result.out
     assert "raised TypeError: integers only, [brackets] included" in " ".join(result.out.split())
     assert "Traceback" not in result.out + result.err
 
