@@ -66,6 +66,7 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
         "dtype": f"{compute.dtype_name} ({compute.reason})",
         "parameters": count.total,
         "parameters in attention": count.attention,
+        "hidden width of the MLP": config.model.hidden,
         "steps": config.steps,
         "tokens": tokens,
         "training FLOPs per token (exact)": round(train_flops_per_token(model)),
@@ -74,6 +75,10 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
         "weights, gradients, AdamW in bytes": count.total * 16,
         "KV cache at the context length in bytes": cache_bytes(model, model.block_size, element),
     }
+    if (matched := config.model.budget) is not None:
+        percent = {"parameters": matched.params, "FLOPs": matched.flops, "cache": matched.cache}
+        shares = {f"{name} against {matched.reference} in %": round(100 * x, 3) for name, x in percent.items()}
+        figures |= {"hidden width before matching": matched.raw_width, **shares}
     if as_json:
         print_json(figures)
     else:

@@ -20,7 +20,9 @@ def architecture_of(run: RunInfo) -> GPT2Config | None:
     """
     names = [name for name in GPT2Config.model_fields if name in run.params and name != "attn"]
     kind, settings = attention_of(run)
-    given = {name: None if run.params[name] == "none" and name != "out_gate" else run.params[name] for name in names}
+    # "none" is a value of these, and no value of all others.
+    words = ("out_gate", "match")
+    given = {name: None if run.params[name] == "none" and name not in words else run.params[name] for name in names}
     try:
         return GPT2Config.model_validate({**given, "attn": {"kind": kind, **settings}, "vocab_size": 1})
     except (ValidationError, SettingsError):

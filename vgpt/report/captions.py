@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.text import Text
 
-from vgpt.report.architecture import confounds_of
 from vgpt.report.audit import Audit
+from vgpt.report.confounds import confounds
 from vgpt.report.grouping import Row
 
 _PEAKS = {"published": "the device's published peak", "measured": "a peak measured by a short matrix product"}
@@ -67,7 +67,7 @@ def audit_lines(audit: Audit) -> list[Text]:
 
 def confound_lines(rows: Sequence[Row]) -> list[Text]:
     """Name what variants bring along besides their way of mixing tokens."""
-    found = [(row.label, confounds_of(row)) for row in rows]
+    found = [(row.label, confounds(row, rows[0])) for row in rows]
     return [Text(f"  confound of {label}: {'; '.join(names)}", "yellow") for label, names in found if names]
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +62,7 @@ def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
 
     attention = next((leaf for leaf in known.values() if leaf.is_attention), None)
     kind = ""
+    of_variants = _tables_of_variants(tree, attention)
     if attention is not None:
         kind, inline = _choose_variant(tree, attention, given, faults)
         for name in inline:
@@ -86,7 +88,21 @@ def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
         else:
             _descend(tree, leaf.path[:-1])[leaf.path[-1]] = _parsed(leaf, value)
             origins[name] = origin
+    if "match_to" in known:
+        _fill_reference(tree, known["match_to"], of_variants)
     return Loaded(_validated(model, tree, known, origins, given, faults, origin_of_preset), origins, notes)
+
+
+def given_value(model: type[BaseModel], sources: Sources, name: str) -> Any:
+    """Return what the sources say of one setting, before any validation; None where they say nothing."""
+    known = leaves(model)
+    given = _given(known, sources)
+    if name in given:
+        return given[name][0]
+    value: Any = sources.preset.tables if sources.preset else {}
+    for key in known[name].path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _given(known: Mapping[str, Leaf], sources: Sources) -> dict[str, tuple[Any, str]]:
@@ -138,6 +154,21 @@ def _members(tree: Table, attention: Leaf | None, kind: str) -> set[str]:
         return set()
     pattern = _descend(tree, attention.path).get("pattern")
     return {str(layer["kind"]) for layer in parse_pattern(pattern)} if pattern else set()
+
+
+def _tables_of_variants(tree: Table, attention: Leaf | None) -> Table:
+    """Return the preset's table of each variant."""
+    table = _descend(tree, attention.path[:-1]).get(attention.path[-1]) if attention is not None else None
+    return {kind: own for kind, own in table.items() if isinstance(own, dict)} if isinstance(table, dict) else {}
+
+
+def _fill_reference(tree: Table, leaf: Leaf, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give the variant of --match-to what the preset says of it, as --attn gets it."""
+    parent = _descend(tree, leaf.path[:-1])
+    text = parent.get(leaf.path[-1])
+    if isinstance(text, str):
+        with suppress(SettingsError):  # a word that is no variant is found at validation, beside all other faults
+            parent[leaf.path[-1]] = filled(text, settings)
 
 
 def _fill_pattern(tree: Table, attention: Leaf | None, settings: Mapping[str, Mapping[str, Any]]) -> None:

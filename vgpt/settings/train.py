@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vgpt.schema import Section
+from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.model import ModelSettings
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -139,13 +140,26 @@ class TrainConfig(Section):
         return self.run.runs_dir / self.name
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that decide what is learnt: a run resumes only under the same ones."""
-        return self.model_dump(mode="json", include={"model", "train", "system"})
+        """Return the settings that decide what is learnt: a run resumes only under the same ones.
+
+        Matching that leaves the MLP as it was has no part in it: the run is the one without matching.
+        """
+        return self._learnt(matched=self.model.hidden != self.model.raw_hidden)
 
     def conditions(self) -> dict[str, Any]:
-        """Return the settings that a fair comparison holds equal: `identity` without the variant and the seed."""
-        table = self.identity()
+        """Return the settings that a fair comparison holds equal: `identity` without the variant and the seed.
+
+        Widths of MLPs that are matched to one reference differ as that rule says: the rule, and the reference's width,
+        are the condition. Matched caches differ by the variants' own settings alone.
+        """
+        table = self._learnt(matched=self.model.match in ("params", "flops"))
         del table["model"]["attn"], table["train"]["seed"]
+        return table
+
+    def _learnt(self, *, matched: bool) -> dict[str, Any]:
+        table = self.model_dump(mode="json", include={"model", "train", "system"})
+        if not matched:
+            table["model"] |= UNMATCHED
         return table
 
     def flat(self) -> dict[str, Any]:

@@ -55,6 +55,7 @@ TAGS: dict[str, str] = {
     "vgpt.attn": "attention variant",
     "vgpt.attn_settings": "the variant's own settings as canonical JSON",
     "vgpt.attn_layers": "variant and settings of every layer, in the grammar of --attn",
+    "vgpt.mlp_hidden": "hidden width of the MLP, after matching",
     "vgpt.seed": "seed of the run",
     "vgpt.settings_hash": "hash of all settings that make the run, the variant and the seed among them",
     "vgpt.conditions": "hash of everything that must be equal for a fair comparison",
@@ -75,6 +76,7 @@ ARTIFACTS: dict[str, str] = {
     "environment.json": "versions, device and commit that the run was made with",
     "conditions.json": "what must be equal for a fair comparison: data digest, tokenizer fingerprint, schedule, trunk",
     "result.json": "final metrics as the trainer summarised them",
+    "val_windows.json": "loss of each evaluation window at the end, with the step and the name of the windows",
     "summary.json": "status and final metrics",
 }
 

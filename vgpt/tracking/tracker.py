@@ -42,7 +42,7 @@ def open_tracker(
     Raises:
         TrackingError: the run directory cannot be written, or the tracking URI is of no known kind.
     """
-    target = resolve_target(tracking_uri)
+    target = resolve_target(tracking_uri, must_serve=kind == "mlflow")
     for note in target.notes:
         say(note)
     run_dir = start.run_dir

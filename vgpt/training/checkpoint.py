@@ -2,6 +2,7 @@
 
 runs/<name>/ckpt/step-00001000/   model.safetensors  optimizer.safetensors  state.json
                                   settings.json  model.json  tokenizer.json ...  manifest.json
+                                  plugins.json where the attention is a plug-in's
 runs/<name>/ckpt/last, best       plain files that hold the name of a step directory
 """
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vgpt.attention.plugin_record import absent_variants, plugin_record
 from vgpt.errors import CheckpointError
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
@@ -24,6 +26,7 @@ from vgpt.settings.train import TrainConfig
 from vgpt.text.tokenizer import Tokenizer
 from vgpt.training.files import remove_directory, sweep, verify, write_directory, write_json
 
+PLUGINS = "plugins.json"
 STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -50,12 +53,13 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint on disk."""
+    """A verified checkpoint on disk; `plugins` says which brought its variants, as `plugin_record` does."""
 
     directory: Path
     settings: TrainConfig
     model: GPT2Config
     state: TrainingState
+    plugins: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
 
     def tokenizer(self) -> Tokenizer:
         """Read the tokenizer that the model was trained with."""
@@ -98,6 +102,8 @@ def save_checkpoint(
         write_json(target / "state.json", asdict(state))
         write_json(target / "settings.json", settings.model_dump(mode="json"))
         write_json(target / "model.json", model.config.model_dump(mode="json"))
+        if foreign := plugin_record(model.config.attn, model.config.n_layer):
+            write_json(target / PLUGINS, foreign)
         tokenizer.save(target)
 
     target = directory / f"step-{state.step:08d}"
@@ -141,9 +147,10 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """Verify and read a step directory.
 
     Raises:
-        CheckpointError: damaged, incomplete, or of a newer vgpt.
+        CheckpointError: damaged, incomplete, of a newer vgpt, or of a variant whose plug-in is not loaded.
     """
     verify(directory)
+    recorded = _plugins(directory)
     try:
         settings = TrainConfig.model_validate_json((directory / "settings.json").read_bytes())
         model = GPT2Config.model_validate_json((directory / "model.json").read_bytes())
@@ -152,7 +159,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         raise CheckpointError(
             f"{directory}: its settings cannot be read: {error}", "Use the vgpt version that wrote it."
         ) from error
-    return Checkpoint(directory, settings, model, state)
+    return Checkpoint(directory, settings, model, state, recorded)
 
 
 def find_checkpoint(place: str | Path, *, runs_dir: Path = Path("runs"), which: str = "best") -> Checkpoint:
@@ -222,6 +229,23 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Pat
         # AdamW counts steps in a CPU tensor, unless the fused kernel reads the count on the device.
         home = torch.device("cpu") if slot == "step" and not fused else parameter.device
         optimizer.state[parameter][slot] = value.to(home)
+
+
+def _plugins(directory: Path) -> list[dict[str, str]]:
+    """Read what a step directory says about the plug-ins of its variants; they must be loaded."""
+    path = directory / PLUGINS
+    try:
+        recorded = json.loads(path.read_bytes()) if path.exists() else []
+        absent = absent_variants(recorded)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if absent:
+        kinds = ", ".join(repr(kind) for kind, _ in absent)
+        remedies = "; ".join(dict.fromkeys(remedy for _, remedy in absent))
+        raise CheckpointError(
+            f"{directory}: its attention {kinds} comes from a plug-in that is not loaded", f"Load it: {remedies}"
+        )
+    return recorded
 
 
 def _read(path: Path) -> dict[str, Tensor]:

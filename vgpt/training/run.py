@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from vgpt.attention.mix.config import cut_off
+from vgpt.attention.plugin_record import changed_variants
 from vgpt.data.dataset import Dataset, open_dataset
 from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
@@ -25,13 +26,14 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import RunLock
+from vgpt.tracking.target import resolve_target
 from vgpt.training.checkpoint import Checkpoint, TrainingState, load_optimizer, load_weights, newest
 from vgpt.training.devices import Compute, resolve
 from vgpt.training.display import Display
 from vgpt.training.files import write_json
 from vgpt.training.hardware import Peak, peak_flops, peak_memory
 from vgpt.training.optimizer import build_optimizer
-from vgpt.training.record import open_record
+from vgpt.training.record import open_record, record_windows
 from vgpt.training.stopping import StopRequest
 from vgpt.training.trainer import Costs, Trainer
 
@@ -67,8 +69,11 @@ def train_run(config: TrainConfig, display: Display, *, data_progress: DataProgr
 
     Raises:
         UsageError: the name belongs to a run with other settings or is in use.
+        TrackingError: the tracking URI is of no known kind.
         DataError, CheckpointError, DivergedError: see there.
     """
+    if config.run.tracker == "mlflow":
+        resolve_target(config.run.tracking_uri)  # a wrong URI is refused before anything is made or computed
     config.directory.mkdir(parents=True, exist_ok=True)
     with RunLock(config.directory):
         refuse_other_settings(config)
@@ -120,7 +125,7 @@ def refuse_other_settings(config: TrainConfig) -> None:
 
 def build_model(config: TrainConfig, vocab_size: int) -> GPT2Model:
     """Build and initialise the model that a run starts from, in float32 on the CPU."""
-    model = GPT2Model(GPT2Config(**dict(config.model), vocab_size=vocab_size))
+    model = GPT2Model(GPT2Config(**config.model.concrete(), vocab_size=vocab_size))
     initialise(model, config.train.seed)
     return model
 
@@ -142,6 +147,8 @@ def _train(
     if checkpoint is not None:
         load_optimizer(model, optimizer, checkpoint.directory / "optimizer.safetensors")
         display.say(f"resuming {config.name} at step {state.step}")
+        for kind in changed_variants(checkpoint.plugins):
+            display.say(f"the plug-in of {kind!r} is not the one that trained so far: its file has changed")
     if config.system.compile:
         model.hidden = torch.compile(model.hidden)
     torch.manual_seed(train.seed)
@@ -152,6 +159,8 @@ def _train(
         f"{config.name}: {count_parameters(model.config).total:,} parameters, {compute.device_name}, "
         f"{compute.dtype_name} ({compute.reason}), peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
     )
+    if config.model.budget is not None:
+        display.say(f"--match {config.model.match}: {config.model.budget}")
     if remark := cut_off(config.model.attn, config.model.n_layer):
         display.say(remark)
     resume_step = None if checkpoint is None else state.step
@@ -176,7 +185,9 @@ def _train(
         try:
             status = trainer.run(stop)
             if status != "stopped":
-                summary = summarise(config, trainer, model, compute, peak)
+                final = final_evaluation(trainer, compute)
+                summary = summarise(trainer, final, model, compute, peak)
+                record_windows(config, evaluator, final, state.step, tracker, display.say)
         except DivergedError:
             status = "diverged"
             raise
@@ -194,12 +205,9 @@ def _train(
     return RunResult(config.name, config.directory, status, code, summary)
 
 
-def summarise(
-    config: TrainConfig, trainer: Trainer, model: GPT2Model, compute: Compute, peak: Peak
-) -> dict[str, float]:
+def summarise(trainer: Trainer, final: Evaluation, model: GPT2Model, compute: Compute, peak: Peak) -> dict[str, float]:
     """Return the figures that comparisons read, under their names in the tracking schema."""
     state, architecture = trainer.state, model.config
-    final = final_evaluation(config, trainer, compute)
     rate = state.tokens / state.seconds if state.seconds else 0.0
     element = torch.finfo(compute.dtype).bits // 8
     context = architecture.block_size
@@ -228,7 +236,7 @@ def summarise(
     }
 
 
-def final_evaluation(config: TrainConfig, trainer: Trainer, compute: Compute) -> Evaluation:
+def final_evaluation(trainer: Trainer, compute: Compute) -> Evaluation:
     """Return the evaluation of the last step, which training has just made."""
     return trainer.last_evaluation or trainer.evaluator.evaluate(trainer.model, dtype=compute.dtype)
 
