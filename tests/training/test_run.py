@@ -202,7 +202,7 @@ def test_a_run_in_use_is_refused(settings):
 
 
 def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(settings, monkeypatch):
-    import vgpt.training.trainer as trainer
+    import vgpt.training.saver as saver
 
     said = []
 
@@ -210,7 +210,7 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(settings, monke
         def say(self, message):
             said.append(message)
 
-    real, calls = trainer.save_checkpoint, []
+    real, calls = saver.save_checkpoint, []
 
     def full_once(*args, **kwargs):
         calls.append(1)
@@ -218,7 +218,7 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(settings, monke
             raise OSError(28, "No space left on device")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(trainer, "save_checkpoint", full_once)
+    monkeypatch.setattr(saver, "save_checkpoint", full_once)
     assert train_run(settings(), Listening()).status == "finished"
     assert any("NOT saved" in message for message in said)
 

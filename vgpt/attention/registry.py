@@ -28,7 +28,7 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.mix.grammar import is_pattern, parse_pattern
@@ -128,7 +128,7 @@ def parse_attention(text: str) -> dict[str, Any]:
 
 
 def parse_variant(text: str) -> dict[str, Any]:
-    """Read one variant, as `parse_attention` does; a value `none` becomes None.
+    """Read one variant, as `parse_attention` does.
 
     Raises:
         SettingsError: an unknown variant or a malformed setting.
@@ -144,7 +144,7 @@ def parse_variant(text: str) -> dict[str, Any]:
         name = name.strip().replace("-", "_")
         if not equals or not name or not value.strip():
             raise SettingsError([f"--attn {text}: {item!r} is not of the form setting=value"])
-        table[name] = None if value.strip().lower() == "none" else value.strip()
+        table[name] = value.strip()
     return table
 
 
@@ -162,7 +162,14 @@ def resolve_attention(value: Any) -> AttentionConfig:
     config = variants().get(str(kind))
     if config is None:
         raise SettingsError([unknown_variant(str(kind))])
-    return config.model_validate(table)
+    return config.model_validate({name: _typed(config, name, given) for name, given in table.items()})
+
+
+def _typed(config: type[AttentionConfig], name: str, value: Any) -> Any:
+    """Return None for the word `none`, unless it is one of the words that the setting takes."""
+    if not isinstance(value, str) or value.lower() != "none" or name not in config.model_fields:
+        return value
+    return value if "none" in get_args(config.model_fields[name].annotation) else None
 
 
 def unknown_variant(kind: str) -> str:

@@ -35,6 +35,7 @@ SUMMARY_METRICS: dict[str, str] = {
     "kv/bytes_measured": "cache size at block_size tokens as measured from its tensors, bytes",
     "memory/peak_bytes": "peak memory of training, bytes",
     "train/steps": "optimizer steps taken",
+    "train/skipped_steps": "updates left out because the gradient was not finite",
     "train/tokens": "tokens trained on",
     "train/seconds": "time spent in training steps, seconds",
 }

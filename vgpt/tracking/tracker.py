@@ -181,6 +181,13 @@ class Tracker:
             self._say(text)
 
 
+class NoTracker(Tracker):
+    """Records nothing: for the processes of a run that are not the main one."""
+
+    def __init__(self) -> None:
+        self._finished = True
+
+
 def _record(start: RunStart, store: Target | None, target: Target, *, resume: bool) -> RunRecord:
     """Return the run's record: a resumed run keeps its identity, its params and the time of its start."""
     before = read_record(start.run_dir) if resume else None

@@ -24,7 +24,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.settings.train import TrainConfig
 from vgpt.text.tokenizer import Tokenizer
-from vgpt.training.files import remove_directory, sweep, verify, write_directory, write_json
+from vgpt.training.files import remove_directory, verify, write_directory, write_json
 
 PLUGINS = "plugins.json"
 STEP = re.compile(r"step-(\d{8,})")
@@ -34,7 +34,8 @@ STEP = re.compile(r"step-(\d{8,})")
 class TrainingState:
     """What training remembers beside tensors; the schedule, the batches and dropout are functions of `step`.
 
-    `loss_sum` and `loss_count` are the unfinished log interval; `batch_hash` chains the hashes of all batches so far.
+    `loss_sum` and `loss_count` are the unfinished log interval; `batch_hash` chains the hashes of all batches so far;
+    `skipped_steps` counts updates left out because the gradient was not finite, `bad_steps` those in a row up to now.
     """
 
     step: int = 0
@@ -49,6 +50,8 @@ class TrainingState:
     data_digest: str = ""
     finished: bool = False
     scaler: dict[str, Any] = field(default_factory=dict[str, Any])
+    bad_steps: int = 0
+    skipped_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,25 +87,35 @@ class Checkpoint:
 def save_checkpoint(
     directory: Path,
     *,
-    model: GPT2Model,
-    optimizer: torch.optim.Optimizer,
+    model: GPT2Config,
+    weights: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
     state: TrainingState,
     settings: TrainConfig,
     tokenizer: Tokenizer,
 ) -> Path:
     """Write `directory/step-NNNNNNNN` whole and flushed, and return it.
 
+    Args:
+        directory: `runs/<name>/ckpt`.
+        model: the architecture.
+        weights: whole tensors by parameter name, contiguous.
+        optimizer: whole tensors as `<parameter>/<slot>`.
+        state: where training stands.
+        settings: of the run.
+        tokenizer: that the model was trained with.
+
     Raises:
         OSError, SafetensorError: the disk is full or not writable; nothing that was there before is lost.
     """
 
     def fill(target: Path) -> None:
-        save_file(_contiguous(model.state_dict()), target / "model.safetensors")
-        save_file(optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
+        save_file(weights, target / "model.safetensors")
+        save_file(optimizer, target / "optimizer.safetensors")
         write_json(target / "state.json", asdict(state))
         write_json(target / "settings.json", settings.model_dump(mode="json"))
-        write_json(target / "model.json", model.config.model_dump(mode="json"))
-        if foreign := plugin_record(model.config.attn, model.config.n_layer):
+        write_json(target / "model.json", model.model_dump(mode="json"))
+        if foreign := plugin_record(model.attn, model.n_layer):
             write_json(target / PLUGINS, foreign)
         tokenizer.save(target)
 
@@ -132,8 +145,6 @@ def steps(directory: Path) -> list[Path]:
 
 def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint that verifies, and what was wrong with newer ones."""
-    if directory.is_dir():
-        sweep(directory)
     problems: list[str] = []
     for path in reversed(steps(directory)):
         try:
@@ -197,38 +208,23 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: unreadable, or other names or shapes than the model's.
     """
-    tensors = _read(path)
+    tensors = read_tensors(path)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit the model: {error}") from error
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state as `<parameter>/<slot>` tensors."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        for slot, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{slot}"] = value.detach().contiguous()
-    return tensors
-
-
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Give the optimizer its saved state back, by parameter name.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
 
     Raises:
-        CheckpointError: unreadable, or of another model.
+        CheckpointError: unreadable.
     """
-    by_name = dict(model.named_parameters())
-    fused = any(group.get("fused") for group in optimizer.param_groups)
-    for key, value in _read(path).items():
-        name, _, slot = key.rpartition("/")
-        if name not in by_name:
-            raise CheckpointError(f"{path}: state of {name!r}, which the model does not have")
-        parameter = by_name[name]
-        # AdamW counts steps in a CPU tensor, unless the fused kernel reads the count on the device.
-        home = torch.device("cpu") if slot == "step" and not fused else parameter.device
-        optimizer.state[parameter][slot] = value.to(home)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def _plugins(directory: Path) -> list[dict[str, str]]:
@@ -246,17 +242,6 @@ def _plugins(directory: Path) -> list[dict[str, str]]:
             f"{directory}: its attention {kinds} comes from a plug-in that is not loaded", f"Load it: {remedies}"
         )
     return recorded
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-
-
-def _contiguous(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
 
 
 def _pointed(directory: Path, name: str) -> str | None:

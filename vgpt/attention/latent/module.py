@@ -10,7 +10,6 @@ Letters: c = kv_lora_rank, n = qk_nope_head_dim, e = qk_rope_head_dim, Dv = v_he
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from vgpt.attention.backends import attend, one_query
 from vgpt.attention.base import CausalSelfAttention
@@ -18,19 +17,19 @@ from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.latent.config import MLAConfig
 from vgpt.attention.rope import rotary_tables, rotate
-from vgpt.attention.switches import NORM_EPS, Switches
+from vgpt.attention.switches import Switches, rms_norm
 
 
-class LatentNorm(nn.RMSNorm):
-    """RMS norm computed in float32 or wider, whatever type goes in and comes out."""
+class LatentNorm(nn.Module):
+    """RMS norm of latents, computed in float32 or wider, whatever type goes in and comes out."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(width, eps=NORM_EPS)
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Norm (..., width)."""
-        wide = torch.promote_types(x.dtype, torch.float32)
-        return F.rms_norm(x.to(wide), self.normalized_shape, self.weight.to(wide), self.eps).to(x.dtype)
+        return rms_norm(x, self.weight)
 
 
 class LatentAttention(CausalSelfAttention):

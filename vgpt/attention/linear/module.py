@@ -60,6 +60,8 @@ class LinearAttention(CausalSelfAttention):
             q, k = rotate(q, *tables), rotate(k, *tables)
         q, k, v = phi(q), phi(k), v.transpose(1, 2)
         plain = (q.transpose(1, 2), k.transpose(1, 2))
+        if tables is not None and config.feature_map not in ("taylor2", "identity") and not config.splits(shape):
+            plain = (rotate(q, *tables).transpose(1, 2), rotate(k, *tables).transpose(1, 2))
         if not config.splits(shape):
             if config.linear_norm == "denom":
                 v = torch.cat((v, torch.ones_like(v[..., :1])), -1)
