@@ -50,6 +50,8 @@ def visibility(case: Case) -> Finding:
     mask, and as many follow each mask as have it.
     """
     claim = "gradients reach hidden inputs never" + (" and visible ones always" if case.softmax else "")
+    if case.reach is None and case.config.pairs(case.shape.block_size) < _causal_pairs(case.shape.block_size):
+        claim += f", up to {case.longest:,} tokens, within which nothing is hidden yet"
     worst = Worst(f"{claim} (wrong pairs)")
     for flags, trunk in case.trunks():
         if trunk != case:
@@ -59,6 +61,10 @@ def visibility(case: Case) -> Finding:
         _compare(worst, case.on(flash=False), layer, case.tokens, 12, f"layer {layer} with --no-flash")
     _compare_heads(worst, case)
     return worst.finding()
+
+
+def _causal_pairs(tokens: int) -> int:
+    return tokens * (tokens + 1) // 2
 
 
 def _later(worst: Worst, case: Case, tokens: int, dtype: torch.dtype, where: str, *, autocast: bool = False) -> None:
