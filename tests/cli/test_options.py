@@ -26,7 +26,19 @@ def test_help_shows_panels_choices_ranges_and_defaults_of_variants(vgpt):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["prepare"], ["eval"], ["compare"], ["sample"], ["verify"], ["tokenize", "train"]]
+    "command",
+    [
+        [],
+        ["train"],
+        ["prepare"],
+        ["eval"],
+        ["compare"],
+        ["sample"],
+        ["verify"],
+        ["runs"],
+        ["sync"],
+        ["tokenize", "train"],
+    ],
 )
 def test_help_text_is_as_recorded(vgpt, check_golden, command):
     result = vgpt(*command, "--help")

@@ -148,13 +148,17 @@ def test_patience_ends_a_run_early_and_the_best_is_kept(settings):
 
 
 def test_gradient_accumulation_equals_one_large_batch(settings):
-    one = settings(run__run_name="one", train__batch_size=8)
-    two = settings(run__run_name="two", train__batch_size=4, train__grad_accum=2)
+    # Few steps: AdamW takes whole steps along gradients that are nothing but rounding.
+    one = settings(run__run_name="one", train__batch_size=8, train__max_steps=4)
+    two = settings(run__run_name="two", train__batch_size=4, train__grad_accum=2, train__max_steps=4)
     train_run(one, Quiet())
     train_run(two, Quiet())
     assert batch_rows(one) == batch_rows(two)
     left, right = weights(one), weights(two)
     for name in left:
+        if name.endswith("c_attn.bias"):
+            # Softmax does not see a bias of the keys: its gradient is rounding alone, which AdamW blows up.
+            left[name][16:32] = right[name][16:32] = 0
         torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-5)
 
 
@@ -255,3 +259,10 @@ def test_matched_variants_train_at_their_own_widths_under_the_same_recorded_cond
 def test_a_finished_run_is_not_trained_again_because_it_is_the_reference_of_others(settings):
     train_run(settings(), Quiet())
     assert train_run(settings(model__match="params"), Quiet()).status == "already"
+
+
+def test_recomputation_ends_in_the_same_bits(settings):
+    plain, lean = (settings(run__run_name=str(on), system__recompute=on, model__dropout=0.1) for on in (False, True))
+    train_run(plain, Quiet())
+    train_run(lean, Quiet())
+    assert equal(weights(plain), weights(lean))

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from vgpt import __version__
-from vgpt.cli import compare, evaluate, explain, prepare, sample, tokenize, train, variants, verify
+from vgpt.cli import compare, evaluate, explain, prepare, runs, sample, sync, tokenize, train, variants, verify
 from vgpt.cli.console import print_error
 from vgpt.cli.plugins import FLAG, check_flags, load_before_building, split_plugins
 from vgpt.errors import UsageError, VgptError
@@ -94,7 +94,7 @@ def _assemble(fault: UsageError | None = None) -> typer.Typer:
         },
     )
     app.callback()(_vgpt)
-    for module in (prepare, train, compare, evaluate, sample, tokenize, variants, explain, verify):
+    for module in (prepare, train, compare, evaluate, sample, runs, sync, variants, explain, verify, tokenize):
         module.add_to(app)
     return app
 

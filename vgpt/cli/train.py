@@ -77,6 +77,7 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
     from vgpt.model.config import GPT2Config
     from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token, train_flops_per_token
     from vgpt.training.devices import resolve
+    from vgpt.training.estimate import estimate_memory, estimate_time
     from vgpt.training.run import load_data
 
     vocab_size = load_data(config.train.data, data_bars()).tokenizer.vocab_size
@@ -85,6 +86,8 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
     compute = resolve(config.system)
     element = compute.dtype.itemsize
     tokens = config.steps * config.tokens_per_step
+    memory = estimate_memory(config, vocab_size, compute.dtype)
+    duration = estimate_time(config, vocab_size, compute)
     figures = {
         "run": config.name,
         "attention": config.model.attn.model_dump_json(),
@@ -98,7 +101,15 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
         "training FLOPs per token (exact)": round(train_flops_per_token(model)),
         "training FLOPs per token (PaLM)": round(palm_flops_per_token(model)),
         "training FLOPs": round(train_flops_per_token(model) * tokens),
-        "weights, gradients, AdamW in bytes": count.total * 16,
+        "weights in bytes (each process)": memory.weights,
+        "gradients in bytes": memory.gradients,
+        "AdamW in bytes": memory.optimizer,
+        "activations in bytes (estimate)": memory.activations,
+        "logits in bytes (estimate)": memory.logits,
+        "memory in bytes (estimate)": memory.total,
+        "seconds per step (estimate)": round(duration.step, 4),
+        "seconds in all (estimate)": round(duration.total, 1),
+        "basis of the time": duration.basis,
         "KV cache at the context length in bytes": cache_bytes(model, model.block_size, element),
     }
     if (matched := config.model.budget) is not None:

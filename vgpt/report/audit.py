@@ -13,9 +13,10 @@ from vgpt.tracking.store import RunInfo
 
 ASPECTS: dict[str, tuple[str, ...]] = {
     "data": ("data",),
+    "start": ("init_from", "fork"),
     "batch": ("batch_size", "grad_accum"),
     "schedule": ("max_steps", "max_tokens", "lr", "min_lr", "warmup_steps"),
-    "optimizer": ("weight_decay", "beta1", "beta2", "grad_clip"),
+    "optimizer": ("weight_decay", "beta1", "beta2", "grad_clip", "max_bad_steps"),
     "trunk": (
         "n_layer",
         "n_head",
@@ -33,8 +34,8 @@ ASPECTS: dict[str, tuple[str, ...]] = {
         "attn_last",
     ),
     "positions": ("pos",),
-    "precision": ("dtype",),
-    "device": ("device", "compile"),
+    "precision": ("dtype", "tf32"),
+    "device": ("device", "compile", "recompute"),
     "evaluation": ("eval_windows", "eval_interval", "patience"),
 }
 """What the settings of a run are about; settings not listed here are audited as `other`."""
@@ -42,6 +43,7 @@ ASPECTS: dict[str, tuple[str, ...]] = {
 TAGGED = {
     "data_digest": ("data", "vgpt.data_digest"),
     "tokenizer": ("data", "vgpt.tokenizer"),
+    "init_digest": ("start", "vgpt.init_digest"),
     "dtype": ("precision", "vgpt.dtype"),
     "device": ("device", "vgpt.device"),
     "eval_windows": ("evaluation", "vgpt.eval_windows"),
@@ -143,6 +145,7 @@ def _conditions(runs: Sequence[RunInfo]) -> list[_Condition]:
     tags = {name: tag for name, (_, tag) in TAGGED.items() if any(run.tags.get(tag) for run in runs)}
     found = [_Condition(TAGGED[name][0], name, _tag(tag)) for name, tag in tags.items()]
     found.append(_Condition("budget", "tokens", _tokens))
+    found.append(_Condition("batch", "sequences_per_step", _sequences))
     rule = width_rule(runs)
     found.append(_Condition("trunk", "match", lambda run: matching_condition(run, rule)))
     aspects = {name: aspect for aspect, names in ASPECTS.items() for name in names}
@@ -161,6 +164,13 @@ def _tag(tag: str) -> Callable[[RunInfo], str]:
 
 def _param(name: str) -> Callable[[RunInfo], str]:
     return lambda run: run.params.get(name, "")
+
+
+def _sequences(run: RunInfo) -> str:
+    """Sequences of one step: how processes and micro-steps divide them changes nothing that is learnt."""
+    parts = [run.params.get(name, "") for name in ASPECTS["batch"]]
+    parts += [run.params.get(name, "1") for name in ("nproc", "nnodes")]
+    return str(math.prod(map(int, parts))) if all(part.isdecimal() for part in parts) else ""
 
 
 def _tokens(run: RunInfo) -> str:

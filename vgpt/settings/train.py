@@ -20,6 +20,10 @@ class TrainingSettings(Section):
 
     data: str = "demo"
     """directory made by vgpt prepare, or demo: the Python standard library's sources"""
+    init_from: str | None = None
+    """weights to start from: a run, a checkpoint, or hf:DIR with GPT-2's safetensors; none = random ones"""
+    fork: str | None = None
+    """run or checkpoint to go on from under other settings, with its optimizer and its place in the data"""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """sequences per micro-step and process"""
     grad_accum: Annotated[int, Field(ge=1, le=1_000_000)] = 1
@@ -62,6 +66,12 @@ class TrainingSettings(Section):
     def _rates_in_order(self) -> "TrainingSettings":
         if self.final_lr > self.lr:
             raise ValueError(f"--min-lr {self.min_lr} must not be above --lr {self.lr}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_start(self) -> "TrainingSettings":
+        if self.init_from is not None and self.fork is not None:
+            raise ValueError("--init-from takes weights alone and --fork a run's whole state: choose one of them")
         return self
 
 

@@ -17,6 +17,13 @@ HISTORY_METRICS: dict[str, str] = {
     "perf/tokens_per_second": "training tokens per second since the last logged step",
     "perf/mfu": "model FLOPs utilisation by the variant's own FLOPs, 0 to 1",
     "perf/mfu_palm": "model FLOPs utilisation by the PaLM convention, 0 to 1",
+    "system/cpu_percent": "use of all processors of the main process's machine since the last logged step, 0 to 100",
+    "system/process_cpu_percent": "processor time of the main process since the last logged step, 100 per processor",
+    "system/resident_bytes": "resident memory of the main process, bytes",
+    "system/memory_percent": "memory in use on the main process's machine, 0 to 100",
+    "system/gpu_allocated_bytes": "memory that tensors of the main process take on its GPU, bytes",
+    "system/gpu_reserved_bytes": "memory that the main process has reserved on its GPU, bytes",
+    "system/gpu_memory_percent": "memory in use on the main process's GPU by all processes, 0 to 100",
 }
 """Metrics with one value per logged step."""
 
@@ -62,6 +69,8 @@ TAGS: dict[str, str] = {
     "vgpt.conditions": "hash of everything that must be equal for a fair comparison",
     "vgpt.data_digest": "digest of the training and validation tokens",
     "vgpt.tokenizer": "fingerprint of the tokenizer",
+    "vgpt.init_digest": "SHA-256 of the weights that the run began with, where they were not random",
+    "vgpt.forked_from": "checkpoint of another run that the run goes on from, with its whole state",
     "vgpt.eval_windows": "number, length and hash of the fixed evaluation windows",
     "vgpt.git": "commit of the working tree, with -dirty where it was changed",
     "vgpt.version": "version of vgpt",

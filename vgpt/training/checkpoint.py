@@ -36,6 +36,8 @@ class TrainingState:
 
     `loss_sum` and `loss_count` are the unfinished log interval; `batch_hash` chains the hashes of all batches so far;
     `skipped_steps` counts updates left out because the gradient was not finite, `bad_steps` those in a row up to now.
+    `init_digest` is the SHA-256 of the weights that the run began with, empty for random ones; `forked_from` names the
+    checkpoint of another run that it went on from.
     """
 
     step: int = 0
@@ -52,6 +54,8 @@ class TrainingState:
     scaler: dict[str, Any] = field(default_factory=dict[str, Any])
     bad_steps: int = 0
     skipped_steps: int = 0
+    init_digest: str = ""
+    forked_from: str = ""
 
 
 @dataclass(frozen=True)

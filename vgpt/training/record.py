@@ -13,6 +13,7 @@ from vgpt.settings.fields import shown
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
 from vgpt.tracking.windows import WindowLosses
+from vgpt.training.checkpoint import TrainingState
 from vgpt.training.devices import Compute
 from vgpt.training.files import write_json
 from vgpt.training.hardware import Peak
@@ -25,6 +26,7 @@ def open_record(
     compute: Compute,
     peak: Peak,
     evaluator: Evaluator,
+    state: TrainingState,
     *,
     resume_step: int | None,
     say: Callable[[str], None],
@@ -35,7 +37,7 @@ def open_record(
     tracker beside `settings.json`.
     """
     about = {**environment(compute), "plugins": plugin_record(config.model.attn, config.model.n_layer)}
-    conditions = fair_conditions(config, data, compute, evaluator)
+    conditions = fair_conditions(config, data, compute, evaluator, state.init_digest)
     write_json(config.directory / "environment.json", about)
     write_json(config.directory / "conditions.json", conditions)
     tags = {
@@ -56,6 +58,10 @@ def open_record(
         "vgpt.torch": about["torch"],
         "vgpt.version": about["vgpt"],
     }
+    if state.init_digest:
+        tags["vgpt.init_digest"] = state.init_digest
+    if state.forked_from:
+        tags["vgpt.forked_from"] = state.forked_from
     start = RunStart(
         run_name=config.name,
         run_dir=config.directory,
@@ -75,17 +81,22 @@ def open_record(
     return tracker
 
 
-def fair_conditions(config: TrainConfig, data: Dataset, compute: Compute, evaluator: Evaluator) -> dict[str, Any]:
+def fair_conditions(
+    config: TrainConfig, data: Dataset, compute: Compute, evaluator: Evaluator, init_digest: str = ""
+) -> dict[str, Any]:
     """Return everything that two runs must share for their difference to be the attention's: and nothing else.
 
-    The place of the data does not matter, its content does; so do the device and the precision that `auto` came to.
+    The place of the data and of the first weights does not matter, their content does; so do the device and the
+    precision that `auto` came to.
     """
     table = config.conditions()
-    del table["train"]["data"]
+    for place in ("data", "init_from", "fork"):
+        del table["train"][place]
     table["system"] |= {"device": compute.device.type, "device_name": compute.device_name, "dtype": compute.dtype_name}
     return {
         **table,
         "data": data.manifest.digest,
+        "init": init_digest,
         "tokenizer": data.tokenizer.fingerprint,
         "vocab_size": data.tokenizer.vocab_size,
         "eval_windows": windows_name(evaluator),

@@ -21,11 +21,13 @@ from vgpt.training.checkpoint import TrainingState, steps
 from vgpt.training.devices import Compute
 from vgpt.training.display import Display, Progress
 from vgpt.training.distributed import ALONE, World
+from vgpt.training.feed import Feed
 from vgpt.training.replica import Replica
 from vgpt.training.saver import Saved, Saver
 from vgpt.training.schedule import learning_rate
 from vgpt.training.step import StepResult, TrainStep
 from vgpt.training.stopping import StopRequest
+from vgpt.training.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,9 @@ class Trainer:
         self.replica = replica or Replica(model)
         self.saver = Saver(config, model.config, data.tokenizer, self._saved)
         train = config.train
-        self.batches = BatchSource(data.train.tokens, config.model.block_size, train.batch_size, train.seed)
+        source = BatchSource(data.train.tokens, config.model.block_size, train.batch_size, train.seed)
+        self.feed = Feed(source, train.grad_accum, world, compute.device)
+        self.usage = Usage(compute.device) if world.main else None
         self.step = TrainStep(model, optimizer, dtype=compute.dtype, grad_clip=train.grad_clip, replica=self.replica)
         if self.step.scaler is not None and state.scaler:
             self.step.scaler.load_state_dict(dict(state.scaler))
@@ -91,8 +95,12 @@ class Trainer:
         self._norm = torch.tensor(math.nan)
         self.last_evaluation: Evaluation | None = None
 
-    def run(self, stop: StopRequest) -> str:
+    def run(self, stop: StopRequest, *, evaluate_first: bool = False) -> str:
         """Train to the end of the budget.
+
+        Args:
+            stop: asks for an early end.
+            evaluate_first: also evaluate and save before the first step: what was learnt elsewhere is a result.
 
         Returns:
             "finished"; "early" when patience ran out; "stopped" when a signal asked for it. A checkpoint of the last
@@ -104,8 +112,12 @@ class Trainer:
         self.model.train()
         self._mark = time.perf_counter()
         try:
+            if evaluate_first:
+                self._evaluate()
+                self._save()
             return self._loop(stop)
         finally:
+            self.feed.close()
             self.saver.wait()
 
     def _loop(self, stop: StopRequest) -> str:
@@ -176,20 +188,9 @@ class Trainer:
 
     def _batches(self) -> list[tuple[Tensor, Tensor]]:
         """Return this process's micro-batches of the step, and chain the hash of the step's whole batch."""
-        accumulate, world, step = self.config.train.grad_accum, self.world, self.state.step
-        digest = self.batches.digest(step, grad_accum=accumulate, world_size=world.size)
-        self.state.batch_hash = hashlib.blake2b((self.state.batch_hash + digest).encode(), digest_size=16).hexdigest()
-        share = [
-            self.batches.batch(step, micro_step=micro, grad_accum=accumulate, rank=world.rank, world_size=world.size)
-            for micro in range(accumulate)
-        ]
-        tensors = [[self._to_device(torch.from_numpy(half)) for half in pair] for pair in share]
-        return [(ids, targets) for ids, targets in tensors]
-
-    def _to_device(self, ids: Tensor) -> Tensor:
-        if self.compute.device.type == "cuda":
-            return ids.pin_memory().to(self.compute.device, non_blocking=True)
-        return ids.to(self.compute.device)
+        found, chain = self.feed.step(self.state.step), self.state.batch_hash
+        self.state.batch_hash = hashlib.blake2b((chain + found.digest).encode(), digest_size=16).hexdigest()
+        return found.micro
 
     def _log(self) -> None:
         config, state = self.config, self.state
@@ -210,6 +211,7 @@ class Trainer:
                 "perf/tokens_per_second": rate,
                 "perf/mfu": self.costs.mfu(rate),
                 "perf/mfu_palm": self.costs.mfu_palm(rate),
+                **(self.usage.measure() if self.usage is not None else {}),
             },
             step=state.step,
             tokens=state.tokens,

@@ -128,7 +128,7 @@ def _compare_heads(worst: Worst, case: Case) -> None:
     for feature in range(features.shape[-1]):
         grads = [torch.autograd.grad(features[row, feature], x, retain_graph=True)[0] for row in rows]
         pattern = torch.stack([grad[0].abs().amax(-1) > 0 for grad in grads])
-        key = pattern.numpy().tobytes()
+        key = pattern.cpu().numpy().tobytes()
         found[key] = found.get(key, 0) + 1
     for head, mask in enumerate(masks):
         key = mask.numpy().tobytes()

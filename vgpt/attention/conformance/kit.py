@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from math import inf
 
+import torch
+
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.conformance import causality, counting, decoding, invariance, memory, numerics, state, whole
 from vgpt.attention.conformance.case import Case, find_trunk
@@ -80,11 +82,17 @@ class Step:
 
     def run(self) -> Result:
         """Measure; a check that raises has failed."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(
+            1
+        )  # tensors are tiny: threads that wait for each other only cost, on a busy machine a lot
         try:
             found = self.measure()
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and then has failed the check
             reason = str(error).strip().partition("\n")[0]
             return Result(self.check, self.subject, inf, 0.0, False, f"raised {type(error).__name__}: {reason}")
+        finally:
+            torch.set_num_threads(threads)
         return Result(self.check, self.subject, found.measured, found.limit, found.passed, found.detail)
 
 

@@ -122,5 +122,9 @@ class MLAConfig(SoftmaxConfig):
         """One latent and one rotary key, shared by all heads, per token."""
         return CacheCost(per_token=self._row(shape))
 
+    def cache_knob(self) -> str | None:
+        """The latent decides the size of the cache."""
+        return "kv_lora_rank"
+
     def _row(self, shape: Shape) -> int:
         return self.kv_lora_rank + self.rope_dim(shape)
