@@ -13,9 +13,13 @@ from vgpt.attention.registry import resolve_attention, variants
 from vgpt.errors import SettingsError, UsageError
 
 
+SMALL = {"local": "local:window_size=24", "sparse": "sparse:sparse_block_size=8"}
+"""Settings with which something is hidden on short sequences already."""
+
+
 @pytest.mark.parametrize("kind", [kind for kind in variants() if kind != "mix"])
 def test_every_built_in_variant_keeps_the_contract(kind):
-    assert failures(kind) == []
+    assert failures(SMALL.get(kind, kind)) == []
 
 
 def test_each_distinct_layer_of_a_mix_is_checked_once_and_the_model_as_a_whole():
