@@ -12,7 +12,7 @@ from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.linear.cache import StateCache
 from vgpt.attention.linear.chunked import chunked_linear_attention
 from vgpt.attention.linear.config import LinearConfig
-from vgpt.attention.linear.features import FEATURE_MAPS, FeatureMap
+from vgpt.attention.linear.features import FEATURE_MAPS, FeatureMap, based
 from vgpt.attention.linear.naive import quadratic_linear_attention
 from vgpt.attention.linear.recurrent import recurrent_step
 from vgpt.attention.linear.sweep import DENOMINATOR_EPS
@@ -57,9 +57,10 @@ class LinearAttention(CausalSelfAttention):
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, start: int, state: Tensor | None) -> Tensor:
         """Return outputs (B, H, T, D) for heads (B, T, H, D) of tokens from position `start` on; update the state."""
         norm, feature_map, wide = self.settings.linear_norm, self.map, _wide(v)
-        plain = q, k
         if self.settings.rotates_features(self.shape):
-            q, k, feature_map = feature_map.base(q.to(wide)), feature_map.base(k.to(wide)), FEATURE_MAPS["identity"]
+            q, k = based(feature_map, q.to(wide)), based(feature_map, k.to(wide))
+            feature_map = FEATURE_MAPS["identity"]
+        plain = q, k
         if self.shape.pos == "rope":
             cos, sin = rotary_tables(start, q.shape[1], self.shape.head_dim, self.shape.rope_base, q.device)
             q, k = rotate(q, cos, sin), rotate(k, cos, sin)
@@ -69,7 +70,7 @@ class LinearAttention(CausalSelfAttention):
         if norm == "denom":
             above, below = (None, None) if state is None else (state[..., :-1], state[..., -1:])
             numerator = self._run(q, k, v, above, feature_map, normalise=False)
-            denominator = self._run(*plain, torch.ones_like(v[..., :1]), below, self.map, normalise=False)
+            denominator = self._run(*plain, torch.ones_like(v[..., :1]), below, feature_map, normalise=False)
             return numerator / (denominator + DENOMINATOR_EPS)
         y = self._run(q, k, v, state, feature_map, normalise=False) * self.shape.head_dim**-0.5
         return F.rms_norm(y, y.shape[-1:], eps=NORM_EPS) if norm == "rms" else y
