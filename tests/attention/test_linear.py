@@ -107,16 +107,16 @@ def test_the_default_layer_is_its_formula_at_any_length(layer, noise, T):
 
 @pytest.mark.parametrize("pieces", [[1] * 23, [7, 7, 7, 2], [5, 1, 1, 9, 3, 4], [23]], ids=str)
 def test_decoding_in_pieces_equals_the_full_forward(layer, noise, setting, pos, pieces):
-    for flash in (True, False):
-        module = layer(f"{setting},chunk_size=4", pos=pos, flash=flash)
-        x = noise(3, 23, 32)
+    limits = {torch.float32: 1e-5, torch.float64: 1e-11}
+    for dtype, flash in ((torch.float32, True), (torch.float64, True), (torch.float64, False)):
+        module = layer(f"{setting},chunk_size=4", pos=pos, flash=flash, dtype=dtype)
+        x = noise(3, 23, 32, dtype=dtype)
         with torch.no_grad():
             full = module(x)
-            cache = module.make_cache(3, 30, dtype=torch.float32, device="cpu")
+            cache = module.make_cache(3, 30, dtype=dtype, device="cpu")
             parts = [module(piece, cache) for piece in x.split(pieces, 1)]
         assert cache.length == 23
-        limit = 1e-5 * max(1.0, full.abs().max())
-        torch.testing.assert_close(torch.cat(parts, 1), full, rtol=0, atol=limit)
+        torch.testing.assert_close(torch.cat(parts, 1), full, rtol=0, atol=limits[dtype] * max(1.0, full.abs().max()))
 
 
 def test_steps_with_gradients_equal_steps_without(layer, noise, pos):
@@ -143,6 +143,23 @@ def test_a_long_decode_in_bfloat16_keeps_a_float32_state_and_its_accuracy(layer,
     assert cache.state.dtype == torch.float32
     error = (torch.cat(parts, 1).double() - exact[:, 1024:]).abs().max() / exact.abs().max()
     assert error < 0.02
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.bfloat16, 0.02), (torch.float16, 2e-3)])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_layer_of_real_width_stays_accurate_over_thousands_of_tokens(layer, noise, pos, dtype, limit, autocast):
+    shape = {"n_embd": 128, "n_head": 2, "block_size": 8192, "pos": pos}
+    module, exact, x = layer("linear", **shape), layer("linear", dtype=torch.float64, **shape), noise(1, 8192, 128)
+    with torch.no_grad():
+        want = exact(x.double())
+        if autocast:
+            with torch.autocast("cpu", dtype):
+                got = module(x)
+        else:
+            got = module.to(dtype)(x.to(dtype))
+    late = slice(4096, None)  # means over thousands of values, and small: the error is held against their size
+    assert got.dtype == dtype
+    assert (got.double() - want)[:, late].norm() / want[:, late].norm() < limit
 
 
 def test_gradients_to_later_inputs_are_exactly_zero(layer, noise, setting, pos):

@@ -1,13 +1,16 @@
 """`vgpt train`: train one model, or continue it."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from vgpt.cli.console import key_values, out, print_json
+from vgpt.cli.console import key_values, out, print_json, say
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.settings.loader import Loaded
 from vgpt.settings.train import TrainConfig
+
+if TYPE_CHECKING:
+    from vgpt.training.run import RunResult
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,10 +30,34 @@ def train(
         return
 
     from vgpt.cli.live import data_bars, training_display  # Rich's live parts are not needed for --help
+    from vgpt.training.distributed import ALONE, as_worker, world_of_environment
     from vgpt.training.run import train_run
 
-    result = train_run(config, training_display(), data_progress=data_bars())
-    if json:
+    world = world_of_environment()
+    if world is not None:
+        config = as_worker(config, world)
+    elif config.workers.world_size > 1:
+        _launch(config, as_json=json)
+    result = train_run(config, training_display(), data_progress=data_bars(), world=world or ALONE)
+    if world is not None and not world.main:
+        raise typer.Exit(result.exit_code)
+    _print(result, as_json=json)
+    raise typer.Exit(result.exit_code)
+
+
+def _launch(config: TrainConfig, *, as_json: bool) -> NoReturn:
+    from vgpt.training.launch import launch
+    from vgpt.training.run import finished_result
+
+    code = launch(config, say)
+    result = finished_result(config)
+    if code == 0 and result is not None and config.workers.node_rank == 0:
+        _print(result, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def _print(result: "RunResult", *, as_json: bool) -> None:
+    if as_json:
         print_json({"run": result.name, "directory": result.directory, "status": result.status, **result.summary})
     elif result.summary:
         figures = result.summary
@@ -43,7 +70,6 @@ def train(
             ("next", f"vgpt sample {result.name}   |   vgpt compare"),
         ]
         out().print(key_values("", rows))
-    raise typer.Exit(result.exit_code)
 
 
 def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
@@ -66,6 +92,7 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
         "dtype": f"{compute.dtype_name} ({compute.reason})",
         "parameters": count.total,
         "parameters in attention": count.attention,
+        "hidden width of the MLP": config.model.hidden,
         "steps": config.steps,
         "tokens": tokens,
         "training FLOPs per token (exact)": round(train_flops_per_token(model)),
@@ -74,6 +101,10 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
         "weights, gradients, AdamW in bytes": count.total * 16,
         "KV cache at the context length in bytes": cache_bytes(model, model.block_size, element),
     }
+    if (matched := config.model.budget) is not None:
+        percent = {"parameters": matched.params, "FLOPs": matched.flops, "cache": matched.cache}
+        shares = {f"{name} against {matched.reference} in %": round(100 * x, 3) for name, x in percent.items()}
+        figures |= {"hidden width before matching": matched.raw_width, **shares}
     if as_json:
         print_json(figures)
     else:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vgpt.report.grouping import Row
+from vgpt.report.matched import matching_condition, width_rule
 from vgpt.settings.fields import leaves
+from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.store import RunInfo
 
@@ -25,6 +27,10 @@ ASPECTS: dict[str, tuple[str, ...]] = {
         "tie_weights",
         "dropout",
         "flash",
+        "qk_norm",
+        "out_gate",
+        "sinks",
+        "attn_last",
     ),
     "positions": ("pos",),
     "precision": ("dtype",),
@@ -96,7 +102,8 @@ def audit(rows: Sequence[Row]) -> Audit:
 
     The variant, its own settings and the seed may differ; everything else that bears on loss, cost or speed is
     looked at: data, tokenizer, tokens trained on, batch, schedule, optimizer, trunk, positions, precision, device,
-    evaluation and the versions of the software. What only some runs recorded counts as a difference.
+    evaluation and the versions of the software. What only some runs recorded counts as a difference. Where the widths
+    of MLPs were matched, the rule and the width of its reference must be equal, not the widths.
     """
     runs = [run for row in rows for run in row.runs]
     checked: dict[str, None] = {}
@@ -136,10 +143,12 @@ def _conditions(runs: Sequence[RunInfo]) -> list[_Condition]:
     tags = {name: tag for name, (_, tag) in TAGGED.items() if any(run.tags.get(tag) for run in runs)}
     found = [_Condition(TAGGED[name][0], name, _tag(tag)) for name, tag in tags.items()]
     found.append(_Condition("budget", "tokens", _tokens))
+    rule = width_rule(runs)
+    found.append(_Condition("trunk", "match", lambda run: matching_condition(run, rule)))
     aspects = {name: aspect for aspect, names in ASPECTS.items() for name in names}
     for name in condition_settings():
         # The path of the data may differ where its digest does not.
-        if name in tags or (name == "data" and "data_digest" in tags):
+        if name in tags or name in UNMATCHED or (name == "data" and "data_digest" in tags):
             continue
         found.append(_Condition(aspects.get(name, "other"), name, _param(name)))
     order = ["data", "budget", *(aspect for aspect in ASPECTS if aspect != "data"), "other", "software"]

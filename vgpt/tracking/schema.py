@@ -29,11 +29,13 @@ SUMMARY_METRICS: dict[str, str] = {
     "flops/train_per_token": "training FLOPs per token from the variant's visible pairs",
     "flops/train_per_token_palm": "training FLOPs per token by the PaLM convention",
     "flops/peak": "peak FLOP/s that MFU is measured against; the tag vgpt.peak_source says where it is from",
-    "kv/bytes_per_token": "analytic cache growth per token over all layers, bytes; 0 for a constant state",
+    "kv/bytes_per_token": "analytic cache size at block_size tokens, one sequence, over block_size, bytes",
     "kv/bytes_at_context": "analytic cache size at block_size tokens, one sequence, bytes",
+    "kv/bytes_read": "analytic bytes of the cache that a decoding step at block_size tokens reads",
     "kv/bytes_measured": "cache size at block_size tokens as measured from its tensors, bytes",
     "memory/peak_bytes": "peak memory of training, bytes",
     "train/steps": "optimizer steps taken",
+    "train/skipped_steps": "updates left out because the gradient was not finite",
     "train/tokens": "tokens trained on",
     "train/seconds": "time spent in training steps, seconds",
 }
@@ -53,6 +55,8 @@ TAGS: dict[str, str] = {
     TAG_STATUS: "running, finished, failed, killed or diverged: finer than MLflow's own status",
     "vgpt.attn": "attention variant",
     "vgpt.attn_settings": "the variant's own settings as canonical JSON",
+    "vgpt.attn_layers": "variant and settings of every layer, in the grammar of --attn",
+    "vgpt.mlp_hidden": "hidden width of the MLP, after matching",
     "vgpt.seed": "seed of the run",
     "vgpt.settings_hash": "hash of all settings that make the run, the variant and the seed among them",
     "vgpt.conditions": "hash of everything that must be equal for a fair comparison",
@@ -73,6 +77,7 @@ ARTIFACTS: dict[str, str] = {
     "environment.json": "versions, device and commit that the run was made with",
     "conditions.json": "what must be equal for a fair comparison: data digest, tokenizer fingerprint, schedule, trunk",
     "result.json": "final metrics as the trainer summarised them",
+    "val_windows.json": "loss of each evaluation window at the end, with the step and the name of the windows",
     "summary.json": "status and final metrics",
 }
 

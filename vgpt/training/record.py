@@ -5,11 +5,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from vgpt.attention.mix.config import pattern_of
+from vgpt.attention.plugin_record import plugin_record
 from vgpt.data.dataset import Dataset
-from vgpt.evaluation.loss import Evaluator
+from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.settings.fields import shown
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
+from vgpt.tracking.windows import WindowLosses
 from vgpt.training.devices import Compute
 from vgpt.training.files import write_json
 from vgpt.training.hardware import Peak
@@ -28,15 +31,18 @@ def open_record(
 ) -> Tracker:
     """Start the run's record, or continue it from `resume_step`.
 
-    The directory gets `environment.json` and `conditions.json`; both go to the tracker beside `settings.json`.
+    The directory gets `environment.json`, the plug-ins of its variants among it, and `conditions.json`; both go to the
+    tracker beside `settings.json`.
     """
-    about = environment(compute)
+    about = {**environment(compute), "plugins": plugin_record(config.model.attn, config.model.n_layer)}
     conditions = fair_conditions(config, data, compute, evaluator)
     write_json(config.directory / "environment.json", about)
     write_json(config.directory / "conditions.json", conditions)
     tags = {
         "vgpt.attn": config.model.attn.kind,
         "vgpt.attn_settings": json.dumps(config.model.attn.model_dump(mode="json"), sort_keys=True),
+        "vgpt.attn_layers": pattern_of([config.model.attn.at(layer) for layer in range(config.model.n_layer)]),
+        "vgpt.mlp_hidden": str(config.model.hidden),
         "vgpt.seed": str(config.train.seed),
         "vgpt.settings_hash": config.settings_hash,
         "vgpt.conditions": digest(conditions),
@@ -77,14 +83,35 @@ def fair_conditions(config: TrainConfig, data: Dataset, compute: Compute, evalua
     table = config.conditions()
     del table["train"]["data"]
     table["system"] |= {"device": compute.device.type, "device_name": compute.device_name, "dtype": compute.dtype_name}
-    windows = hashlib.sha256(evaluator.rows.tobytes()).hexdigest()
     return {
         **table,
         "data": data.manifest.digest,
         "tokenizer": data.tokenizer.fingerprint,
         "vocab_size": data.tokenizer.vocab_size,
-        "eval_windows": f"{len(evaluator.rows)}x{config.model.block_size}:{windows[:12]}",
+        "eval_windows": windows_name(evaluator),
     }
+
+
+def windows_name(evaluator: Evaluator) -> str:
+    """Return number, length and hash of the evaluation windows: `256x128:0123456789ab`."""
+    rows = evaluator.rows
+    return f"{rows.shape[0]}x{rows.shape[1] - 1}:{hashlib.sha256(rows.tobytes()).hexdigest()[:12]}"
+
+
+def record_windows(
+    config: TrainConfig,
+    evaluator: Evaluator,
+    final: Evaluation,
+    step: int,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> None:
+    """Keep the final loss of each window: comparisons tell evaluation noise from it. A full disk costs only that."""
+    losses = WindowLosses(step, windows_name(evaluator), tuple(final.window_losses.tolist()))
+    try:
+        tracker.artifact(losses.save(config.directory))
+    except OSError as error:
+        say(f"the losses per window are NOT saved: {error.strerror or error}")
 
 
 def digest(table: dict[str, Any]) -> str:

@@ -7,24 +7,36 @@ from typing import Any
 
 import torch
 
+from vgpt.attention.mix.config import cut_off
+from vgpt.attention.plugin_record import changed_variants
 from vgpt.data.dataset import Dataset, open_dataset
 from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
 from vgpt.errors import DataError, DivergedError, UsageError
 from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.model.config import GPT2Config
-from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token, train_flops_per_token
+from vgpt.model.costs import (
+    cache_bytes,
+    cache_read_bytes,
+    count_parameters,
+    palm_flops_per_token,
+    train_flops_per_token,
+)
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import RunLock
-from vgpt.training.checkpoint import Checkpoint, TrainingState, load_optimizer, load_weights, newest
+from vgpt.tracking.target import resolve_target
+from vgpt.tracking.tracker import NoTracker, Tracker
+from vgpt.training.checkpoint import Checkpoint, TrainingState, load_weights, newest, read_tensors
 from vgpt.training.devices import Compute, resolve
-from vgpt.training.display import Display
-from vgpt.training.files import write_json
+from vgpt.training.display import Display, Quiet
+from vgpt.training.distributed import ALONE, World, join, leave
+from vgpt.training.files import sweep, write_json
 from vgpt.training.hardware import Peak, peak_flops, peak_memory
 from vgpt.training.optimizer import build_optimizer
-from vgpt.training.record import open_record
+from vgpt.training.record import open_record, record_windows
+from vgpt.training.replica import FSDPReplica, build_replica
 from vgpt.training.stopping import StopRequest
 from vgpt.training.trainer import Costs, Trainer
 
@@ -55,31 +67,62 @@ def load_data(place: str, progress: DataProgress | None = None) -> Dataset:
     return open_dataset(Path(place))
 
 
-def train_run(config: TrainConfig, display: Display, *, data_progress: DataProgress | None = None) -> RunResult:
-    """Train a run, or continue it where it was left.
+def train_run(
+    config: TrainConfig, display: Display, *, data_progress: DataProgress | None = None, world: World = ALONE
+) -> RunResult:
+    """Train a run, or continue it where it was left; with others, where `world` names this process among them.
 
     Raises:
         UsageError: the name belongs to a run with other settings or is in use.
+        TrackingError: the tracking URI is of no known kind.
         DataError, CheckpointError, DivergedError: see there.
     """
-    config.directory.mkdir(parents=True, exist_ok=True)
-    with RunLock(config.directory):
-        refuse_other_settings(config)
-        data = load_data(config.train.data, data_progress)
-        compute = resolve(config.system)
-        checkpoint, problems = newest(config.directory / "ckpt")
-        for problem in problems:
-            display.say(f"damaged checkpoint left out: {problem}")
-        if checkpoint is not None and checkpoint.state.data_digest != data.manifest.digest:
-            raise DataError(
-                f"{config.directory} was trained on other data than {config.train.data} holds now "
-                f"(digest {checkpoint.state.data_digest[:12]} then, {data.manifest.digest[:12]} now)",
-                "Choose another --run-name, or restore the data.",
-            )
-        if checkpoint is not None and checkpoint.state.finished and (summary := _summary(config.directory)):
-            display.say(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
-            return RunResult(config.name, config.directory, "already", 0, summary)
-        return _train(config, display, data, compute, checkpoint)
+    if config.run.tracker == "mlflow":
+        resolve_target(config.run.tracking_uri)  # a wrong URI is refused before anything is made or computed
+    compute = resolve(config.system, local_rank=None if world.alone else world.local_rank)
+    join(world, compute.device, config.workers.collective_timeout)
+    try:
+        if not world.main:
+            result = _as_one_of_many(config, Quiet(), compute, world)
+        else:
+            config.directory.mkdir(parents=True, exist_ok=True)
+            with RunLock(config.directory):
+                refuse_other_settings(config)
+                # The others open what is then prepared.
+                load_data(config.train.data, data_progress)
+                result = _as_one_of_many(config, display, compute, world)
+        # A process that left while another still records would break the connection for it.
+        world.wait()
+        return result
+    finally:
+        leave()
+
+
+def _as_one_of_many(config: TrainConfig, display: Display, compute: Compute, world: World) -> RunResult:
+    world.wait()
+    data = load_data(config.train.data)
+    if world.main:
+        sweep(config.directory / "ckpt")
+    world.wait()
+    checkpoint, problems = newest(config.directory / "ckpt")
+    for problem in problems:
+        display.say(f"damaged checkpoint left out: {problem}")
+    if checkpoint is not None and checkpoint.state.data_digest != data.manifest.digest:
+        raise DataError(
+            f"{config.directory} was trained on other data than {config.train.data} holds now "
+            f"(digest {checkpoint.state.data_digest[:12]} then, {data.manifest.digest[:12]} now)",
+            "Choose another --run-name, or restore the data.",
+        )
+    if checkpoint is not None and checkpoint.state.finished and (summary := _summary(config.directory)):
+        display.say(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
+        return RunResult(config.name, config.directory, "already", 0, summary)
+    return _train(config, display, data, compute, checkpoint, world)
+
+
+def finished_result(config: TrainConfig) -> RunResult | None:
+    """Return the result of a run that has ended, from its directory."""
+    summary = _summary(config.directory)
+    return None if summary is None else RunResult(config.name, config.directory, "finished", 0, summary)
 
 
 def refuse_other_settings(config: TrainConfig) -> None:
@@ -113,13 +156,13 @@ def refuse_other_settings(config: TrainConfig) -> None:
 
 def build_model(config: TrainConfig, vocab_size: int) -> GPT2Model:
     """Build and initialise the model that a run starts from, in float32 on the CPU."""
-    model = GPT2Model(GPT2Config(**dict(config.model), vocab_size=vocab_size))
+    model = GPT2Model(GPT2Config(**config.model.concrete(), vocab_size=vocab_size))
     initialise(model, config.train.seed)
     return model
 
 
 def _train(
-    config: TrainConfig, display: Display, data: Dataset, compute: Compute, checkpoint: Checkpoint | None
+    config: TrainConfig, display: Display, data: Dataset, compute: Compute, checkpoint: Checkpoint | None, world: World
 ) -> RunResult:
     evaluator = Evaluator.of(data, config.model.block_size, config.train.eval_windows)
     model = build_model(config, data.tokenizer.vocab_size)
@@ -129,24 +172,26 @@ def _train(
         load_weights(model, checkpoint.directory / "model.safetensors")
         state = checkpoint.state
     model.to(compute.device)
+    model.recompute = config.system.recompute
+    if config.system.compile:
+        model.hidden = torch.compile(model.hidden)
+    replica = build_replica(model, config, world, compute.device)
     optimizer = build_optimizer(
         model, lr=train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay, device=compute.device
     )
     if checkpoint is not None:
-        load_optimizer(model, optimizer, checkpoint.directory / "optimizer.safetensors")
+        replica.load_optimizer(optimizer, read_tensors(checkpoint.directory / "optimizer.safetensors"))
         display.say(f"resuming {config.name} at step {state.step}")
-    if config.system.compile:
-        model.hidden = torch.compile(model.hidden)
+        for kind in changed_variants(checkpoint.plugins):
+            display.say(f"the plug-in of {kind!r} is not the one that trained so far: its file has changed")
     torch.manual_seed(train.seed)
-
     peak = peak_flops(compute)
-    costs = Costs(train_flops_per_token(model.config), palm_flops_per_token(model.config), peak.flops)
-    display.say(
-        f"{config.name}: {count_parameters(model.config).total:,} parameters, {compute.device_name}, "
-        f"{compute.dtype_name} ({compute.reason}), peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
-    )
+    costs = Costs(train_flops_per_token(model.config), palm_flops_per_token(model.config), peak.flops * world.size)
+    _announce(config, model.config, compute, peak, world, display)
     resume_step = None if checkpoint is None else state.step
-    tracker = open_record(config, data, compute, peak, evaluator, resume_step=resume_step, say=display.say)
+    tracker: Tracker = NoTracker()
+    if world.main:
+        tracker = open_record(config, data, compute, peak, evaluator, resume_step=resume_step, say=display.say)
     trainer = Trainer(
         config,
         model=model,
@@ -159,6 +204,8 @@ def _train(
         tracker=tracker,
         display=display,
         log_file=config.directory / f"{config.model.attn.kind}.log",
+        replica=replica,
+        world=world,
     )
     status = "failed"
     summary: dict[str, float] = {}
@@ -167,7 +214,11 @@ def _train(
         try:
             status = trainer.run(stop)
             if status != "stopped":
-                summary = summarise(config, trainer, model, compute, peak)
+                # Of the last step, which training has just made.
+                final = trainer.last_evaluation or trainer.evaluation()
+                summary = summarise(trainer, final, compute, peak)
+                if world.main:
+                    record_windows(config, evaluator, final, state.step, tracker, display.say)
         except DivergedError:
             status = "diverged"
             raise
@@ -185,16 +236,28 @@ def _train(
     return RunResult(config.name, config.directory, status, code, summary)
 
 
-def summarise(
-    config: TrainConfig, trainer: Trainer, model: GPT2Model, compute: Compute, peak: Peak
-) -> dict[str, float]:
+def _announce(
+    config: TrainConfig, model: GPT2Config, compute: Compute, peak: Peak, world: World, display: Display
+) -> None:
+    """Say what is trained on what, and what the settings came to."""
+    display.say(
+        f"{config.name}: {count_parameters(model).total:,} parameters, {compute.device_name}, "
+        f"{compute.dtype_name} ({compute.reason}), peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
+        + ("" if world.alone else f", {world.size} processes ({config.workers.parallel})")
+    )
+    if config.model.budget is not None:
+        display.say(f"--match {config.model.match}: {config.model.budget}")
+    if remark := cut_off(config.model.attn, config.model.n_layer):
+        display.say(remark)
+
+
+def summarise(trainer: Trainer, final: Evaluation, compute: Compute, peak: Peak) -> dict[str, float]:
     """Return the figures that comparisons read, under their names in the tracking schema."""
-    state, architecture = trainer.state, model.config
-    final = final_evaluation(config, trainer, compute)
+    state, architecture = trainer.state, trainer.model.config
     rate = state.tokens / state.seconds if state.seconds else 0.0
     element = torch.finfo(compute.dtype).bits // 8
     context = architecture.block_size
-    measured = measured_cache_bytes(model, context, compute.dtype)
+    measured = measured_cache_bytes(trainer, context, compute.dtype)
     count = count_parameters(architecture)
     return {
         **final.metrics(),
@@ -207,10 +270,12 @@ def summarise(
         "flops/peak": peak.flops,
         "kv/bytes_per_token": cache_bytes(architecture, context, element) / context,
         "kv/bytes_at_context": cache_bytes(architecture, context, element),
+        "kv/bytes_read": cache_read_bytes(architecture, context, element),
         "kv/bytes_measured": measured,
         "memory/peak_bytes": peak_memory(compute.device),
         "train/tokens": state.tokens,
         "train/steps": state.step,
+        "train/skipped_steps": state.skipped_steps,
         "train/seconds": state.seconds,
         "perf/tokens_per_second": rate,
         "perf/mfu": trainer.costs.mfu(rate),
@@ -218,13 +283,10 @@ def summarise(
     }
 
 
-def final_evaluation(config: TrainConfig, trainer: Trainer, compute: Compute) -> Evaluation:
-    """Return the evaluation of the last step, which training has just made."""
-    return trainer.last_evaluation or trainer.evaluator.evaluate(trainer.model, dtype=compute.dtype)
-
-
-def measured_cache_bytes(model: GPT2Model, tokens: int, dtype: torch.dtype) -> int:
+def measured_cache_bytes(trainer: Trainer, tokens: int, dtype: torch.dtype) -> int:
     """Return the bytes in use in real caches after `tokens` tokens of one sequence went through them."""
+    # Where the weights are shared out, a model of the same shape will do: sizes do not depend on weights.
+    model = GPT2Model(trainer.model.config) if isinstance(trainer.replica, FSDPReplica) else trainer.model
     caches = model.make_caches(1, tokens, dtype=dtype)
     ids = torch.zeros(1, tokens, dtype=torch.int64, device=model.wte.weight.device)
     training = model.training

@@ -8,7 +8,7 @@ from vgpt.errors import VgptError
 
 
 class StateCache(Cache):
-    """The sum over all tokens so far of features times values, in float32 whatever the model's precision.
+    """The sum over all tokens so far of features times values, in float32 or wider.
 
     Attributes:
         state: (B, H, m, columns), changed in place.
@@ -18,11 +18,15 @@ class StateCache(Cache):
         heads: heads H.
         features: width m of one head's features.
         columns: width of one head's values, and one more where the denominator is kept.
+        dtype: type of the model's numbers; the state is not narrower than float32.
         device: where it lives.
     """
 
-    def __init__(self, batch: int, heads: int, features: int, columns: int, *, device: torch.device | str) -> None:
-        self.state = torch.zeros(batch, heads, features, columns, dtype=torch.float32, device=device)
+    def __init__(
+        self, batch: int, heads: int, features: int, columns: int, *, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        wide = torch.promote_types(dtype, torch.float32)
+        self.state = torch.zeros(batch, heads, features, columns, dtype=wide, device=device)
 
     def stored(self) -> list[Tensor]:
         """Return the state, which is all in use from the start."""

@@ -50,9 +50,10 @@ class LinearAttention(CausalSelfAttention):
         return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(v.dtype), x))
 
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> StateCache:
-        """A state per head, in float32 whatever `dtype` says, of a size that `max_tokens` does not change."""
+        """A state per head, in float32 or wider, of a size that `max_tokens` does not change."""
         settings, shape = self.settings, self.shape
-        return StateCache(batch, shape.n_head, settings.feature_dim(shape), settings.columns(shape), device=device)
+        size = (shape.n_head, settings.feature_dim(shape), settings.columns(shape))
+        return StateCache(batch, *size, dtype=dtype, device=device)
 
     def _mix(self, q: Tensor, k: Tensor, v: Tensor, start: int, state: Tensor | None) -> Tensor:
         """Return outputs (B, H, T, D) for heads (B, T, H, D) of tokens from position `start` on; update the state."""

@@ -23,7 +23,7 @@ def recurrent_step(
         q: query (B, H, 1, D), before the feature map.
         k: key (B, H, 1, D), likewise.
         v: value (B, H, 1, v).
-        state: (B, H, m, v + 1), or (B, H, m, v) without `normalise`, float32.
+        state: (B, H, m, v + 1), or (B, H, m, v) without `normalise`; float32 or wider.
         feature_map: from D numbers to m features.
         slopes: (H,) rates of forgetting.
         normalise: divide by the sum of the weights.

@@ -1,0 +1,62 @@
+"""Sliding-window attention as a layer."""
+
+import torch
+from torch import Tensor
+
+from vgpt.attention.backends import attend, one_query
+from vgpt.attention.blocks import blocks
+from vgpt.attention.cache import Cache
+from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.flex import can_flex, flex_attend
+from vgpt.attention.grouped.module import GroupedAttention
+from vgpt.attention.local.banded import banded_attention
+from vgpt.attention.local.config import LocalConfig
+from vgpt.attention.ring import RingCache
+
+
+class LocalAttention(GroupedAttention):
+    """Softmax attention over the last tokens, with the weights of multi-head attention."""
+
+    def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
+        super().__init__(config, shape, layer)
+        assert isinstance(config, LocalConfig)
+        self.window = config.window_size
+
+    def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> RingCache:
+        """Keep keys (rotated, where positions are rotary) and values of the last `window_size` tokens."""
+        parts = [(self.kv_heads, self.shape.head_dim)] * 2
+        return RingCache(batch, max_tokens, self.window, parts, dtype=dtype, device=device)
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
+        if cache is None:
+            return self._windowed(q, k, v)
+        assert isinstance(cache, RingCache)
+        if q.shape[2] == 1 and self.shape.flash:
+            return self._step(q, k, v, cache)
+        k, v = cache.append(k, v)
+        return self._windowed(q.to(k.dtype), k, v)
+
+    def _step(self, q: Tensor, k: Tensor, v: Tensor, cache: RingCache) -> Tensor:
+        """Decode one token over the ring as it lies: a softmax does not care for the order of its keys."""
+        cache.step(k, v)
+        keys, values = cache.dense
+        bias, slopes = None, self.extra.slopes(q.device)
+        if slopes is not None:
+            rows = torch.arange(keys.shape[2], device=q.device)
+            bias = -slopes.view(-1, 1) * ((cache.last - rows) % cache.capacity)
+        return one_query(q.to(keys.dtype), keys, values, live=cache.live, sinks=self.extra.sink_bias, bias=bias)
+
+    def _windowed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend with T queries, the last of which stands at the last of the S keys."""
+        T, S = q.shape[2], k.shape[2]
+        sinks, slopes = self.extra.sink_bias, self.extra.slopes(q.device)
+        if not self.shape.flash:
+            mask = self.mask(S - T, T, 0, S, q.device)
+            return attend(q, k, v, offset=S - T, mask=mask, flash=False, sinks=sinks, slopes=slopes)
+        if self.window >= S:
+            return attend(q, k, v, offset=S - T, sinks=sinks, slopes=slopes)
+        if T == S and can_flex(q):
+            return flex_attend(q, k, v, self.config.visible, sinks=sinks, slopes=slopes)
+        if T == S and (torch.compiler.is_compiling() or q.device.type != "cpu"):
+            return banded_attention(q, k, v, self.window, sinks=sinks, slopes=slopes)
+        return blocks(q, k, v, S - T, window=self.window, sinks=sinks, slopes=slopes)
