@@ -339,7 +339,7 @@ def test_a_model_generates_through_states_what_it_generates_without(dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("attn", ["linear", "linear:feature_map=taylor2,chunk_size=8"])
+@pytest.mark.parametrize("attn", ["linear:chunk_size=16", "linear:feature_map=taylor2,chunk_size=16"])
 def test_training_compiles_without_a_break(layer, noise, attn, pos):
     module, x = layer(attn, pos=pos), noise(2, 40, 32).requires_grad_()
     compiled = torch.compile(module, fullgraph=True)
