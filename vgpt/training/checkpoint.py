@@ -123,10 +123,23 @@ def point(directory: Path, name: str, target: Path) -> None:
     write_json(directory / name, target.name)
 
 
-def rotate(directory: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints and the best; only directories that vgpt wrote are touched."""
-    kept = {path.name for path in steps(directory)[-keep_last:]} | {_pointed(directory, "best") or ""}
-    for path in steps(directory):
+def mend_pointers(checkpoint: Checkpoint) -> None:
+    """Let `last` and `best` name what a checkpoint knows of: its writer may have died before it could say so."""
+    directory, state = checkpoint.directory.parent, checkpoint.state
+    for name, step in (("last", state.step), ("best", state.best_step)):
+        target = directory / f"step-{step:08d}"
+        if target.is_dir() and _pointed(directory, name) != target.name:
+            point(directory, name, target)
+
+
+def rotate(directory: Path, keep_last: int, latest: Path) -> None:
+    """Remove all but `keep_last` checkpoints up to `latest` and the best; only directories that vgpt wrote are touched.
+
+    Those of later steps stay: they are damaged, or the run would not have gone back behind them, and perhaps looked at.
+    """
+    done = [path for path in steps(directory) if step_of(path) <= step_of(latest)]
+    kept = {path.name for path in done[-keep_last:]} | {_pointed(directory, "best") or ""}
+    for path in done:
         if path.name not in kept and not path.is_symlink():
             remove_directory(path)
 
@@ -134,7 +147,12 @@ def rotate(directory: Path, keep_last: int) -> None:
 def steps(directory: Path) -> list[Path]:
     """Return the step directories, oldest first."""
     found = [path for path in directory.glob("step-*") if STEP.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """Return the step in the name of a step directory."""
+    return int(path.name.removeprefix("step-"))
 
 
 def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -155,11 +173,14 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         CheckpointError: damaged, incomplete, or of a newer vgpt.
     """
     verify(directory)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        if not (directory / name).exists():
+            raise CheckpointError(f"{directory}: {name} is missing")
     try:
         settings = TrainConfig.model_validate_json((directory / "settings.json").read_bytes())
         model = GPT2Config.model_validate_json((directory / "model.json").read_bytes())
         state = TrainingState(**json.loads((directory / "state.json").read_bytes()))
-    except (OSError, ValidationError, ValueError, TypeError) as error:
+    except (OSError, ValidationError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{directory}: its settings cannot be read: {error}", "Use the vgpt version that wrote it."
         ) from error

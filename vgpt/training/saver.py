@@ -77,7 +77,7 @@ class Saver:
             point(self.directory, "last", target)
             if state.best_step == state.step:
                 point(self.directory, "best", target)
-            rotate(self.directory, self._settings.run.keep_last)
+            rotate(self.directory, self._settings.run.keep_last, target)
             self._result = Saved(state.step, target)
         except (OSError, SafetensorError) as error:
             self._result = Saved(state.step, None, str(error))

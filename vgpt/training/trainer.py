@@ -110,6 +110,9 @@ class Trainer:
 
     def _loop(self, stop: StopRequest) -> str:
         config, state = self.config, self.state
+        if state.finished:
+            # The process before died between its last checkpoint and the record of its end.
+            return "finished" if state.step == config.steps else "early"
         while state.step < config.steps:
             self._update()
             self.display.advance(state.step)
