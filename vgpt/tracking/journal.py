@@ -1,8 +1,8 @@
 """The local journal of a run: `metrics.jsonl` and `events.jsonl`, written before anything else hears of a number.
 
-A line of metrics.jsonl is
-`{"step", "time" (ms since 1970), "metrics", "tokens"?, "seconds"?, "nonfinite"?, "summary"?}`. JSON has no NaN or infinity: such a value is null under `metrics`, and `nonfinite` holds it as "nan", "inf" or "-inf".
-`summary` is true on the line that sums up a run at its end.
+A line of metrics.jsonl is `{"step", "time" (ms since 1970), "metrics", "tokens"?, "seconds"?, "nonfinite"?,
+"summary"?}`. JSON has no NaN or infinity: such a value is null under `metrics`, and `nonfinite` holds it as "nan",
+"inf" or "-inf". `summary` is true on the line that sums up a run at its end.
 """
 
 import json
