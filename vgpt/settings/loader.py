@@ -86,6 +86,7 @@ def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
         else:
             _descend(tree, leaf.path[:-1])[leaf.path[-1]] = _parsed(leaf, value)
             origins[name] = origin
+    faults += _no_text(tree)
     return Loaded(_validated(model, tree, known, origins, given, faults, origin_of_preset), origins, notes)
 
 
@@ -113,6 +114,9 @@ def _choose_variant(
     """
     parent = _descend(tree, leaf.path[:-1])
     table = parent.get(leaf.name, {})
+    if not isinstance(table, str | dict):
+        faults.append(f"{'.'.join(leaf.path)} = {table!r}: must be a variant's name, or a table with a kind")
+        table = {}
     table = {"kind": table} if isinstance(table, str) else dict(table)
     for name, value in table.items():
         if name != "kind" and (name not in variants() or not isinstance(value, dict)):
@@ -218,6 +222,18 @@ def _descend(tree: Table, path: Iterable[str]) -> Table:
         if not isinstance(tree, dict):
             raise SettingsError([f"{key} = {tree!r}: must be a table of settings, as in [{key}]"])
     return tree
+
+
+def _no_text(tree: Any, path: str = "") -> list[str]:
+    """Return a fault for every text that no file name or JSON can carry: with NUL, or of bytes that are no UTF-8."""
+    if isinstance(tree, dict):
+        return [fault for key, value in tree.items() for fault in _no_text(value, f"{path}.{key}".lstrip("."))]
+    if isinstance(tree, list | tuple):
+        return [fault for value in tree for fault in _no_text(value, path)]
+    if not isinstance(tree, str) or ("\0" not in tree and tree.isprintable()):
+        return []
+    wrong = "\0" in tree or any("\ud800" <= character <= "\udfff" for character in tree)
+    return [f"{path} = {tree!r}: must be text without NUL that UTF-8 can carry"] if wrong else []
 
 
 def _holds(tree: Any, path: Iterable[str]) -> bool:

@@ -109,7 +109,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     """Return the object on a line, or None where the line is torn or damaged."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
 

@@ -9,10 +9,10 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from vgpt.settings.train import TrainConfig
 from vgpt.text.tokenizer import Tokenizer
 from vgpt.training.files import remove_directory, verify, write_directory, write_json
 
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -35,20 +36,22 @@ class TrainingState:
     `skipped_steps` counts updates left out because the gradient was not finite, `bad_steps` those in a row up to now.
     """
 
-    step: int = 0
-    tokens: int = 0
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    step: Count = 0
+    tokens: Count = 0
     seconds: float = 0.0
     best_loss: float | None = None
-    best_step: int = 0
-    bad_evaluations: int = 0
+    best_step: Count = 0
+    bad_evaluations: Count = 0
     loss_sum: float = 0.0
-    loss_count: int = 0
+    loss_count: Count = 0
     batch_hash: str = ""
     data_digest: str = ""
     finished: bool = False
     scaler: dict[str, Any] = field(default_factory=dict[str, Any])
-    bad_steps: int = 0
-    skipped_steps: int = 0
+    bad_steps: Count = 0
+    skipped_steps: Count = 0
 
 
 @dataclass(frozen=True)
@@ -179,7 +182,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     try:
         settings = TrainConfig.model_validate_json((directory / "settings.json").read_bytes())
         model = GPT2Config.model_validate_json((directory / "model.json").read_bytes())
-        state = TrainingState(**json.loads((directory / "state.json").read_bytes()))
+        state = TypeAdapter(TrainingState).validate_json((directory / "state.json").read_bytes())
     except (OSError, ValidationError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{directory}: its settings cannot be read: {error}", "Use the vgpt version that wrote it."
@@ -244,6 +247,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def _pointed(directory: Path, name: str) -> str | None:
     try:
         value = json.loads((directory / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, str) and STEP.fullmatch(value) and (directory / value).is_dir() else None
