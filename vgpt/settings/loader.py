@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from vgpt.attention.mix.grammar import filled, parse_pattern
 from vgpt.attention.registry import parse_attention, unknown_variant, variants
 from vgpt.errors import SettingsError, did_you_mean
+from vgpt.schema import without_credentials
 from vgpt.settings.dotenv import read_dotenv
 from vgpt.settings.fields import Leaf, leaves
 from vgpt.settings.presets import Preset
@@ -233,7 +234,7 @@ def _no_text(tree: Any, path: str = "") -> list[str]:
     if not isinstance(tree, str) or ("\0" not in tree and tree.isprintable()):
         return []
     wrong = "\0" in tree or any("\ud800" <= character <= "\udfff" for character in tree)
-    return [f"{path} = {tree!r}: must be text without NUL that UTF-8 can carry"] if wrong else []
+    return [f"{path} = {without_credentials(tree)!r}: must be text without NUL that UTF-8 can carry"] if wrong else []
 
 
 def _holds(tree: Any, path: Iterable[str]) -> bool:
