@@ -2,9 +2,9 @@
 
 A round is some steps of a model of about 30M parameters (360 MB with AdamW's moments), with one checkpoint begun after
 the first. `beside` is vgpt's saver: training waits while the tensors are copied, and a thread writes to the disk.
-`plain` waits until all is written, flushed, hashed and renamed. `none` saves nothing. Told are the wait of the step that
-saves, and how much longer all steps of a round take than without a save (the median of the rounds' differences), which
-counts as a share of a save interval.
+`plain` waits until all is written, flushed, hashed and renamed. `none` saves nothing. Told are the wait of the step
+that saves, and how much longer all steps of a round take than without a save (the median of the rounds' differences),
+which counts as a share of a save interval.
 
     python benchmarks/checkpoint.py --rounds 5 --out benchmarks/results/checkpoint.json
 """
