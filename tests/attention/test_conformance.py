@@ -12,7 +12,6 @@ from vgpt.attention.grouped.config import GQAConfig, MHAConfig, MQAConfig
 from vgpt.attention.registry import resolve_attention, variants
 from vgpt.errors import SettingsError, UsageError
 
-
 SMALL = {"local": "local:window_size=24", "sparse": "sparse:sparse_block_size=8"}
 """Settings with which something is hidden on short sequences already."""
 

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from vgpt.attention.config import AttentionConfig
 from vgpt.attention.registry import variants
+from vgpt.schema import without_credentials
 
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _LONGEST_METAVAR = 36
@@ -120,7 +121,7 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, AttentionConfig):
         return value.kind
-    return "none" if value is None else str(value)
+    return "none" if value is None else without_credentials(str(value))
 
 
 def leaves(model: type[BaseModel], path: tuple[str, ...] = (), panel: str = "Settings") -> dict[str, Leaf]:
