@@ -74,22 +74,17 @@ class ExpandsToDecode(LatentAttention):
 
 
 class ForgetsTheDecayInSteps(LinearAttention):
-    def _summed(self, q, *others, **more):
-        alibi, self.extra.alibi = self.extra.alibi, self.extra.alibi and q.shape[2] > 1
+    def _run(self, q, *others, **more):
+        alibi, self.extra.alibi = self.extra.alibi, self.extra.alibi and q.shape[1] > 1
         try:
-            return super()._summed(q, *others, **more)
+            return super()._run(q, *others, **more)
         finally:
             self.extra.alibi = alibi
 
 
 class RotatesStepsFromTheStart(LinearAttention):
-    def _mixed(self, qkv, cache):
-        if cache is None or qkv.shape[1] > 1:
-            return super()._mixed(qkv, cache)
-        length, cache.length = cache.length, 0
-        y = super()._mixed(qkv, cache)
-        cache.length = length + 1
-        return y
+    def _mix(self, q, k, v, start, state):
+        return super()._mix(q, k, v, 0 if q.shape[1] == 1 else start, state)
 
 
 @pytest.mark.parametrize(

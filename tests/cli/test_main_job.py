@@ -65,7 +65,8 @@ def test_run_missing_trains_each_variant_and_prints_three_tables(job):
     assert "run 2 of 2: vgpt train --attn mqa" in done.stderr
     for title in ("Quality", "Cost of training", "Size"):
         assert f"\n{title}" in f"\n{done.stdout}"
-    assert sum(line.startswith(("mha ", "mqa ")) for line in done.stdout.splitlines()) == 6
+    for kind in ("mha ", "mqa "):
+        assert sum(line.startswith(kind) for line in done.stdout.splitlines()) >= 3
     assert "Conditions: equal" in done.stdout
 
 

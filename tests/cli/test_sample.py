@@ -21,6 +21,7 @@ from vgpt.text.patterns import resolve_pattern
 from vgpt.text.tokenizer import END_OF_TEXT, Tokenizer
 from vgpt.text.vocabulary import Vocabulary
 from vgpt.training.checkpoint import TrainingState, save_checkpoint
+from vgpt.training.replica import Replica
 
 BYTES = Tokenizer(Vocabulary("bytes", resolve_pattern("gpt2"), (), {END_OF_TEXT: 256}))
 
@@ -43,8 +44,9 @@ def write_run(directory, seed=4):
         model.lm_head.weight[256] -= 10  # end-of-text does not come by itself
     save_checkpoint(
         directory / "ckpt",
-        model=model,
-        optimizer=torch.optim.AdamW(model.parameters()),
+        model=model.config,
+        weights=Replica(model).weights(),
+        optimizer={},
         state=TrainingState(step=1),
         settings=settings,
         tokenizer=BYTES,

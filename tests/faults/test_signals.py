@@ -38,12 +38,12 @@ def learnt(config) -> dict[str, torch.Tensor]:
 
 
 def record(config) -> list[tuple[int, str, float]]:
-    """Return all metrics but those of speed."""
+    """Return all metrics but those of speed and of the machine."""
     return [
         (point.step, name, value)
         for point in read_metrics(config.directory)
         for name, value in sorted(point.metrics.items())
-        if not name.startswith(("perf/", "memory/", "train/seconds", "flops/peak"))
+        if not name.startswith(("perf/", "memory/", "system/", "train/seconds", "flops/peak"))
     ]
 
 

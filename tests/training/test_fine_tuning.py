@@ -73,7 +73,7 @@ def other_data(tmp_path_factory, corpus) -> Path:
 def test_fine_tuning_starts_at_the_sources_loss_on_a_schedule_of_its_own(settings, source):
     tuned = settings(run__run_name="tuned", train__init_from="source", train__lr=1e-3, train__max_steps=6)
     train_run(tuned, Quiet())
-    assert curve(tuned, "val/loss")[0] == curve(source, "val/loss")[40]
+    assert curve(tuned, "val/loss")[0] == min(curve(source, "val/loss").values())
     rates = curve(tuned, "train/lr")
     assert max(rates.values()) == pytest.approx(1e-3)
     first = curve(source, "train/loss")[1]
@@ -102,7 +102,7 @@ def test_new_data_is_welcome_where_the_tokenizer_is_the_same(settings, source, o
 def test_data_of_another_tokenizer_is_refused(settings, source, tmp_path):
     place = tmp_path / "data"
     prepare([str(Path(vgpt.__file__).parent / "text")], PrepareConfig(out=place, vocab_size=280, workers=1))
-    with pytest.raises(UsageError, match="but source at step 40 was trained with bpe-300"):
+    with pytest.raises(UsageError, match=r"but source at step \d+ was trained with bpe-300"):
         train_run(settings(train__init_from="source", train__data=str(place)), Quiet())
 
 

@@ -93,7 +93,9 @@ def variants() -> dict[str, type[AttentionConfig]]:
     """Return every known variant's settings class by name, built-in ones first."""
     for name in _BUILT_IN:
         import_module(name)
-    return dict(_configs)
+    # In the order of families, whichever of them happened to be imported first.
+    place = {name: number for number, name in enumerate(_BUILT_IN)}
+    return dict(sorted(_configs.items(), key=lambda item: place.get(item[1].__module__, len(place))))
 
 
 @contextmanager

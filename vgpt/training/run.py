@@ -180,8 +180,9 @@ def build_model(config: TrainConfig, vocab_size: int) -> GPT2Model:
 def _train(
     config: TrainConfig, display: Display, data: Dataset, compute: Compute, checkpoint: Checkpoint | None, world: World
 ) -> RunResult:
+    evaluator = Evaluator.of(data, config.model.block_size, config.train.eval_windows)
     peak = peak_flops(compute)
-    trainer = _trainer(config, display, data, compute, peak, checkpoint, world)
+    trainer = _trainer(config, display, data, evaluator, compute, peak, checkpoint, world)
     status = "failed"
     summary: dict[str, float] = {}
     with StopRequest(display.say) as stop:
@@ -193,7 +194,7 @@ def _train(
                 final = trainer.last_evaluation or trainer.evaluation()
                 summary = summarise(trainer, final, compute, peak)
                 if world.main:
-                    record_windows(config, trainer.evaluator, final, trainer.state.step, trainer.tracker, display.say)
+                    record_windows(config, evaluator, final, trainer.state.step, trainer.tracker, display.say)
         except DivergedError:
             status = "diverged"
             raise
@@ -215,6 +216,7 @@ def _trainer(
     config: TrainConfig,
     display: Display,
     data: Dataset,
+    evaluator: Evaluator,
     compute: Compute,
     peak: Peak,
     checkpoint: Checkpoint | None,
@@ -238,7 +240,6 @@ def _trainer(
             display.say(f"the plug-in of {kind!r} is not the one that trained so far: its file has changed")
     torch.manual_seed(train.seed)
     _announce(config, model.config, compute, peak, world, display)
-    evaluator = Evaluator.of(data, config.model.block_size, train.eval_windows)
     resume_step = None if checkpoint is None else state.step
     tracker: Tracker = NoTracker()
     if world.main:
