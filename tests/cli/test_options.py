@@ -88,4 +88,4 @@ def test_completion_offers_flags_and_variants():
         return done.stdout.split()
 
     assert "--n-kv-head" in complete("vgpt train --n-")
-    assert complete("vgpt train --attn m") == ["mha", "mqa", "mix", "mla"]
+    assert complete("vgpt train --attn m") == ["mha", "mqa", "mla", "mix"]
