@@ -92,17 +92,20 @@ def one_query(
     v: Tensor,
     live: int | None = None,
     *,
+    last: int | None = None,
     scale: float | None = None,
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
 ) -> Tensor:
-    """Attend with one query per head, which sees all keys and stands at the last one: a decoding step.
+    """Attend with one query per head, which sees all keys and stands at the newest one: a decoding step.
 
     Args:
         q: queries (B, H, 1, D).
         k: keys (B, G, S, D). Contiguous ones are read as they lie; the CPU's bfloat16 product copies others.
         v: values (B, G, S, Dv), likewise.
         live: keys that exist; the rows after them are hidden and must hold finite numbers.
+        last: row of the newest key, the last live one by default; the rows before it are older and older, and on from
+            the end of a full ring, down to the row after it.
         scale: see `attend`.
         sinks: see `attend`.
         slopes: see `attend`.
@@ -112,8 +115,8 @@ def one_query(
     queries = q.reshape(B * G, H // G, D) * (D**-0.5 if scale is None else scale)
     scores = torch.bmm(queries, k.reshape(B * G, S, D).mT)
     if slopes is not None:
-        last = (S if live is None else live) - 1
-        distance = last - torch.arange(S, device=q.device)
+        newest = (S if live is None else live) - 1 if last is None else last
+        distance = (newest - torch.arange(S, device=q.device)).remainder_(S)
         wide = scores.to(torch.promote_types(scores.dtype, torch.float32)).view(B, H, S)
         scores = (wide - slopes.view(H, 1) * distance).view(B * G, H // G, S)
     if live is not None and live < S:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound=type[AttentionConfig])
 
-_BUILT_IN = ("vgpt.attention.grouped.config",)
+_BUILT_IN = ("vgpt.attention.grouped.config", "vgpt.attention.local.config")
 _configs: dict[str, type[AttentionConfig]] = {}
 _modules: dict[str, str] = {}
 

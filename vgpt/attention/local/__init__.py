@@ -1,0 +1,1 @@
+"""Local attention: each query sees a window of the latest keys."""
