@@ -7,7 +7,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -46,10 +48,13 @@ def vgpt() -> Callable[..., Outcome]:
     from vgpt.cli.app import build_app
 
     def run(*arguments: object, stdin: str | bytes | None = None) -> Outcome:
-        result = CliRunner().invoke(build_app(), [str(word) for word in arguments], input=stdin)
+        words = [str(word) for word in arguments]
+        with redirect_stderr(StringIO()) as said_before:  # while plug-ins are loaded
+            app = build_app(words)
+        result = CliRunner().invoke(app, words, input=stdin)
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
-        return Outcome(result.exit_code, result.stdout, result.stderr)
+        return Outcome(result.exit_code, result.stdout, said_before.getvalue() + result.stderr)
 
     return run
 

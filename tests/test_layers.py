@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vgpt"
-# A folder imports only from those before it; attention's settings side stands left of settings, its torch side right
-# of data.
+# A folder imports only from those before it; attention's settings side stands left of settings, its torch side, which
+# is whatever imports torch, right of data, and the kit that tries variants inside models right of the model.
 ORDER = [
     ("errors", "schema"),
     ("text",),
-    ("attention.config", "attention.registry"),
+    ("attention, settings side",),
     ("settings",),
     ("data",),
     ("attention",),
     ("model",),
+    ("attention.conformance",),
     ("tracking",),
     ("evaluation",),
     ("training",),
@@ -29,9 +30,10 @@ def layer(module: str) -> int:
     parts = module.split(".")[1:]
     if not parts:
         return 0
+    if parts[:2] == ["attention", "conformance"]:
+        return ORDER.index(("attention.conformance",))
     if parts[0] == "attention":
-        settings_side = parts[-1] == "config" or parts[1:2] == ["registry"] or len(parts) == 1
-        return 2 if settings_side else 5
+        return 5 if any(name.split(".")[0] == "torch" for name in imports(file_of(module))) else 2
     names = [i for i, group in enumerate(ORDER) if parts[0] in group]
     assert names, f"{module} has no place in the order of layers"
     return names[0]
@@ -39,6 +41,11 @@ def layer(module: str) -> int:
 
 def module_name(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def file_of(module: str) -> Path:
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def imports(path: Path) -> list[str]:
@@ -85,7 +92,8 @@ def test_the_torch_free_side_imports_neither_torch_nor_mlflow():
         module_name(p) for p in FILES if module_name(p).split(".")[1:2] and module_name(p).split(".")[1] in TORCH_FREE
     ]
     modules += ["vgpt.attention.registry", "vgpt.attention.grouped.config", "vgpt.model.config", "vgpt.model.costs"]
-    heavy = ("torch", "mlflow", "matplotlib", "pyarrow", "tiktoken", "transformers")
+    modules += ["vgpt.attention.plugins", "vgpt.attention.plugin_record"]
+    heavy = ("torch", "mlflow", "matplotlib", "scipy", "pyarrow", "tiktoken", "transformers")
     code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m)\n"
     code += f"print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

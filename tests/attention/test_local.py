@@ -1,12 +1,9 @@
-"""local: the window, its identities, decoding through the ring, what it costs, and Mistral's layer."""
+"""local: the window, its identities, decoding through the ring, and what it costs."""
 
-import importlib.util
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from vgpt.attention import flex
 from vgpt.attention.backends import alibi_slopes, attend
@@ -21,7 +18,6 @@ from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 
-GOLDEN = Path(__file__).parent.parent / "golden"
 SWITCHES = {
     "plain": {},
     "rope": {"pos": "rope"},
@@ -252,41 +248,6 @@ def test_a_model_generates_through_rings_what_it_generates_without(pos, dtype):
     assert made.cache_nbytes == made.cache_analytic == made.cache_reserved == 2 * 3 * 2 * 32 * 5 * dtype.itemsize
     if dtype is torch.float32:
         assert made.tokens == generate(decoder, ids[:, :9], max_new_tokens=20, seed=0, use_cache=False).tokens
-
-
-def mistral_layer(layer, weights: dict[str, torch.Tensor]):
-    """Local attention with the weights of Mistral's layer."""
-    module = layer("local:window_size=5", pos="rope", bias=False)
-    joined = torch.cat([weights[f"{name}_proj.weight"] for name in "qkv"])
-    module.load_state_dict({"c_attn.weight": joined, "c_proj.weight": weights["o_proj.weight"]})
-    return module
-
-
-@pytest.mark.parametrize("flash", [True, False])
-def test_it_equals_mistrals_windowed_attention_as_recorded(layer, flash):
-    golden = load_file(GOLDEN / "hf_mistral_window.safetensors")
-    module = mistral_layer(layer, golden)
-    module.shape = type(module.shape)(**{**vars(module.shape), "flash": flash})
-    with torch.no_grad():
-        torch.testing.assert_close(module(golden["x"]), golden["y"], rtol=0, atol=1e-6)
-        cache = module.make_cache(2, 19, dtype=torch.float32, device="cpu")
-        parts = [module(piece, cache) for piece in golden["x"].split([8, 1, 1, 4, 1, 4], 1)]
-    torch.testing.assert_close(torch.cat(parts, 1), golden["y"], rtol=0, atol=1e-6)
-
-
-@pytest.mark.oracle
-@pytest.mark.parametrize("tokens", [3, 5, 6, 40, 150])
-def test_it_equals_mistrals_windowed_attention(layer, tokens):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.importorskip("transformers")
-        script = importlib.util.spec_from_file_location("make_hf_mistral", GOLDEN / "make_hf_mistral.py")
-        maker = importlib.util.module_from_spec(script)
-        script.loader.exec_module(maker)
-        theirs = maker.mistral_attention(window=5, tokens=tokens)
-    with torch.no_grad():
-        got = mistral_layer(layer, theirs)(theirs["x"])
-    torch.testing.assert_close(got, theirs["y"], rtol=0, atol=1e-5)
 
 
 def test_whole_sequences_on_a_gpu_go_to_the_fused_kernel_with_the_same_result(layer, noise, monkeypatch):

@@ -25,7 +25,8 @@ def test_help_shows_panels_choices_ranges_and_defaults_of_variants(vgpt):
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["train"], ["prepare"], ["eval"], ["compare"], ["sample"], ["tokenize", "train"]]
+    "command",
+    [[], ["train"], ["prepare"], ["eval"], ["compare"], ["sample"], ["runs"], ["sync"], ["tokenize", "train"]],
 )
 def test_help_text_is_as_recorded(vgpt, check_golden, command):
     result = vgpt(*command, "--help")
@@ -75,4 +76,4 @@ def test_completion_offers_flags_and_variants():
         return done.stdout.split()
 
     assert "--n-kv-head" in complete("vgpt train --n-")
-    assert complete("vgpt train --attn m") == ["mha", "mqa"]
+    assert complete("vgpt train --attn m") == ["mha", "mqa", "mix", "mla"]

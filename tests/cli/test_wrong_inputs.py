@@ -132,7 +132,7 @@ CASES = {
     "tokenizer_is_damaged": "tokenize encode hello --tokenizer bad.model",
     "id_is_out_of_range": "tokenize decode 5 301 --tokenizer good",
     "id_is_no_number": "tokenize decode five --tokenizer good",
-    "compare_with_nothing_there": "compare mha gqa",
+    "compare_with_nothing_there": "compare mha gqa --runs-dir nowhere --tracker journal",
     "compare_an_unknown_variant": "compare mha gpa",
     "compare_with_a_flag_nobody_owns": "compare mha mqa --n-kv-head 2",
     "mlflow_is_dead": "compare mha --tracking-uri http://127.0.0.1:9",

@@ -53,6 +53,20 @@ def test_no_line_is_wider_than_the_terminal_and_no_number_is_cut(make_run, ask, 
     assert "…" not in text
     for number in ("2.3104 ±0.0123", "+0.0426", "24,310", "+6.5%", "412.5 MiB", "-75.0%", "512 KiB"):
         assert number in text
+    assert text.count("\ngqa n_kv_head=2 ") == 3
+
+
+def test_on_80_columns_long_names_and_flags_wrap_and_every_number_stays_whole(make_run, ask):
+    name = "a-long-name-of-a-run-that-goes-on"
+    runs = list(measured(make_run, seeds=(1, 2, 3)))
+    runs += [make_run("gqa:n_kv_head=4", settings={"max_steps": 300}, run_name=name, metrics={"val/loss": 2.3456})]
+    text = rendered(compare(ask("mha", "gqa", name), runs), 80)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "…" not in text
+    assert "2.3456 ±0.0123 SE" in text
+    assert sum(line.startswith(name[:11]) for line in lines) >= 3
+    assert "≠ tokens" in text
 
 
 def test_markup_in_names_is_shown_as_written(make_run, ask):

@@ -1,7 +1,7 @@
 import pytest
 
 from vgpt.errors import SettingsError
-from vgpt.settings.loader import Sources, load_settings
+from vgpt.settings.loader import Sources, given_value, load_settings
 from vgpt.settings.presets import Preset, load_preset, preset_names
 from vgpt.settings.train import TrainConfig
 
@@ -103,3 +103,30 @@ def test_every_packaged_preset_is_valid_for_every_variant(name, kind):
 def test_the_budget_in_tokens_ends_a_run_early():
     settings = load(max_tokens="10_000", batch_size="4", grad_accum="2", block_size="100").settings
     assert settings.steps == 13
+
+
+def test_the_reference_of_matching_has_what_the_preset_says_of_its_variant():
+    preset = {"model": {"n_head": 4, "n_embd": 64, "attn": {"kind": "mqa", "gqa": {"n_kv_head": 4}}}}
+    for words, spelled in [("gqa", "gqa:n_kv_head=4"), ("gqa:n_kv_head=1", "gqa:n_kv_head=1"), ("gqa+mha", None)]:
+        loaded = load(preset, match="params", match_to=words)
+        assert loaded.settings.model.match_to == (spelled or "gqa:n_kv_head=4+mha")
+        assert loaded.origins["match_to"] == "command line"
+
+
+def test_a_reference_that_is_no_variant_is_told_beside_all_other_faults():
+    with pytest.raises(SettingsError) as caught:
+        load({"train": {"lr": 70}}, match="params", match_to="mqx")
+    assert "--lr = 70 (preset test)" in caught.value.message
+    with pytest.raises(SettingsError, match="--match-to: unknown attention 'mqx'; did you mean 'mqa'"):
+        load(match="params", match_to="mqx")
+
+
+def test_one_value_is_read_as_its_strongest_source_has_it():
+    sources = Sources(Preset("test", {"model": {"match": "flops"}, "train": {}}), {"VGPT_LR": "1"}, {}, {"seed": "2"})
+    assert [given_value(TrainConfig, sources, name) for name in ("match", "lr", "seed", "match_to", "device")] == [
+        "flops",
+        "1",
+        "2",
+        None,
+        None,
+    ]

@@ -4,6 +4,7 @@ import pytest
 
 from vgpt.errors import TrackingError
 from vgpt.tracking.target import redact_uris, resolve_target
+from vgpt.tracking.tracker import RunStart, open_tracker
 
 
 def test_without_any_word_the_store_is_a_file_in_the_working_directory(tmp_path):
@@ -81,6 +82,15 @@ def test_a_uri_that_mlflow_cannot_keep_runs_in_is_refused_before_training(uri):
         resolve_target(uri)
     assert repr(uri) in caught.value.message
     assert "sqlite:///mlflow.db" in caught.value.hint
+
+
+def test_a_wrong_uri_in_the_environment_does_not_keep_a_run_from_journaling(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "gopher://alice:hunter2@host")
+    (tmp_path / "run").mkdir()
+    start = RunStart("run", tmp_path / "run", "vgpt", {}, {"note": "at gopher://alice:hunter2@host"})
+    tracker = open_tracker(start, kind="journal", resume_step=None, say=pytest.fail)
+    tracker.finish("finished", {})
+    assert "hunter2" not in "".join(path.read_text() for path in (tmp_path / "run").glob("*.json*"))
 
 
 def test_a_dotenv_with_credentials_that_others_can_read_is_remarked_on():

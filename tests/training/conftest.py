@@ -34,6 +34,7 @@ def settings(corpus, tmp_path):
                 "lr": 1e-2,
             },
             "system": {"device": "cpu", "dtype": "float32"},
+            "workers": {},
             "run": {"runs_dir": str(tmp_path / "runs"), "tracker": "journal", "log_interval": 1, "save_interval": 3},
         }
         for name, value in changes.items():

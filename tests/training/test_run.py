@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import threading
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 
 from vgpt.errors import DataError, UsageError
 from vgpt.tracking.journal import read_metrics
+from vgpt.tracking.windows import parse_window_losses
 from vgpt.training.checkpoint import find_checkpoint
 from vgpt.training.display import Quiet
 from vgpt.training.run import build_model, train_run
@@ -146,13 +148,17 @@ def test_patience_ends_a_run_early_and_the_best_is_kept(settings):
 
 
 def test_gradient_accumulation_equals_one_large_batch(settings):
-    one = settings(run__run_name="one", train__batch_size=8)
-    two = settings(run__run_name="two", train__batch_size=4, train__grad_accum=2)
+    # Few steps: AdamW takes whole steps along gradients that are nothing but rounding.
+    one = settings(run__run_name="one", train__batch_size=8, train__max_steps=4)
+    two = settings(run__run_name="two", train__batch_size=4, train__grad_accum=2, train__max_steps=4)
     train_run(one, Quiet())
     train_run(two, Quiet())
     assert batch_rows(one) == batch_rows(two)
     left, right = weights(one), weights(two)
     for name in left:
+        if name.endswith("c_attn.bias"):
+            # Softmax does not see a bias of the keys: its gradient is rounding alone, which AdamW blows up.
+            left[name][16:32] = right[name][16:32] = 0
         torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-5)
 
 
@@ -200,7 +206,7 @@ def test_a_run_in_use_is_refused(settings):
 
 
 def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(settings, monkeypatch):
-    import vgpt.training.trainer as trainer
+    import vgpt.training.saver as saver
 
     said = []
 
@@ -208,7 +214,7 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(settings, monke
         def say(self, message):
             said.append(message)
 
-    real, calls = trainer.save_checkpoint, []
+    real, calls = saver.save_checkpoint, []
 
     def full_once(*args, **kwargs):
         calls.append(1)
@@ -216,6 +222,47 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(settings, monke
             raise OSError(28, "No space left on device")
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(trainer, "save_checkpoint", full_once)
+    monkeypatch.setattr(saver, "save_checkpoint", full_once)
     assert train_run(settings(), Listening()).status == "finished"
     assert any("NOT saved" in message for message in said)
+
+
+@pytest.mark.parametrize("stop", [None, 7])
+def test_the_final_loss_of_every_window_is_kept(settings, stop):
+    config = settings()
+    if stop:
+        train_run(config, StopAt(stop))
+    summary = train_run(config, Quiet()).summary
+    kept = parse_window_losses((config.directory / "val_windows.json").read_text())
+    conditions = json.loads((config.directory / "conditions.json").read_text())
+    assert (kept.step, kept.windows, len(kept.losses)) == (12, conditions["eval_windows"], 8)
+    assert sum(kept.losses) / 8 == pytest.approx(summary["val/loss"], rel=1e-6)
+    assert str(config.directory.resolve() / "val_windows.json") in (config.directory / "tracking.json").read_text()
+
+
+def test_matched_variants_train_at_their_own_widths_under_the_same_recorded_conditions(settings):
+    conditions, sizes = [], []
+    for attn in ("mha", "mqa"):
+        config = settings(attn, model__match="params", model__n_embd=32)
+        summary = train_run(config, Quiet()).summary
+        conditions.append(json.loads((config.directory / "conditions.json").read_text()))
+        sizes.append((config.model.hidden, summary["params/total"]))
+        found = find_checkpoint(config.directory)
+        assert found.settings.model.match_to == "mha"
+        assert (found.model.match, found.model.hidden) == ("none", config.model.hidden)
+    assert conditions[0] == conditions[1]
+    (reference, total), (width, matched) = sizes
+    assert (reference, width) == (128, 144)
+    assert matched == pytest.approx(total, rel=0.005)
+
+
+def test_a_finished_run_is_not_trained_again_because_it_is_the_reference_of_others(settings):
+    train_run(settings(), Quiet())
+    assert train_run(settings(model__match="params"), Quiet()).status == "already"
+
+
+def test_recomputation_ends_in_the_same_bits(settings):
+    plain, lean = (settings(run__run_name=str(on), system__recompute=on, model__dropout=0.1) for on in (False, True))
+    train_run(plain, Quiet())
+    train_run(lean, Quiet())
+    assert equal(weights(plain), weights(lean))

@@ -92,7 +92,7 @@ def one_query(
     v: Tensor,
     live: int | None = None,
     *,
-    last: int | None = None,
+    bias: Tensor | None = None,
     scale: float | None = None,
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
@@ -104,8 +104,7 @@ def one_query(
         k: keys (B, G, S, D). Contiguous ones are read as they lie; the CPU's bfloat16 product copies others.
         v: values (B, G, S, Dv), likewise.
         live: keys that exist; the rows after them are hidden and must hold finite numbers.
-        last: row of the newest key, the last live one by default; the rows before it are older and older, and on from
-            the end of a full ring, down to the row after it.
+        bias: added to the scores in place of slopes, (H or 1, S), where the keys do not lie in the order of positions.
         scale: see `attend`.
         sinks: see `attend`.
         slopes: see `attend`.
@@ -114,11 +113,13 @@ def one_query(
     G, S, Dv = k.shape[1], k.shape[2], v.shape[-1]
     queries = q.reshape(B * G, H // G, D) * (D**-0.5 if scale is None else scale)
     scores = torch.bmm(queries, k.reshape(B * G, S, D).mT)
-    if slopes is not None:
-        newest = (S if live is None else live) - 1 if last is None else last
-        distance = (newest - torch.arange(S, device=q.device)).remainder_(S)
-        wide = scores.to(torch.promote_types(scores.dtype, torch.float32)).view(B, H, S)
-        scores = (wide - slopes.view(H, 1) * distance).view(B * G, H // G, S)
+    if bias is None and slopes is not None:
+        last = (S if live is None else live) - 1
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        bias = -slopes.to(wide).view(H, 1) * (last - torch.arange(S, device=q.device))
+    if bias is not None:
+        wide = scores.to(torch.promote_types(scores.dtype, bias.dtype)).view(B, H, S)
+        scores = (wide + bias).view(B * G, H // G, S)
     if live is not None and live < S:
         scores[:, :, live:] = -torch.inf
     weights = softmax_with_sinks(scores.view(B, H, 1, S), sinks).to(v.dtype).view(B * G, H // G, S)
@@ -142,7 +143,9 @@ def naive(
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if slopes is not None:
         rows = torch.arange(offset, offset + q.shape[2], device=q.device)[:, None]
-        scores = scores - slopes.view(-1, 1, 1) * (rows - torch.arange(k.shape[2], device=q.device)).abs()
+        scores = (
+            scores - slopes.to(scores.dtype).view(-1, 1, 1) * (rows - torch.arange(k.shape[2], device=q.device)).abs()
+        )
     weights = softmax_with_sinks(scores.masked_fill(~mask, -torch.inf), sinks)
     return weights.to(v.dtype) @ v
 
@@ -211,7 +214,8 @@ def _bias_with_sinks(q: Tensor, k: Tensor, offset: int, mask: Tensor, sinks: Ten
     """Return what to add to the scores, (1 or B, H, T, 1 + S): the sink first, then ALiBi where the mask allows."""
     rows = torch.arange(offset, offset + q.shape[2], device=q.device)[:, None]
     distance = (rows - torch.arange(k.shape[2], device=q.device)).abs()
-    bias = (-slopes.view(-1, 1, 1) * distance).to(q.dtype).masked_fill(~mask, -torch.inf)
+    wide = slopes.to(torch.promote_types(q.dtype, torch.float32))
+    bias = (-wide.view(-1, 1, 1) * distance).to(q.dtype).masked_fill(~mask, -torch.inf)
     column = sinks.to(q.dtype).view(-1, 1, 1).expand(*bias.shape[:-1], 1)
     return torch.cat((column, bias), -1)
 

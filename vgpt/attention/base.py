@@ -39,6 +39,12 @@ class CausalSelfAttention(nn.Module, ABC):
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> Cache:
         """Allocate what this layer remembers of `batch` sequences of up to `max_tokens`."""
 
+    def pack(self) -> None:
+        """Lay out weights as decoding steps want them; called once on a copy that is not trained any more.
+
+        Linear layers are laid out by the caller; this is for variants that multiply with parts of a weight themselves.
+        """
+
     def mask(
         self, q0: int, nq: int, k0: int, nk: int, device: torch.device | str | None = None, *, head: int = 0
     ) -> Tensor:

@@ -53,7 +53,7 @@ class CacheCost:
     """Numbers that one layer keeps per sequence while decoding.
 
     `per_token` numbers for each of the last `span` tokens (None: all of them), plus `fixed` ones at any length.
-    `state_bytes` is the size of one fixed number where the variant demands its own precision (None: the cache's).
+    `state_bytes` is the least size of one fixed number, where the variant demands precision (None: the cache's).
     `read_span` is the most tokens whose numbers one decoding step reads (None: all that are kept).
     """
 
@@ -70,7 +70,7 @@ class CacheCost:
     def nbytes(self, tokens: int, element_bytes: int) -> int:
         """Bytes after `tokens` tokens when a number of the cache takes `element_bytes`."""
         kept = self.numbers(tokens) - self.fixed
-        return kept * element_bytes + self.fixed * (self.state_bytes or element_bytes)
+        return kept * element_bytes + self.fixed * max(self.state_bytes or 0, element_bytes)
 
     def read_nbytes(self, tokens: int, element_bytes: int) -> int:
         """Bytes that one decoding step reads after `tokens` tokens."""
@@ -182,6 +182,10 @@ class AttentionConfig(Section):
     def cache_cost(self, shape: Shape) -> CacheCost:
         """What one layer keeps per sequence while decoding."""
         raise NotImplementedError
+
+    def cache_knob(self) -> str | None:
+        """Return the name of the integer setting that the cache grows with, for matched budgets; None without one."""
+        return None
 
     def switch_matmul_params(self, shape: Shape) -> int:
         """Count the weights that the switches bring into matrix products: those of the output gate."""

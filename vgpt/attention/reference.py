@@ -42,7 +42,7 @@ def attention_by_loop(
             seen = masks[h, t].nonzero()[:, 0]
             scores = (q[:, h, t, None, :] * k[:, g, seen]).sum(-1) * factor  # (B, seen)
             if slopes is not None:
-                scores = scores - slopes[h] * (t + keys - queries - seen)
+                scores = scores - slopes[h].to(scores.dtype) * (t + keys - queries - seen)
             peak = scores.amax(-1, keepdim=True)
             weights = (scores - peak).exp()
             total = weights.sum(-1, keepdim=True)

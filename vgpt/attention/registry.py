@@ -1,16 +1,37 @@
 """The open set of attention variants: settings by name, modules loaded when they are first built.
 
 Registering costs no torch import, so that help texts, tables and completion know every variant at once.
+
+A variant is a settings class with its costs (`vgpt.attention.config.AttentionConfig`), a module
+(`vgpt.attention.base.CausalSelfAttention`) and the decorator that joins them:
+
+    @register_attention("mine", module="Mine")
+    class MineConfig(AttentionConfig): ...
+
+Wherever it comes from, its name is a choice of `--attn`, its settings are flags, keys of presets and environment
+variables, and `compare`, `verify`, `variants` and `explain` know it. It may come from
+
+- a file: `vgpt --plugin mine.py ...`, also after the subcommand and more than once;
+- the environment: `VGPT_PLUGINS`, files or names of modules, separated as in PATH (`:`; `;` on Windows);
+- an installed package with an entry point that names the module: `[project.entry-points."vgpt.attention"]`,
+  `mine = "my_package.mine"`.
+
+Nothing else is ever loaded. `vgpt.attention.plugins` does it; a plug-in that fails leaves no trace. A file with
+settings and module together is the shortest plug-in, but pays for importing torch whenever `vgpt` starts; with two
+files (`module="my_package.module:Mine"`) help and completion stay fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.mix.grammar import is_pattern, parse_pattern
 from vgpt.errors import SettingsError, VgptError, did_you_mean
 
 if TYPE_CHECKING:
@@ -18,9 +39,17 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config", bound=type[AttentionConfig])
 
-_BUILT_IN = ("vgpt.attention.grouped.config", "vgpt.attention.local.config")
+_BUILT_IN = (
+    "vgpt.attention.grouped.config",
+    "vgpt.attention.local.config",
+    "vgpt.attention.sparse.config",
+    "vgpt.attention.linear.config",
+    "vgpt.attention.latent.config",
+    "vgpt.attention.mix.config",
+)
 _configs: dict[str, type[AttentionConfig]] = {}
 _modules: dict[str, str] = {}
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def register_attention(kind: str, *, module: str, summary: str = "") -> Callable[[Config], Config]:
@@ -28,14 +57,25 @@ def register_attention(kind: str, *, module: str, summary: str = "") -> Callable
 
     Args:
         kind: name on the command line, in TOML and in tables.
-        module: where its `CausalSelfAttention` is: "package.file:Class", or "Class" in the settings' own file.
+        module: where its `CausalSelfAttention` is: "package.file:Class", or "Class" in the settings' own file; empty
+            where only `config.at(layer)` names variants with a module.
         summary: one line for lists of variants; defaults to the first line of the class's docstring.
 
     Raises:
-        TypeError: the name is taken by another class, or the class is no `AttentionConfig`.
+        TypeError: the name is taken or no plain word, the class is no `AttentionConfig` or registered already, or a
+            setting hides something of the base class.
     """
 
     def register(config: Config) -> Config:
+        if not _NAME.fullmatch(kind) or kind == "kind":  # presets keep a table per variant beside the key `kind`
+            raise TypeError(f"attention {kind!r} is no name: a letter, then letters, digits, '-' and '_'")
+        # Foreign code, which no type checker need have seen.
+        if not (isinstance(config, type) and issubclass(config, AttentionConfig)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"attention {kind!r}: {config!r} is no AttentionConfig")
+        if config in _configs.values():
+            raise TypeError(f"attention {kind!r}: {config.__name__} is {config.kind!r} already; subclass it")
+        if hidden := [name for name in config.model_fields if hasattr(AttentionConfig, name)]:
+            raise TypeError(f"attention {kind!r}: a setting cannot be called {hidden[0]!r}: it hides a method")
         if kind in _configs:
             raise TypeError(
                 f"attention {kind!r} is registered twice: {_configs[kind].__module__} and {config.__module__}"
@@ -43,7 +83,7 @@ def register_attention(kind: str, *, module: str, summary: str = "") -> Callable
         config.kind = kind
         config.summary = summary or (config.__doc__ or "").strip().partition("\n")[0]
         _configs[kind] = config
-        _modules[kind] = module if ":" in module else f"{config.__module__}:{module}"
+        _modules[kind] = module if ":" in module or not module else f"{config.__module__}:{module}"
         return config
 
     return register
@@ -56,23 +96,45 @@ def variants() -> dict[str, type[AttentionConfig]]:
     return dict(_configs)
 
 
-def load_entry_points(warn: Callable[[str], None]) -> None:
-    """Import third-party variants of the entry-point group `vgpt.attention`; a broken one only warns."""
-    variants()
-    for point in entry_points(group="vgpt.attention"):
-        try:
-            point.load()
-        except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and must not break the command line
-            warn(f"plug-in {point.name} ({point.value}) not loaded: {error}")
+@contextmanager
+def transaction() -> Generator[None]:
+    """Undo every registration of the block where it raises, and forget the files of the variants undone."""
+    configs, modules, imported = variants(), dict(_modules), set(sys.modules)
+    try:
+        yield
+    except BaseException:
+        for kind in _configs.keys() - configs.keys():
+            if (name := _configs[kind].__module__) not in imported:
+                sys.modules.pop(name, None)
+        _configs.clear()
+        _configs.update(configs)
+        _modules.clear()
+        _modules.update(modules)
+        raise
 
 
 def parse_attention(text: str) -> dict[str, Any]:
-    """Read `gqa` or `gqa:n_kv_head=4,...` as the settings table `{"kind": "gqa", "n_kv_head": "4"}`.
+    """Read `gqa:n_kv_head=4,...` as the settings table `{"kind": "gqa", "n_kv_head": "4"}`.
+
+    A pattern of layers, `5xlocal+mha`, becomes `{"kind": "mix", "pattern": "5xlocal+mha"}`.
+
+    Raises:
+        SettingsError: an unknown variant, or a malformed setting or pattern.
+    """
+    if is_pattern(text):
+        parse_pattern(text)
+        return {"kind": "mix", "pattern": text}
+    return parse_variant(text)
+
+
+def parse_variant(text: str) -> dict[str, Any]:
+    """Read one variant, as `parse_attention` does.
 
     Raises:
         SettingsError: an unknown variant or a malformed setting.
     """
     kind, _, rest = text.partition(":")
+    kind = kind.strip()
     known = variants()
     if kind not in known:
         raise SettingsError([unknown_variant(kind)])
@@ -100,7 +162,14 @@ def resolve_attention(value: Any) -> AttentionConfig:
     config = variants().get(str(kind))
     if config is None:
         raise SettingsError([unknown_variant(str(kind))])
-    return config.model_validate(table)
+    return config.model_validate({name: _typed(config, name, given) for name, given in table.items()})
+
+
+def _typed(config: type[AttentionConfig], name: str, value: Any) -> Any:
+    """Return None for the word `none`, unless it is one of the words that the setting takes."""
+    if not isinstance(value, str) or value.lower() != "none" or name not in config.model_fields:
+        return value
+    return value if "none" in get_args(config.model_fields[name].annotation) else None
 
 
 def unknown_variant(kind: str) -> str:
@@ -123,6 +192,8 @@ def build_attention(config: AttentionConfig, shape: Shape, layer: int = 0) -> Ca
     """
     if faults := config.check(shape):
         raise SettingsError(faults)
+    if not _modules[config.kind]:
+        raise VgptError(f"attention {config.kind!r} has no layer of its own", "Build its layers: config.at(layer).")
     path, _, name = _modules[config.kind].partition(":")
     try:
         cls = getattr(import_module(path), name)

@@ -14,6 +14,15 @@ from vgpt.attention.config import Shape
 NORM_EPS = 1e-6
 
 
+def rms_norm(x: Tensor, weight: Tensor, eps: float = NORM_EPS) -> Tensor:
+    """Return x / rms(x) * weight over the last dimension, computed in float32 or wider, in the type of x.
+
+    Source: Zhang and Sennrich 2019, arXiv 1910.07467, equation 4.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return nn.functional.rms_norm(wide, weight.shape, weight.to(wide.dtype), eps).to(x.dtype)
+
+
 class Switches(nn.Module):
     """The parameters that the trunk's switches bring to one layer, and what is done with them.
 
@@ -40,7 +49,7 @@ class Switches(nn.Module):
         """Norm queries and keys (..., qk_dim), where asked for."""
         if self.q_norm is None or self.k_norm is None:
             return q, k
-        return self.q_norm(q).to(q.dtype), self.k_norm(k).to(k.dtype)
+        return rms_norm(q, self.q_norm.weight), rms_norm(k, self.k_norm.weight)
 
     def gated(self, y: Tensor, x: Tensor) -> Tensor:
         """Gate the heads' outputs (B, T, H * v_dim) by the layer's input (B, T, C), where asked for."""

@@ -2,20 +2,33 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from vgpt import __version__
-from vgpt.attention.registry import load_entry_points
-from vgpt.cli import compare, evaluate, prepare, sample, tokenize, train
-from vgpt.cli.console import print_error, warn
-from vgpt.errors import VgptError
+from vgpt.cli import compare, evaluate, explain, prepare, runs, sample, sync, tokenize, train, variants, verify
+from vgpt.cli.console import print_error
+from vgpt.cli.plugins import FLAG, check_flags, load_before_building, split_plugins
+from vgpt.errors import UsageError, VgptError
 
 
 class Group(TyperGroup):
     """A group of commands that turns the errors users can cause into one panel and an exit code."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse without the plug-ins, which are loaded; the fault of one that was asked for comes before all others."""
+        fault: UsageError | None = ctx.obj
+        if fault is None:
+            args = split_plugins(args)[1]
+        elif not ctx.resilient_parsing:
+            if os.environ.get("VGPT_DEBUG") == "1":
+                raise fault
+            print_error(fault)
+            raise typer.Exit(fault.exit_code)
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand; VGPT_DEBUG=1 lets tracebacks through."""
@@ -48,13 +61,25 @@ def _vgpt(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="print the version and stop")
     ] = False,
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(FLAG, metavar="file.py|module", help="load third-party variants; also after the command"),
+    ] = None,
 ) -> None:
     """A laboratory for attention: GPT-2 models that differ in their attention and in nothing else."""
 
 
-def build_app() -> typer.Typer:
-    """Return the application with every subcommand; third-party variants are loaded first, so their flags appear."""
-    load_entry_points(warn)
+def build_app(words: Sequence[str] = ()) -> typer.Typer:
+    """Return the application with every subcommand.
+
+    Args:
+        words: the command line that it is for; the plug-ins named there are loaded first, so that their flags appear.
+    """
+    fault = load_before_building(words, lambda: check_flags(typer.main.get_command(_assemble())))
+    return _assemble(fault)
+
+
+def _assemble(fault: UsageError | None = None) -> typer.Typer:
     app = typer.Typer(
         name="vgpt",
         cls=Group,
@@ -65,14 +90,15 @@ def build_app() -> typer.Typer:
         context_settings={
             "help_option_names": ["-h", "--help"],
             "token_normalize_func": lambda word: word.replace("_", "-"),
+            "obj": fault,
         },
     )
     app.callback()(_vgpt)
-    for module in (prepare, train, compare, evaluate, sample, tokenize):
+    for module in (prepare, train, compare, evaluate, sample, runs, sync, variants, explain, verify, tokenize):
         module.add_to(app)
     return app
 
 
 def main() -> None:
     """Run the command line."""
-    build_app()()
+    build_app(sys.argv[1:])()

@@ -1,14 +1,13 @@
 """`vgpt compare`: variants side by side, and the runs that are missing."""
 
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated
 
 import typer
 
 from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say, warn
-from vgpt.cli.options import JsonOption, given_on_command_line, print_settings, with_settings
+from vgpt.cli.options import JsonOption, print_settings, with_settings
 from vgpt.errors import TrackingError, VgptError
 from vgpt.report.as_json import as_json
 from vgpt.report.comparison import Comparison, compare
@@ -16,15 +15,14 @@ from vgpt.report.missing import Failure, TrainingInterrupted, train_missing
 from vgpt.report.plan import Request, make_request, settings_of_first
 from vgpt.report.tables import tables
 from vgpt.settings.compare import CompareConfig
-from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Sources
-from vgpt.settings.presets import load_preset
 from vgpt.tracking.store import RunInfo, merge_runs, read_local_runs, read_runs
+from vgpt.tracking.windows import WindowReader
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("compare")(_with_sources(compare_runs))
+    app.command("compare")(with_settings(CompareConfig)(compare_runs))
 
 
 def compare_runs(
@@ -47,13 +45,19 @@ def compare_runs(
     request = make_request(terms or [], sources)
     if show_settings:
         print_settings(settings_of_first(request), as_json=json)
-    comparison = compare(request, _recorded(request))
+    comparison = _compare(request)
     failures: list[Failure] = []
     if request.settings.compare.run_missing and comparison.missing:
         failures = _train(comparison)
-        comparison = compare(request, _recorded(request))
+        comparison = _compare(request)
     _print(comparison, json=json)
     _conclude(request, comparison, failures)
+
+
+def _compare(request: Request) -> Comparison:
+    run = request.settings.run
+    windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
+    return compare(request, _recorded(request), windows=windows)
 
 
 def _recorded(request: Request) -> list[RunInfo]:
@@ -108,30 +112,3 @@ def _conclude(request: Request, comparison: Comparison, failures: Sequence[Failu
     if comparison.missing:
         remedy = "The commands above train what is missing; the same command with --run-missing runs them."
     raise VgptError(f"no finished run of {what}{where} in experiment {request.settings.run.experiment!r}", remedy)
-
-
-def _with_sources(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command one option per setting, as `with_settings` does, but hand it the sources themselves.
-
-    A setting of a variant is meant for those of the named variants that have it, so the settings cannot be validated
-    before the variants are known.
-    """
-    names = leaves(CompareConfig)
-    own = inspect.signature(command)
-    visible = [p for p in own.parameters.values() if p.name != "show_settings"]
-
-    def placeholder(**values: Any) -> None:
-        raise AssertionError("only its signature is used")
-
-    setattr(placeholder, "__signature__", own.replace(parameters=visible))  # noqa: B010 - read by inspect
-    options = with_settings(CompareConfig)(placeholder)
-
-    def wrapper(ctx: typer.Context, preset: str | None = None, show_settings: bool = False, **values: Any) -> None:
-        typed = given_on_command_line(ctx, values, names)
-        sources = Sources.here(load_preset(preset) if preset else None, typed)
-        command(sources=sources, show_settings=show_settings, **values)
-
-    setattr(wrapper, "__signature__", inspect.signature(options))  # noqa: B010 - read by inspect and Typer
-    wrapper.__annotations__ = options.__annotations__
-    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
-    return wrapper

@@ -60,21 +60,32 @@ def given_on_command_line(ctx: typer.Context, values: dict[str, Any], names: dic
     return typed
 
 
-def with_settings(model: type[BaseModel], *, presets: bool = True) -> Callable[[Command], Command]:
+def with_settings(model: type[BaseModel], *, presets: bool = True, variant: str = "") -> Callable[[Command], Command]:
     """Replace a command's parameter `loaded` by one option per setting of `model`.
 
     The command also gets `--show-settings` (print every value with its origin and stop) and, with `presets`,
-    `--preset`. It may take `sources`, to load other settings from the same sources.
+    `--preset`. It may take `sources`, to load other settings from the same sources; one that takes no `loaded` loads
+    them itself, and takes `show_settings`.
+
+    Args:
+        model: the settings.
+        presets: whether a preset may hold them; what it holds of other settings of a run is left out.
+        variant: the command's argument that takes the place of `--attn`: one variant, or several to load one by one.
     """
 
     def decorate(command: Command) -> Command:
         names = leaves(model)
+        options = {name: leaf for name, leaf in names.items() if not (variant and leaf.is_attention)}
         parameters = inspect.signature(command).parameters
-        own = [p for p in parameters.values() if p.name not in ("ctx", "loaded", "sources")]
+        own = [p for p in parameters.values() if p.name not in ("ctx", "loaded", "sources", "show_settings")]
 
         def wrapper(ctx: typer.Context, preset: str | None = None, show_settings: bool = False, **values: Any) -> Any:
-            typed = given_on_command_line(ctx, values, names)
-            sources = Sources.here(load_preset(preset) if preset else None, typed)
+            typed = given_on_command_line(ctx, values, options)
+            if isinstance(word := values.get(variant), str):
+                typed |= dict.fromkeys(names.keys() - options.keys(), word)
+            sources = Sources.here(load_preset(preset).part_for(model) if preset else None, typed)
+            if "loaded" not in parameters:
+                return command(sources=sources, show_settings=show_settings, **values)
             loaded = load_settings(model, sources)
             for note in loaded.notes:
                 warn(note)
@@ -83,7 +94,7 @@ def with_settings(model: type[BaseModel], *, presets: bool = True) -> Callable[[
             extra = {"sources": sources} if "sources" in parameters else {}
             return command(loaded=loaded, **extra, **values)
 
-        signature = _signature(own, names, presets=presets)
+        signature = _signature(own, options, presets=presets)
         setattr(wrapper, "__signature__", signature)  # noqa: B010 - read by inspect and Typer
         wrapper.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
         wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
@@ -105,6 +116,8 @@ def _signature(own: list[inspect.Parameter], names: dict[str, Leaf], *, presets:
         ]
         parameters.append(inspect.Parameter("preset", kw, default=None, annotation=named))
     parameters.append(inspect.Parameter("show_settings", kw, default=False, annotation=show))
+    if taken := [parameter.name for parameter in parameters if parameter.name in names]:
+        raise TypeError(f"a setting cannot be called {taken[0]!r}: the command has an option of this name")
     parameters += [
         inspect.Parameter(n, kw, default=_default(leaf), annotation=option(leaf)) for n, leaf in names.items()
     ]

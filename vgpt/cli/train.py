@@ -1,13 +1,16 @@
 """`vgpt train`: train one model, or continue it."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from vgpt.cli.console import key_values, out, print_json
+from vgpt.cli.console import key_values, out, print_json, say
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.settings.loader import Loaded
 from vgpt.settings.train import TrainConfig
+
+if TYPE_CHECKING:
+    from vgpt.training.run import RunResult
 
 
 def add_to(app: typer.Typer) -> None:
@@ -27,10 +30,34 @@ def train(
         return
 
     from vgpt.cli.live import data_bars, training_display  # Rich's live parts are not needed for --help
+    from vgpt.training.distributed import ALONE, as_worker, world_of_environment
     from vgpt.training.run import train_run
 
-    result = train_run(config, training_display(), data_progress=data_bars())
-    if json:
+    world = world_of_environment()
+    if world is not None:
+        config = as_worker(config, world)
+    elif config.workers.world_size > 1:
+        _launch(config, as_json=json)
+    result = train_run(config, training_display(), data_progress=data_bars(), world=world or ALONE)
+    if world is not None and not world.main:
+        raise typer.Exit(result.exit_code)
+    _print(result, as_json=json)
+    raise typer.Exit(result.exit_code)
+
+
+def _launch(config: TrainConfig, *, as_json: bool) -> NoReturn:
+    from vgpt.training.launch import launch
+    from vgpt.training.run import finished_result
+
+    code = launch(config, say)
+    result = finished_result(config)
+    if code == 0 and result is not None and config.workers.node_rank == 0:
+        _print(result, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def _print(result: "RunResult", *, as_json: bool) -> None:
+    if as_json:
         print_json({"run": result.name, "directory": result.directory, "status": result.status, **result.summary})
     elif result.summary:
         figures = result.summary
@@ -43,7 +70,6 @@ def train(
             ("next", f"vgpt sample {result.name}   |   vgpt compare"),
         ]
         out().print(key_values("", rows))
-    raise typer.Exit(result.exit_code)
 
 
 def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
@@ -51,6 +77,7 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
     from vgpt.model.config import GPT2Config
     from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token, train_flops_per_token
     from vgpt.training.devices import resolve
+    from vgpt.training.estimate import estimate_memory, estimate_time
     from vgpt.training.run import load_data
 
     vocab_size = load_data(config.train.data, data_bars()).tokenizer.vocab_size
@@ -59,6 +86,8 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
     compute = resolve(config.system)
     element = compute.dtype.itemsize
     tokens = config.steps * config.tokens_per_step
+    memory = estimate_memory(config, vocab_size, compute.dtype)
+    duration = estimate_time(config, vocab_size, compute)
     figures = {
         "run": config.name,
         "attention": config.model.attn.model_dump_json(),
@@ -66,14 +95,27 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
         "dtype": f"{compute.dtype_name} ({compute.reason})",
         "parameters": count.total,
         "parameters in attention": count.attention,
+        "hidden width of the MLP": config.model.hidden,
         "steps": config.steps,
         "tokens": tokens,
         "training FLOPs per token (exact)": round(train_flops_per_token(model)),
         "training FLOPs per token (PaLM)": round(palm_flops_per_token(model)),
         "training FLOPs": round(train_flops_per_token(model) * tokens),
-        "weights, gradients, AdamW in bytes": count.total * 16,
+        "weights in bytes (each process)": memory.weights,
+        "gradients in bytes": memory.gradients,
+        "AdamW in bytes": memory.optimizer,
+        "activations in bytes (estimate)": memory.activations,
+        "logits in bytes (estimate)": memory.logits,
+        "memory in bytes (estimate)": memory.total,
+        "seconds per step (estimate)": round(duration.step, 4),
+        "seconds in all (estimate)": round(duration.total, 1),
+        "basis of the time": duration.basis,
         "KV cache at the context length in bytes": cache_bytes(model, model.block_size, element),
     }
+    if (matched := config.model.budget) is not None:
+        percent = {"parameters": matched.params, "FLOPs": matched.flops, "cache": matched.cache}
+        shares = {f"{name} against {matched.reference} in %": round(100 * x, 3) for name, x in percent.items()}
+        figures |= {"hidden width before matching": matched.raw_width, **shares}
     if as_json:
         print_json(figures)
     else:

@@ -1,6 +1,7 @@
 """Loss on fixed windows: the same tokens for every run, so that differences are the models' and not the draw's."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,6 +14,9 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.loss import token_losses
 
 _TOKENS_AT_ONCE = 16_384
+
+Losses = Callable[[GPT2Model, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Computes the loss of every token (B, T) from a model, ids and targets."""
 
 
 @dataclass(frozen=True)
@@ -98,19 +102,39 @@ class Evaluator:
 
         The model is left in the mode (training or evaluation) it was found in.
         """
+        return self.evaluation(self.window_losses(model, dtype=dtype))
+
+    def window_losses(
+        self, model: GPT2Model, *, dtype: torch.dtype, losses: Losses = token_losses, part: int = 0, parts: int = 1
+    ) -> torch.Tensor:
+        """Return the mean loss of the windows part, part + parts, ..., (windows,) float64, on the model's device.
+
+        Args:
+            model: as in `evaluate`.
+            dtype: as in `evaluate`.
+            losses: computes the loss of every token from (model, ids, targets).
+            part: which share of the windows.
+            parts: how many shares there are. All are equally long: the last ones begin again with the first windows.
+        """
         device = next(model.parameters()).device
+        count = -(-len(self.rows) // parts)
+        chosen = (np.arange(count) * parts + part) % len(self.rows)
         at_once = max(1, _TOKENS_AT_ONCE // self.rows.shape[1])
-        losses: list[torch.Tensor] = []
+        found: list[torch.Tensor] = []
         training = model.training
         model.eval()
         try:
             with torch.inference_mode(), autocast(device, dtype):
-                for start in range(0, len(self.rows), at_once):
-                    rows = torch.from_numpy(self.rows[start : start + at_once]).to(device)
-                    losses.append(token_losses(model, rows[:, :-1], rows[:, 1:]).double().mean(1))
+                for start in range(0, count, at_once):
+                    rows = torch.from_numpy(self.rows[chosen[start : start + at_once]]).to(device)
+                    found.append(losses(model, rows[:, :-1], rows[:, 1:]).double().mean(1))
         finally:
             model.train(training)
-        return Evaluation(torch.cat(losses).cpu().numpy(), self.rows[:, 1:].size, self.bytes)
+        return torch.cat(found)
+
+    def evaluation(self, losses: torch.Tensor) -> Evaluation:
+        """Return the figures of the losses of all windows, in their order."""
+        return Evaluation(losses.cpu().numpy(), self.rows[:, 1:].size, self.bytes)
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

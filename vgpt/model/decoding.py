@@ -99,6 +99,7 @@ def _twin(model: GPT2Model, dtype: torch.dtype) -> GPT2Model:
 def _pack(model: GPT2Model) -> None:
     blocks: list[GPT2Block] = list(model.h)  # type: ignore[arg-type]  # ModuleList forgets its element type
     for block in blocks:
+        block.attn.pack()
         block.mlp = _packed_mlp(block.mlp)
     for module in list(model.h.modules()):
         for name, child in list(module.named_children()):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vgpt.attention.cache import Cache
 from vgpt.attention.registry import build_attention
@@ -50,11 +51,16 @@ class GPT2Model(nn.Module):
 
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3. With tied weights
     the output layer is the token embedding, stored once.
+
+    Attributes:
+        recompute: whether training computes each block again in the backward pass in place of keeping its activations
+            (Chen et al. 2016, arXiv 1604.06174).
     """
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd) if config.pos == "learned" else None
         self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.n_layer))
@@ -84,7 +90,10 @@ class GPT2Model(nn.Module):
         if self.config.dropout and self.training:
             x = F.dropout(x, self.config.dropout)
         for i, block in enumerate(self.h):
-            x = block(x, caches[i] if caches else None)
+            if self.recompute and self.training and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x, caches[i] if caches else None)
         return self.ln_f(x)
 
     @property

@@ -1,18 +1,24 @@
 """A comparison as plain data for programs: every number raw, nothing rounded."""
 
 import math
+from dataclasses import asdict
 from typing import Any
 
+from vgpt.report.architecture import cache_bytes_at
 from vgpt.report.comparison import Comparison
+from vgpt.report.confounds import confounds
+from vgpt.report.differences import RowStatistics
 from vgpt.report.grouping import Row, seed_of
-from vgpt.report.numbers import cache_bytes_at, cache_disagrees, change, stat
+from vgpt.report.matched import budget_of
+from vgpt.report.numbers import cache_disagrees, change, stat
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return the whole comparison; a value that is no finite number is null.
 
     `rows[0]` is the baseline. A metric holds `mean` and `sd` over seeds, `n`, and `delta`, the difference of means to
-    the baseline.
+    the baseline. `statistics` are those of val/loss: intervals and p-values over seeds, the noise of the evaluation
+    apart.
     """
     rows = comparison.rows
     return {
@@ -20,6 +26,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "kv_at": comparison.kv_at,
         "conditions": {
             "equal": comparison.audit.equal,
+            "seeds_equal": len({row.seeds for row in rows}) <= 1,
             "checked": list(comparison.audit.checked),
             "shared": comparison.audit.shared,
             "differences": [
@@ -27,13 +34,15 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 for entry in comparison.audit.differences
             ],
         },
-        "rows": [_row(comparison, row) for row in rows],
+        "forced": comparison.force,
+        "match": asdict(comparison.match) if comparison.match else None,
+        "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),
     }
 
 
-def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
+def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[str, Any]:
     names = sorted({name for run in row.runs for name in run.metrics})
     return {
         "label": row.label,
@@ -42,9 +51,12 @@ def _row(comparison: Comparison, row: Row) -> dict[str, Any]:
         "n": len(row.runs),
         "wanted": row.wanted,
         "unequal_conditions": list(comparison.audit.flagged.get(row.label, ())),
+        "confounds": confounds(row, comparison.rows[0]),
         "kv_bytes_at_kv_at": cache_bytes_at(row.runs[0], comparison.kv_at),
         "kv_measured_equals_analytic": not cache_disagrees(row),
         "metrics": {name: _metric(comparison, row, name) for name in names},
+        "statistics": _statistics(statistics),
+        "budget": _budget(comparison, row),
         "runs": [
             {
                 "run_name": run.run_name,
@@ -65,6 +77,34 @@ def _metric(comparison: Comparison, row: Row, name: str) -> dict[str, Any]:
     if found is None:
         return {"mean": None, "sd": None, "n": 0, "delta": None}
     return {"mean": found.mean, "sd": found.sd, "n": found.n, "delta": change(row, comparison.rows[0], name)}
+
+
+def _statistics(found: RowStatistics) -> dict[str, Any]:
+    """Return the statistics of the validation loss: the interval of its mean, and the difference to the baseline."""
+    interval, one = found.interval, found.difference
+    table: dict[str, Any] = {"ci95": [interval.low, interval.high] if interval else None, "difference": None}
+    if one is not None:
+        test, noise = one.test, one.noise
+        table["difference"] = {
+            "delta": one.delta,
+            "ci95": [test.delta - test.half_width, test.delta + test.half_width] if test else None,
+            "method": one.method,
+            "n": one.seeds,
+            "df": test.df if test else None,
+            "p_t": test.p if test else None,
+            "p_permutation": one.p_permutation,
+            "p_holm": one.p_holm,
+            "seeds_needed": one.seeds_needed,
+            "verdict": one.verdict,
+            "evaluation_noise": asdict(noise) if noise else None,
+        }
+    return table
+
+
+def _budget(comparison: Comparison, row: Row) -> dict[str, Any] | None:
+    """Return the row's budget against that of what was matched, as shares minus 1."""
+    found = budget_of(row.runs[0], comparison.match) if comparison.match else None
+    return asdict(found) if found else None
 
 
 def _finite(value: float) -> float | None:

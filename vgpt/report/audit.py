@@ -5,15 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vgpt.report.grouping import Row
+from vgpt.report.matched import matching_condition, width_rule
 from vgpt.settings.fields import leaves
+from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.store import RunInfo
 
 ASPECTS: dict[str, tuple[str, ...]] = {
     "data": ("data",),
+    "start": ("init_from", "fork"),
     "batch": ("batch_size", "grad_accum"),
     "schedule": ("max_steps", "max_tokens", "lr", "min_lr", "warmup_steps"),
-    "optimizer": ("weight_decay", "beta1", "beta2", "grad_clip"),
+    "optimizer": ("weight_decay", "beta1", "beta2", "grad_clip", "max_bad_steps"),
     "trunk": (
         "n_layer",
         "n_head",
@@ -25,10 +28,14 @@ ASPECTS: dict[str, tuple[str, ...]] = {
         "tie_weights",
         "dropout",
         "flash",
+        "qk_norm",
+        "out_gate",
+        "sinks",
+        "attn_last",
     ),
     "positions": ("pos",),
-    "precision": ("dtype",),
-    "device": ("device", "compile"),
+    "precision": ("dtype", "tf32"),
+    "device": ("device", "compile", "recompute"),
     "evaluation": ("eval_windows", "eval_interval", "patience"),
 }
 """What the settings of a run are about; settings not listed here are audited as `other`."""
@@ -36,6 +43,7 @@ ASPECTS: dict[str, tuple[str, ...]] = {
 TAGGED = {
     "data_digest": ("data", "vgpt.data_digest"),
     "tokenizer": ("data", "vgpt.tokenizer"),
+    "init_digest": ("start", "vgpt.init_digest"),
     "dtype": ("precision", "vgpt.dtype"),
     "device": ("device", "vgpt.device"),
     "eval_windows": ("evaluation", "vgpt.eval_windows"),
@@ -96,7 +104,8 @@ def audit(rows: Sequence[Row]) -> Audit:
 
     The variant, its own settings and the seed may differ; everything else that bears on loss, cost or speed is
     looked at: data, tokenizer, tokens trained on, batch, schedule, optimizer, trunk, positions, precision, device,
-    evaluation and the versions of the software. What only some runs recorded counts as a difference.
+    evaluation and the versions of the software. What only some runs recorded counts as a difference. Where the widths
+    of MLPs were matched, the rule and the width of its reference must be equal, not the widths.
     """
     runs = [run for row in rows for run in row.runs]
     checked: dict[str, None] = {}
@@ -136,10 +145,13 @@ def _conditions(runs: Sequence[RunInfo]) -> list[_Condition]:
     tags = {name: tag for name, (_, tag) in TAGGED.items() if any(run.tags.get(tag) for run in runs)}
     found = [_Condition(TAGGED[name][0], name, _tag(tag)) for name, tag in tags.items()]
     found.append(_Condition("budget", "tokens", _tokens))
+    found.append(_Condition("batch", "sequences_per_step", _sequences))
+    rule = width_rule(runs)
+    found.append(_Condition("trunk", "match", lambda run: matching_condition(run, rule)))
     aspects = {name: aspect for aspect, names in ASPECTS.items() for name in names}
     for name in condition_settings():
         # The path of the data may differ where its digest does not.
-        if name in tags or (name == "data" and "data_digest" in tags):
+        if name in tags or name in UNMATCHED or (name == "data" and "data_digest" in tags):
             continue
         found.append(_Condition(aspects.get(name, "other"), name, _param(name)))
     order = ["data", "budget", *(aspect for aspect in ASPECTS if aspect != "data"), "other", "software"]
@@ -152,6 +164,13 @@ def _tag(tag: str) -> Callable[[RunInfo], str]:
 
 def _param(name: str) -> Callable[[RunInfo], str]:
     return lambda run: run.params.get(name, "")
+
+
+def _sequences(run: RunInfo) -> str:
+    """Sequences of one step: how processes and micro-steps divide them changes nothing that is learnt."""
+    parts = [run.params.get(name, "") for name in ASPECTS["batch"]]
+    parts += [run.params.get(name, "1") for name in ("nproc", "nnodes")]
+    return str(math.prod(map(int, parts))) if all(part.isdecimal() for part in parts) else ""
 
 
 def _tokens(run: RunInfo) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.text import Text
 
 from vgpt.report.audit import Audit
+from vgpt.report.confounds import confounds
 from vgpt.report.grouping import Row
 
 _PEAKS = {"published": "the device's published peak", "measured": "a peak measured by a short matrix product"}
@@ -62,6 +63,12 @@ def audit_lines(audit: Audit) -> list[Text]:
         values = "; ".join(f"{_short(value)} in {', '.join(labels)}" for value, labels in owners.items())
         lines.append(Text(f"  {difference.name} ({difference.aspect}): {values}"))
     return lines
+
+
+def confound_lines(rows: Sequence[Row]) -> list[Text]:
+    """Name what variants bring along besides their way of mixing tokens."""
+    found = [(row.label, confounds(row, rows[0])) for row in rows]
+    return [Text(f"  confound of {label}: {'; '.join(names)}", "yellow") for label, names in found if names]
 
 
 def _shared(values: Mapping[str, str]) -> str:

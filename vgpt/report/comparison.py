@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from vgpt.attention.registry import variants
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.report.audit import Audit, audit
+from vgpt.report.differences import RowStatistics, Windows, row_statistics
 from vgpt.report.grouping import (
     Row,
     attention_label,
@@ -20,12 +21,14 @@ from vgpt.report.grouping import (
     seed_of,
     settings_hash_of,
 )
+from vgpt.report.matched import width_rule
 from vgpt.report.numbers import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
 from vgpt.report.plan import Request, Wanted, base_seed, wanted_run
 from vgpt.report.terms import Term
 from vgpt.report.unfinished import unfinished_remarks
 from vgpt.settings.compare import SortKey
 from vgpt.settings.fields import shown
+from vgpt.settings.matching import Match
 from vgpt.tracking.store import RunInfo
 
 _SORTED_BY = {
@@ -48,6 +51,9 @@ class Comparison:
         missing: runs that were wanted and are not there.
         remarks: sentences about what is not in the rows.
         kv_at: tokens of context for the second column of cache sizes.
+        statistics: of each row, in the same order.
+        force: whether verdicts across unequal conditions were asked for.
+        match: by which rule budgets were matched: as asked for, otherwise as the runs record it; None without one.
     """
 
     rows: tuple[Row, ...]
@@ -55,6 +61,9 @@ class Comparison:
     missing: tuple[Wanted, ...]
     remarks: tuple[str, ...]
     kv_at: int
+    statistics: tuple[RowStatistics, ...]
+    force: bool
+    match: Match | None = None
 
 
 @dataclass
@@ -65,11 +74,16 @@ class _Draft:
     remarks: list[str]
 
 
-def compare(request: Request, runs: Sequence[RunInfo]) -> Comparison:
+def compare(request: Request, runs: Sequence[RunInfo], *, windows: Windows | None = None) -> Comparison:
     """Choose from all recorded runs those that answer the request.
 
     With given conditions the runs of exactly those settings are wanted. Without, each variant is shown by its newest
     finished runs, if possible under the conditions of the baseline's newest run. Only finished runs are counted.
+
+    Args:
+        request: what is asked for.
+        runs: all runs on record.
+        windows: finds the losses per window of a run; without, evaluation noise is not known.
 
     Raises:
         UsageError: a term is neither a variant nor a run, or a variant does not fit the given conditions.
@@ -84,7 +98,24 @@ def compare(request: Request, runs: Sequence[RunInfo]) -> Comparison:
     if rows and terms and not _belongs(rows[0], terms[0]):
         draft.remarks.append(f"{terms[0].text} has no run to show; differences are against {rows[0].label}")
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
-    return Comparison(tuple(rows), audit(rows), tuple(draft.missing), remarks, request.settings.compare.kv_at)
+    options, audited = request.settings.compare, audit(rows)
+    return Comparison(
+        rows=tuple(rows),
+        audit=audited,
+        missing=tuple(draft.missing),
+        remarks=remarks,
+        kv_at=options.kv_at,
+        statistics=row_statistics(rows, audited, windows=windows, force=options.force),
+        force=options.force,
+        match=_match_of(request, rows),
+    )
+
+
+def _match_of(request: Request, rows: Sequence[Row]) -> Match | None:
+    model = request.settings.model
+    if model.match != "none" and model.match_to is not None:
+        return Match(model.match, model.match_to, model.match_multiple)
+    return width_rule(run for row in rows for run in row.runs)
 
 
 def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:
@@ -100,7 +131,8 @@ def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: 
                 raise
             continue  # a variant of the store that does not fit these conditions was never trained under them
         found = [done[run.config.settings_hash] for run in wanted if run.config.settings_hash in done]
-        absent = [run for run in wanted if run.config.settings_hash not in done]
+        asked = {run.config.settings_hash for run in draft.missing}  # two terms may come to the same settings
+        absent = [run for run in wanted if run.config.settings_hash not in {*done, *asked}]
         if found:
             draft.rows.append(make_row(found, wanted=len(wanted)))
             _mention_other_seeds(draft, request, found[0], done.values())

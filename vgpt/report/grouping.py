@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vgpt.attention.mix.grammar import format_variant
 from vgpt.tracking.store import RunInfo
 
 FINISHED = "finished"
@@ -47,8 +48,10 @@ def attention_of(run: RunInfo) -> tuple[str, dict[str, Any]]:
 
 
 def attention_label(kind: str, settings: dict[str, Any]) -> str:
-    """Return a variant with its settings as a person would write it: `gqa:n_kv_head=2`."""
-    return kind + (":" + ",".join(f"{name}={value}" for name, value in settings.items()) if settings else "")
+    """Return a variant with its settings as a person would write it: `gqa:n_kv_head=2`, `5xlocal+mha`."""
+    if kind == "mix" and "pattern" in settings:
+        return str(settings["pattern"])
+    return format_variant({"kind": kind, **settings})
 
 
 def seed_of(run: RunInfo) -> str:

@@ -4,11 +4,7 @@ import math
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from vgpt.attention.config import Shape
-from vgpt.attention.registry import resolve_attention
-from vgpt.errors import SettingsError
-from vgpt.report.grouping import Row, attention_of
-from vgpt.tracking.store import RunInfo
+from vgpt.report.grouping import Row
 
 LOSS, LOSS_SE = "val/loss", "val/loss_se"
 PERPLEXITY, BITS = "val/perplexity", "val/bits_per_byte"
@@ -54,31 +50,6 @@ def relative_change(row: Row, baseline: Row, metric: str) -> float | None:
     there = stat(baseline, metric)
     difference = change(row, baseline, metric)
     return None if difference is None or there is None or there.mean == 0 else difference / there.mean
-
-
-def cache_bytes_at(run: RunInfo, tokens: int) -> int | None:
-    """Return the analytic cache size of a run's model after `tokens` tokens, in bytes for one sequence.
-
-    The width of a cached number is the one that reproduces the recorded size at the context length; None where none
-    does, or where the variant is not known here.
-    """
-    try:
-        shape = Shape(
-            n_embd=int(run.params["n_embd"]),
-            n_head=int(run.params["n_head"]),
-            block_size=int(run.params["block_size"]),
-            bias=run.params.get("bias", "true").lower() == "true",
-            pos=run.params.get("pos", "learned"),
-        )
-        layers = int(run.params["n_layer"])
-        kind, settings = attention_of(run)
-        cost = resolve_attention({"kind": kind, **settings}).cache_cost(shape)
-        for width in (4, 2, 1, 8):
-            if layers * cost.nbytes(shape.block_size, width) == run.metrics.get(KV_CONTEXT):
-                return layers * cost.nbytes(tokens, width)
-    except (KeyError, ValueError, SettingsError):  # pydantic's ValidationError is a ValueError
-        return None
-    return None
 
 
 def cache_disagrees(row: Row) -> bool:

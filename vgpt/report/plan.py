@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vgpt.attention.plugin_record import plugin_flags
 from vgpt.errors import UsageError
 from vgpt.report.audit import condition_settings
 from vgpt.report.grouping import attention_label, seed_of
 from vgpt.report.terms import Term, parse_terms, with_variant_flags
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import Leaf, leaves, shown
-from vgpt.settings.loader import Loaded, Sources, load_settings
+from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
+from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.store import RunInfo
 
@@ -30,6 +32,7 @@ class Request:
         fixed: whether the conditions were given (a preset or any setting of model, training or system). If not, they
             are those of the newest run of the baseline.
         seeds_given: whether the number of seeds was given.
+        trunk_of: a variant that fits the conditions where any does; where budgets are matched, their reference.
     """
 
     terms: tuple[Term, ...]
@@ -38,6 +41,7 @@ class Request:
     origins: Mapping[str, str]
     fixed: bool
     seeds_given: bool
+    trunk_of: str
 
     def seeds_from(self, first: int) -> list[int]:
         """Return the wanted seeds."""
@@ -74,6 +78,7 @@ def make_request(words: Sequence[str], sources: Sources) -> Request:
     """
     for name, remedy in (
         ("attn", "Name the variants as arguments: vgpt compare mha gqa"),
+        ("attn_last", "Write the layers out: vgpt compare mha 5xlocal+mha"),
         ("run_name", "A comparison makes several runs and names them itself; to compare runs, name them as arguments."),
     ):
         if name in sources.command_line:
@@ -85,7 +90,11 @@ def make_request(words: Sequence[str], sources: Sources) -> Request:
     terms = with_variant_flags(terms, environment, strict=False)
     hidden = [leaf for leaf in known.values() if leaf.variants or leaf.name in ("attn", "run_name")]
     shared = _without(sources, hidden)
-    loaded = load_settings(CompareConfig, _with(shared, {"attn": _TRUNK_ONLY}))
+    trunk_of = _TRUNK_ONLY
+    if (given_value(CompareConfig, sources, "match") or "none") != "none":
+        trunk_of = _reference(terms, given_value(CompareConfig, sources, "match_to"))
+        shared = _with(shared, {"match_to": trunk_of})
+    loaded = load_settings(CompareConfig, _with(shared, {"attn": trunk_of}))
     conditions = {name: known[name] for name in condition_settings()}
     return Request(
         terms=tuple(terms),
@@ -94,12 +103,13 @@ def make_request(words: Sequence[str], sources: Sources) -> Request:
         origins=loaded.origins,
         fixed=shared.preset is not None or any(_is_given(leaf, shared) for leaf in conditions.values()),
         seeds_given=_is_given(known["seeds"], shared),
+        trunk_of=trunk_of,
     )
 
 
 def settings_of_first(request: Request) -> Loaded[CompareConfig]:
     """Return the settings, with their origins, of the first variant that was named; the default's where none was."""
-    attn = next((term.attn for term in request.terms if term.kind), _TRUNK_ONLY)
+    attn = next((term.attn for term in request.terms if term.kind), request.trunk_of)
     loaded = load_settings(CompareConfig, _with(request.sources, {"attn": attn}))
     known = leaves(CompareConfig)
     own = {name for name, origin in loaded.origins.items() if known[name].variants and origin == "command line"}
@@ -114,13 +124,15 @@ def wanted_run(request: Request, term: Term, seed: int, reference: RunInfo | Non
     """
     conditions = _typed_conditions(request, reference) if reference is not None else {}
     typed = {**_typed(request.sources), **conditions}
-    own_seed = load_settings(CompareConfig, _with(request.sources, {**conditions, "attn": _TRUNK_ONLY})).settings
+    trunk_of = conditions.get("match_to", request.trunk_of)
+    own_seed = load_settings(CompareConfig, _with(request.sources, {**conditions, "attn": trunk_of})).settings
     if seed != own_seed.train.seed:
         typed["seed"] = str(seed)
     config = load_settings(CompareConfig, _with(request.sources, {**typed, "attn": term.attn})).settings
     settings = config.model.attn.model_dump(mode="json")
     label = attention_label(settings.pop("kind"), settings)
-    return Wanted(label, seed, config, _arguments(request.sources, term.attn, typed))
+    plugins = plugin_flags(config.model.attn, config.model.n_layer)
+    return Wanted(label, seed, config, (*_arguments(request.sources, term.attn, typed), *plugins))
 
 
 def base_seed(request: Request, baseline_runs: Sequence[RunInfo]) -> int:
@@ -130,6 +142,24 @@ def base_seed(request: Request, baseline_runs: Sequence[RunInfo]) -> int:
     if request.origins["seed"] != "default" or given in seeds or not seeds:
         return given
     return min(seeds)
+
+
+def _reference(terms: Sequence[Term], given: str | None) -> str:
+    """Return what budgets are matched to: the variant that was named, with its settings in this comparison.
+
+    Without a name it is the baseline.
+    """
+    if given is not None:
+        same = [term for term in terms if term.kind and given in (term.kind, term.text)]
+        return same[0].attn if len(same) == 1 else given
+    if not terms:
+        return _TRUNK_ONLY
+    if not terms[0].kind:
+        raise UsageError(
+            f"--match has nothing to match: the baseline {terms[0].text!r} is a run",
+            "Name the variant to match with --match-to, or begin with a variant.",
+        )
+    return terms[0].attn
 
 
 def _arguments(sources: Sources, attn: str, typed: Mapping[str, Any]) -> tuple[str, ...]:
@@ -151,8 +181,12 @@ def _typed_conditions(request: Request, reference: RunInfo) -> dict[str, str]:
     """Return the reference's conditions as flags: those that are not what a run without flags would have."""
     known = leaves(TrainConfig)
     recorded = {name: reference.params[name] for name in condition_settings() if name in reference.params}
+    if recorded.get("match") == "cache":  # its outcome is among the variant's own settings; it binds no other variant
+        recorded |= {name: shown(value) for name, value in UNMATCHED.items()}
     plain = request.settings.flat()
-    exact = load_settings(CompareConfig, Sources(command_line={**recorded, "attn": _TRUNK_ONLY})).settings.flat()
+    matched = recorded.get("match", "none") != "none"
+    trunk_of = recorded["match_to"] if matched else _TRUNK_ONLY
+    exact = load_settings(CompareConfig, Sources(command_line={**recorded, "attn": trunk_of})).settings.flat()
     return {name: shown(exact[name]) for name in known if name in recorded and exact[name] != plain[name]}
 
 

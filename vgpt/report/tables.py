@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vgpt.report.captions import audit_lines, noise_caption, peak_caption
+from vgpt.report.architecture import cache_bytes_at
+from vgpt.report.budgets import matched_budgets
+from vgpt.report.captions import audit_lines, confound_lines, noise_caption, peak_caption
 from vgpt.report.comparison import Comparison
 from vgpt.report.grouping import Row
+from vgpt.report.layout import add_row, new_table
 from vgpt.report.numbers import (
     BITS,
     DASH,
@@ -25,7 +27,6 @@ from vgpt.report.numbers import (
     PARAMS,
     PERPLEXITY,
     SPEED,
-    cache_bytes_at,
     cache_disagrees,
     change,
     relative_change,
@@ -36,15 +37,13 @@ from vgpt.report.numbers import (
     shown_relative,
     stat,
 )
-
-_LABEL_WIDTH = 26
-_Cell = Text | str
+from vgpt.report.significance import significance
 
 
 def tables(comparison: Comparison) -> list[RenderableType]:
     """Return what to print, in order. Names of runs and settings are never read as markup.
 
-    Each table fits 80 columns with short labels; longer ones wrap.
+    Each table fits 80 columns: labels and flags wrap, numbers do not.
     """
     rows = comparison.rows
     if not rows:
@@ -53,27 +52,27 @@ def tables(comparison: Comparison) -> list[RenderableType]:
         _quality(comparison),
         noise_caption(rows),
         Text(),
+        *significance(comparison),
         _cost(rows),
         peak_caption(rows),
         Text(),
         _size(comparison),
         Text(),
+        *matched_budgets(comparison),
         *audit_lines(comparison.audit),
+        *confound_lines(rows),
     ]
-
-
-def display_label(label: str) -> str:
-    """Return a row's label with spaces, so that a long one can wrap: `gqa n_kv_head=2`."""
-    return label.replace(":", " ", 1).replace(",", " ")
 
 
 def _quality(comparison: Comparison) -> Table:
     rows, baseline = comparison.rows, comparison.rows[0]
     several = {len(row.runs) > 1 for row in rows}
     spread = {frozenset({False}): "± eval SE", frozenset({True}): "± sd of seeds"}.get(frozenset(several), "± noise")
-    table = _table("Quality", ["seeds", f"val loss\n{spread}", "Δ", "perplexity", "bits/byte"], flags=True)
-    for row in rows:
-        _add(
+    flags = [Text("; ".join(_flags(comparison, row)), "yellow") for row in rows]
+    columns = ["seeds", f"val loss\n{spread}", "Δ", "perplexity", "bits/byte"]
+    table = new_table("Quality", columns, words="flags" if any(flags) else "")
+    for row, flag in zip(rows, flags, strict=True):
+        add_row(
             table,
             row,
             str(len(row.runs)),
@@ -81,17 +80,17 @@ def _quality(comparison: Comparison) -> Table:
             _change(row, baseline, LOSS),
             _mean(row, PERPLEXITY, lambda value: f"{value:.2f}"),
             _mean(row, BITS, lambda value: f"{value:.4f}"),
-            Text("; ".join(_flags(comparison, row)), "yellow"),
+            *([flag] if any(flags) else []),
         )
     return table
 
 
 def _cost(rows: Sequence[Row]) -> Table:
     baseline = rows[0]
-    columns = ["train FLOPs\nper token", "Δ", "tokens/s", "Δ", "MFU", "MFU\nPaLM", "peak\nmemory"]
-    table = _table("Cost of training", columns)
+    columns = ["FLOPs\nper token", "Δ", "tokens/s", "Δ", "MFU", "MFU\nPaLM", "peak\nmemory"]
+    table = new_table("Cost of training", columns)
     for row in rows:
-        _add(
+        add_row(
             table,
             row,
             _mean(row, FLOPS, shown_count),
@@ -108,12 +107,12 @@ def _cost(rows: Sequence[Row]) -> Table:
 def _size(comparison: Comparison) -> Table:
     rows, baseline = comparison.rows, comparison.rows[0]
     contexts = sorted({row.runs[0].params.get("block_size", "?") for row in rows})
-    context = f"KV at {int(contexts[0]):,}" if len(contexts) == 1 and contexts[0].isdecimal() else "KV at\ncontext"
-    columns = ["parameters", "Δ", "KV/token", context, "Δ", "measured", f"KV at {comparison.kv_at:,}"]
-    table = _table("Size: parameters, and the KV cache of one sequence", columns)
+    context = f"{int(contexts[0]):,}" if len(contexts) == 1 and contexts[0].isdecimal() else "context"
+    columns = ["params", "Δ", "KV per\ntoken", f"KV at\n{context}", "Δ", "measured", f"KV at\n{comparison.kv_at:,}"]
+    table = new_table("Size: parameters, and the KV cache of one sequence", columns)
     for row in rows:
         extrapolated = cache_bytes_at(row.runs[0], comparison.kv_at)
-        _add(
+        add_row(
             table,
             row,
             _mean(row, PARAMS, shown_count),
@@ -127,23 +126,6 @@ def _size(comparison: Comparison) -> Table:
     return table
 
 
-def _table(title: str, columns: Sequence[str], *, flags: bool = False) -> Table:
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, show_edge=False, pad_edge=False
-    )
-    table.add_column("attention", max_width=_LABEL_WIDTH, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    if flags:
-        table.add_column("flags", overflow="fold")
-    return table
-
-
-def _add(table: Table, row: Row, *cells: _Cell) -> None:
-    texts = [cell if isinstance(cell, Text) else Text(cell) for cell in cells]
-    table.add_row(Text(display_label(row.label)), *texts)
-
-
 def _loss(row: Row, *, mixed: bool) -> str:
     loss = stat(row, LOSS)
     if loss is None:
@@ -154,7 +136,7 @@ def _loss(row: Row, *, mixed: bool) -> str:
         error = stat(row, LOSS_SE)
         if error is None:
             return f"{loss.mean:.4f}"
-        noise, kind = error.mean, " eval SE"
+        noise, kind = error.mean, " SE"
     return f"{loss.mean:.4f} ±{noise:.4f}{kind if mixed else ''}"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from vgpt.attention.mix.grammar import filled, format_variant, is_pattern, parse_pattern
 from vgpt.attention.registry import parse_attention, resolve_attention, variants
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 
@@ -31,7 +32,9 @@ class Term:
     @property
     def attn(self) -> str:
         """The variant as `--attn` takes it."""
-        return self.kind + (":" + ",".join(f"{k}={v}" for k, v in self.settings.items()) if self.settings else "")
+        if self.kind == "mix" and "pattern" in self.settings:
+            return self.settings["pattern"]
+        return format_variant({"kind": self.kind, **self.settings})
 
     def typed_settings(self) -> dict[str, Any]:
         """Return the given settings as values of their types.
@@ -74,15 +77,15 @@ def with_variant_flags(terms: Sequence[Term], flags: Mapping[str, str], *, stric
     """
     given = {index: dict(term.settings) for index, term in enumerate(terms)}
     for name, value in flags.items():
-        takers = [
-            index
-            for index, term in enumerate(terms)
-            if term.kind and name in variants()[term.kind].model_fields and name not in term.settings
-        ]
+        takers = [index for index, term in enumerate(terms) if _takes(term, name)]
         if strict and not takers:
             raise UsageError(*_nobody_takes(name, terms))
         for index in takers:
-            given[index][name] = value
+            if terms[index].kind == "mix" and name != "pattern":
+                owners = {kind: {name: value} for kind in variants() if name in variants()[kind].model_fields}
+                given[index]["pattern"] = filled(given[index]["pattern"], owners)
+            else:
+                given[index][name] = value
     changed = [Term(t.text, t.kind, given[index], t.run_name) for index, t in enumerate(terms)]
     for term in changed:
         if term.kind:
@@ -90,9 +93,19 @@ def with_variant_flags(terms: Sequence[Term], flags: Mapping[str, str], *, stric
     return changed
 
 
+def _takes(term: Term, name: str) -> bool:
+    """Return whether a setting is one of the term's variant, or of a layer of its pattern, and is not set there."""
+    if not term.kind:
+        return False
+    if term.kind == "mix" and name != "pattern":
+        layers = parse_pattern(term.settings["pattern"]) if "pattern" in term.settings else []
+        return any(name in variants()[layer["kind"]].model_fields and name not in layer for layer in layers)
+    return name in variants()[term.kind].model_fields and name not in term.settings
+
+
 def _parse(word: str) -> Term:
     kind, colon, _ = word.partition(":")
-    if kind in variants() or (colon and "/" not in word):
+    if kind in variants() or ("/" not in word and (colon or is_pattern(word))):
         table = parse_attention(word)
         kind = table.pop("kind")
         term = Term(word, kind, table)

@@ -19,6 +19,8 @@ class ComparisonSettings(Section):
     """first train the runs that are missing, one after another"""
     sort: SortKey = "given"
     """order of the rows after the baseline, which stays first"""
+    force: bool = False
+    """give verdicts across unequal conditions too; the tables say so"""
     kv_at: Annotated[int, Field(ge=1, le=1_000_000_000)] = 8192
     """tokens of context for the second column of cache sizes"""
 

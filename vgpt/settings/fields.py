@@ -147,6 +147,7 @@ def _variant_leaves(path: tuple[str, ...]) -> Iterator[Leaf]:
         for name, info in config.model_fields.items():
             leaf = merged.setdefault(name, Leaf(name, "Attention", info, (*path, name)))
             if leaf.info.annotation != info.annotation:
-                raise TypeError(f"attention {kind!r}: field {name!r} clashes in type with another variant")
+                owner = next(iter(leaf.variants))
+                raise TypeError(f"attention {kind!r}: field {name!r} is of another type than in {owner!r}")
             leaf.variants[kind] = info
     yield from merged.values()

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from vgpt.attention.mix.grammar import filled, parse_pattern
 from vgpt.attention.registry import parse_attention, unknown_variant, variants
 from vgpt.errors import SettingsError, did_you_mean
 from vgpt.settings.dotenv import read_dotenv
@@ -60,6 +62,7 @@ def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
 
     attention = next((leaf for leaf in known.values() if leaf.is_attention), None)
     kind = ""
+    of_variants = _tables_of_variants(tree, attention)
     if attention is not None:
         kind, inline = _choose_variant(tree, attention, given, faults)
         for name in inline:
@@ -68,10 +71,14 @@ def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
             if leaf.variants and name not in inline:
                 origins[name] = origin_of_preset if _holds(tree, leaf.path) else "default"
 
+    members = _members(tree, attention, kind)
     for name, (value, origin) in given.items():
         leaf = known[name]
         if leaf.is_attention:
             origins[name] = origin
+        elif leaf.variants and members & set(leaf.variants):
+            _fill_pattern(tree, attention, {owner: {name: _parsed(leaf, value)} for owner in leaf.variants})
+            origins["pattern"] = origin
         elif leaf.variants and kind in variants() and kind not in leaf.variants:
             remark = f"{leaf.flag} does not apply to --attn {kind}; it belongs to {', '.join(leaf.variants)}"
             if origin == "command line":
@@ -81,7 +88,21 @@ def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
         else:
             _descend(tree, leaf.path[:-1])[leaf.path[-1]] = _parsed(leaf, value)
             origins[name] = origin
+    if "match_to" in known:
+        _fill_reference(tree, known["match_to"], of_variants)
     return Loaded(_validated(model, tree, known, origins, given, faults, origin_of_preset), origins, notes)
+
+
+def given_value(model: type[BaseModel], sources: Sources, name: str) -> Any:
+    """Return what the sources say of one setting, before any validation; None where they say nothing."""
+    known = leaves(model)
+    given = _given(known, sources)
+    if name in given:
+        return given[name][0]
+    value: Any = sources.preset.tables if sources.preset else {}
+    for key in known[name].path:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _given(known: Mapping[str, Leaf], sources: Sources) -> dict[str, tuple[Any, str]]:
@@ -123,14 +144,45 @@ def _choose_variant(
     kind = inline.pop("kind")
     own = table.get(kind, {})
     parent[leaf.name] = {"kind": kind, **(own if isinstance(own, dict) else {}), **inline}
+    _fill_pattern(tree, leaf, {name: settings for name, settings in table.items() if isinstance(settings, dict)})
     return kind, set(inline)
+
+
+def _members(tree: Table, attention: Leaf | None, kind: str) -> set[str]:
+    """Return the variants in the pattern of a mix; none for a plain variant."""
+    if attention is None or kind != "mix":
+        return set()
+    pattern = _descend(tree, attention.path).get("pattern")
+    return {str(layer["kind"]) for layer in parse_pattern(pattern)} if pattern else set()
+
+
+def _tables_of_variants(tree: Table, attention: Leaf | None) -> Table:
+    """Return the preset's table of each variant."""
+    table = _descend(tree, attention.path[:-1]).get(attention.path[-1]) if attention is not None else None
+    return {kind: own for kind, own in table.items() if isinstance(own, dict)} if isinstance(table, dict) else {}
+
+
+def _fill_reference(tree: Table, leaf: Leaf, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give the variant of --match-to what the preset says of it, as --attn gets it."""
+    parent = _descend(tree, leaf.path[:-1])
+    text = parent.get(leaf.path[-1])
+    if isinstance(text, str):
+        with suppress(SettingsError):  # a word that is no variant is found at validation, beside all other faults
+            parent[leaf.path[-1]] = filled(text, settings)
+
+
+def _fill_pattern(tree: Table, attention: Leaf | None, settings: Mapping[str, Mapping[str, Any]]) -> None:
+    """Give the layers of a mix the settings of their variants that the pattern itself does not set."""
+    table = _descend(tree, attention.path) if attention is not None else {}
+    if table.get("kind") == "mix" and table.get("pattern"):
+        table["pattern"] = filled(table["pattern"], settings)
 
 
 def _parsed(leaf: Leaf, value: Any) -> Any:
     """Turn the words of a command line or environment into what pydantic reads."""
     if not isinstance(value, str):
         return value
-    if value.lower() == "none":
+    if value.lower() == "none" and "none" not in leaf.choices():
         return None if not leaf.is_sequence else ()
     if leaf.is_sequence:
         return tuple(part.strip() for part in value.split(",") if part.strip())

@@ -2,13 +2,26 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import Field, PrivateAttr, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grouped.config import MHAConfig
+from vgpt.attention.mix.config import MixConfig, with_last
 from vgpt.attention.registry import resolve_attention
 from vgpt.errors import SettingsError, did_you_mean
 from vgpt.schema import Section
+from vgpt.settings.matching import (
+    MULTIPLE,
+    UNMATCHED,
+    Budget,
+    Match,
+    Trunk,
+    budget,
+    match_cache,
+    matched_width,
+    resolve_reference,
+    spelled,
+)
 
 ACTIVATIONS: list[str] = ["gelu_new", "gelu", "silu", "relu", "relu2"]
 """Names of known MLP activations; `vgpt.model.activations.register_activation` adds to them."""
@@ -28,7 +41,9 @@ class ModelSettings(Section):
     """The architecture. Everything but `attn` is the trunk, equal for all variants of a comparison."""
 
     attn: AttentionSetting = MHAConfig()
-    """attention variant, also with its settings: gqa:n_kv_head=4"""
+    """attention variant, also with its settings, gqa:n_kv_head=4, or a pattern of layers, 5xlocal+mha"""
+    attn_last: str | None = None
+    """variant of the last layer; none = as the others"""
     n_layer: Annotated[int, Field(ge=1, le=1024)] = 6
     """transformer blocks"""
     n_head: Annotated[int, Field(ge=1, le=1024)] = 6
@@ -46,7 +61,13 @@ class ModelSettings(Section):
     sinks: bool = False
     """a learned logit per head in the softmax's denominator, so that a head can attend to nothing"""
     mlp_hidden: Annotated[int | None, Field(ge=1)] = None
-    """hidden width of the MLP; none = 4 * n_embd"""
+    """hidden width of the MLP, before --match changes it; none = 4 * n_embd"""
+    match: Literal["none", "params", "flops", "cache"] = "none"
+    """budget made equal to that of --match-to, by the width of the MLP; the cache, by the variant's own setting"""
+    match_to: str | None = None
+    """variant whose budget is matched; none = mha, in a comparison its first variant"""
+    match_multiple: Annotated[int, Field(ge=1, le=65_536)] = MULTIPLE
+    """matched MLP widths are multiples of this"""
     activation: str = "gelu_new"
     """activation of the MLP: gelu_new, gelu, silu, relu, relu2 or a registered one"""
     bias: bool = True
@@ -57,6 +78,8 @@ class ModelSettings(Section):
     """dropout on embeddings and on the output of attention and MLP"""
     flash: bool = True
     """fused attention kernels; --no-flash computes the naive formula"""
+
+    _budget: Budget | None = PrivateAttr(None)
 
     @property
     def shape(self) -> Shape:
@@ -74,9 +97,59 @@ class ModelSettings(Section):
         )
 
     @property
+    def raw_hidden(self) -> int:
+        """Hidden width of the MLP before matching: that of the reference."""
+        return self.mlp_hidden or 4 * self.n_embd
+
+    @property
     def hidden(self) -> int:
         """Hidden width F of the MLP."""
-        return self.mlp_hidden or 4 * self.n_embd
+        return self.raw_hidden if self._budget is None else self._budget.width
+
+    @property
+    def budget(self) -> Budget | None:
+        """The budget relative to that of `match_to`; None where nothing is matched."""
+        return self._budget
+
+    def concrete(self) -> dict[str, Any]:
+        """Return the fields with the outcome of matching written out: nobody needs to know the reference any more."""
+        if self.match == "none":
+            return dict(self)
+        return {**dict(self), "mlp_hidden": self.hidden, **UNMATCHED}
+
+    @model_validator(mode="after")
+    def _last_layer(self) -> "ModelSettings":
+        """Turn --attn-last into the pattern that it means, so that a model has one description of its layers."""
+        if self.attn_last is None:
+            return self
+        try:
+            last = resolve_attention(self.attn_last)
+        except SettingsError as error:
+            raise ValueError(f"--attn-last: {error.message}") from error
+        if isinstance(last, MixConfig):
+            raise ValueError(f"--attn-last {self.attn_last}: the last layer is one layer; name one variant")
+        # Frozen for everyone else; validators of the class itself may finish what it holds.
+        object.__setattr__(self, "attn", with_last(self.attn, last, self.n_layer))
+        object.__setattr__(self, "attn_last", None)
+        return self
+
+    @model_validator(mode="after")
+    def _match_has_a_reference(self) -> "ModelSettings":
+        """Spell the reference out; choose the variant's own setting where caches are matched."""
+        if self.match_to is not None and self.match == "none":
+            raise ValueError(f"--match-to {self.match_to} needs --match params, flops or cache")
+        if self.match_multiple != MULTIPLE and self.match not in ("params", "flops"):
+            raise ValueError(f"--match-multiple {self.match_multiple} needs --match params or flops")
+        if self.match == "none":
+            return self
+        if self.n_embd % self.n_head:
+            return self  # `_fits` says so
+        reference = resolve_reference(self.match_to or "mha", self.shape)
+        object.__setattr__(self, "match_to", spelled(reference))
+        if self.match == "cache":
+            attn = match_cache(self._match(), self.attn, reference, self._trunk())
+            object.__setattr__(self, "attn", attn)
+        return self
 
     @model_validator(mode="after")
     def _fits(self) -> "ModelSettings":
@@ -99,3 +172,20 @@ class ModelSettings(Section):
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    @model_validator(mode="after")
+    def _match_widths(self) -> "ModelSettings":
+        """Solve the MLP's width where parameters or FLOPs are matched."""
+        if self.match != "none":
+            trunk, reference = self._trunk(), resolve_reference(self.match_to or "mha", self.shape)
+            width = trunk.width
+            if self.match != "cache":
+                width = matched_width(self._match(), self.attn, reference, trunk)
+            self._budget = budget(self.attn, reference, trunk, width)
+        return self
+
+    def _match(self) -> Match:
+        return Match(self.match, self.match_to or "mha", self.match_multiple)
+
+    def _trunk(self) -> Trunk:
+        return Trunk(self.shape, self.n_layer, self.raw_hidden)

@@ -5,8 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 import vgpt
 from vgpt.errors import UsageError, did_you_mean
+from vgpt.settings.train import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,11 @@ class Preset:
 
     name: str
     tables: dict[str, Any]
+
+    def part_for(self, model: type[BaseModel]) -> "Preset":
+        """Return it without the sections of a run that `model` does not have; unknown ones stay, to be refused."""
+        others = TrainConfig.model_fields.keys() - model.model_fields.keys()
+        return Preset(self.name, {name: table for name, table in self.tables.items() if name not in others})
 
 
 def preset_directory() -> Path:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vgpt.schema import Section
+from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.model import ModelSettings
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
@@ -19,6 +20,10 @@ class TrainingSettings(Section):
 
     data: str = "demo"
     """directory made by vgpt prepare, or demo: the Python standard library's sources"""
+    init_from: str | None = None
+    """weights to start from: a run, a checkpoint, or hf:DIR with GPT-2's safetensors; none = random ones"""
+    fork: str | None = None
+    """run or checkpoint to go on from under other settings, with its optimizer and its place in the data"""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """sequences per micro-step and process"""
     grad_accum: Annotated[int, Field(ge=1, le=1_000_000)] = 1
@@ -41,6 +46,8 @@ class TrainingSettings(Section):
     """AdamW decay of the second moment"""
     grad_clip: Annotated[float, Field(ge=0)] = 1.0
     """largest gradient norm; 0 = no clipping"""
+    max_bad_steps: Annotated[int, Field(ge=0)] = 10
+    """updates in a row that may be left out because the gradient is not finite; one more ends the run"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
     """of initialisation, batch order and dropout"""
     eval_interval: Annotated[int, Field(ge=1)] = 250
@@ -61,6 +68,12 @@ class TrainingSettings(Section):
             raise ValueError(f"--min-lr {self.min_lr} must not be above --lr {self.lr}")
         return self
 
+    @model_validator(mode="after")
+    def _one_start(self) -> "TrainingSettings":
+        if self.init_from is not None and self.fork is not None:
+            raise ValueError("--init-from takes weights alone and --fork a run's whole state: choose one of them")
+        return self
+
 
 class SystemSettings(Section):
     """Where and in which precision the run is computed."""
@@ -71,6 +84,42 @@ class SystemSettings(Section):
     """precision of matrix products; auto = bfloat16 where the device computes it natively, else float32"""
     compile: bool = False
     """torch.compile the model"""
+    tf32: bool = False
+    """TensorFloat-32 for float32 matrix products on GPUs that have it: faster, 10 bits of mantissa"""
+    recompute: bool = False
+    """compute each block again in the backward pass in place of keeping its activations: less memory, a third slower"""
+
+
+class WorkerSettings(Section):
+    """How many processes share the work. Nothing here changes what is learnt, but by the sequences of one step."""
+
+    nproc: Annotated[int, Field(ge=1, le=1024)] = 1
+    """processes on this machine, one per GPU"""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """ddp = every process holds the model; fsdp = parameters, gradients and optimizer state are shared out"""
+    nnodes: Annotated[int, Field(ge=1, le=4096)] = 1
+    """machines, each started with the same command but for --node-rank"""
+    node_rank: Annotated[int, Field(ge=0)] = 0
+    """number of this machine, from 0"""
+    rdzv_endpoint: str | None = None
+    """host:port on machine 0 where machines meet; needed with --nnodes"""
+    retries: Annotated[int, Field(ge=0, le=1000)] = 0
+    """fresh starts from the last good checkpoint after a worker died"""
+    collective_timeout: Annotated[int, Field(ge=1, le=86_400)] = 300
+    """seconds after which processes that wait for each other give up"""
+
+    @property
+    def world_size(self) -> int:
+        """Processes on all machines."""
+        return self.nproc * self.nnodes
+
+    @model_validator(mode="after")
+    def _machines_can_meet(self) -> "WorkerSettings":
+        if self.node_rank >= self.nnodes:
+            raise ValueError(f"--node-rank {self.node_rank} must be below --nnodes {self.nnodes}")
+        if self.nnodes > 1 and not self.rdzv_endpoint:
+            raise ValueError("--nnodes needs --rdzv-endpoint HOST:PORT, an address of machine 0, the same on all")
+        return self
 
 
 class RunSettings(Section):
@@ -107,12 +156,18 @@ class TrainConfig(Section):
     model: ModelSettings = ModelSettings()
     train: TrainingSettings = TrainingSettings()
     system: SystemSettings = SystemSettings()
+    workers: WorkerSettings = WorkerSettings()
     run: RunSettings = RunSettings()
 
     @property
+    def sequences_per_step(self) -> int:
+        """Sequences of one optimizer step, of all processes."""
+        return self.train.batch_size * self.train.grad_accum * self.workers.world_size
+
+    @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step of one process."""
-        return self.train.batch_size * self.train.grad_accum * self.model.block_size
+        """Tokens of one optimizer step, of all processes."""
+        return self.sequences_per_step * self.model.block_size
 
     @property
     def steps(self) -> int:
@@ -139,13 +194,30 @@ class TrainConfig(Section):
         return self.run.runs_dir / self.name
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that decide what is learnt: a run resumes only under the same ones."""
-        return self.model_dump(mode="json", include={"model", "train", "system"})
+        """Return the settings that decide what is learnt: a run resumes only under the same ones.
+
+        Matching that leaves the MLP as it was has no part in it: the run is the one without matching. Nor has how a
+        step's sequences are divided into processes and micro-steps.
+        """
+        return self._learnt(matched=self.model.hidden != self.model.raw_hidden)
 
     def conditions(self) -> dict[str, Any]:
-        """Return the settings that a fair comparison holds equal: `identity` without the variant and the seed."""
-        table = self.identity()
+        """Return the settings that a fair comparison holds equal: `identity` without the variant and the seed.
+
+        Widths of MLPs that are matched to one reference differ as that rule says: the rule, and the reference's width,
+        are the condition. Matched caches differ by the variants' own settings alone.
+        """
+        table = self._learnt(matched=self.model.match in ("params", "flops"))
         del table["model"]["attn"], table["train"]["seed"]
+        return table
+
+    def _learnt(self, *, matched: bool) -> dict[str, Any]:
+        table = self.model_dump(mode="json", include={"model", "train", "system"})
+        for part in ("batch_size", "grad_accum"):
+            del table["train"][part]
+        table["train"]["sequences_per_step"] = self.sequences_per_step
+        if not matched:
+            table["model"] |= UNMATCHED
         return table
 
     def flat(self) -> dict[str, Any]:

@@ -88,6 +88,14 @@ class Mirror:
         return notes
 
 
+class BusyError(TrackingError):
+    """The run is being trained, or delivered by another process, which brings what is missing."""
+
+
+class UnreachableError(TrackingError):
+    """The store does not answer; another run that goes there would fare no better."""
+
+
 @dataclass(frozen=True)
 class Synced:
     """What a delivery did: the run's id in the store, the number of values sent, and the store in words."""
@@ -105,7 +113,9 @@ def sync_run(
     The store is the given one, else the environment's or `.env`'s, else the one the run was started with.
 
     Raises:
-        TrackingError: there is no run, it is being trained, or the store fails; what was sent before stays sent.
+        BusyError: it is being trained or delivered.
+        UnreachableError: the store fails; what was sent before stays sent.
+        TrackingError: there is no run, or the store refuses it.
     """
     record = read_record(run_dir)
     if record is None:
@@ -116,14 +126,15 @@ def sync_run(
     try:
         if owner is not None or not lock.acquire():
             who = f"trained by {owner}" if owner is not None else "delivered by another process"
-            raise TrackingError(
+            raise BusyError(
                 f"run {record.run_name!r} is being {who}", "Its mirror delivers; try again when it has ended."
             )
         delivery = Delivery(run_dir, target, say)
         sent = delivery.step(ended_as="killed")
         return Synced(delivery.run_id, sent, target.shown)
     except (StoreError, OSError) as error:
-        raise TrackingError(
+        kind = UnreachableError if isinstance(error, StoreError) and not error.refused else TrackingError
+        raise kind(
             f"MLflow at {target.shown}: {target.redact(str(error))}",
             "Try again when it answers, or set MLFLOW_TRACKING_URI=sqlite:///mlflow.db to deliver elsewhere.",
         ) from None

@@ -10,6 +10,7 @@ import math
 import os
 import sqlite3
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,6 +142,13 @@ class MlflowStore:
         """Copy a file to the run's artifacts."""
         with self._calls():
             self._client.log_artifact(run_id, str(path), folder or None)
+
+    def download(self, run_id: str, name: str) -> bytes | None:
+        """Return the content of an artifact at the top of a run's artifacts; None where there is none."""
+        with self._calls(), tempfile.TemporaryDirectory(prefix="vgpt-") as place:
+            if all(found.path != name for found in self._client.list_artifacts(run_id)):
+                return None
+            return Path(self._client.download_artifacts(run_id, name, place)).read_bytes()
 
     def runs(self, experiment_id: str, where: Mapping[str, str]) -> Iterator[StoredRun]:
         """Yield the runs that carry all the given tags, newest first, whatever their number."""

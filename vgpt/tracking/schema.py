@@ -17,6 +17,13 @@ HISTORY_METRICS: dict[str, str] = {
     "perf/tokens_per_second": "training tokens per second since the last logged step",
     "perf/mfu": "model FLOPs utilisation by the variant's own FLOPs, 0 to 1",
     "perf/mfu_palm": "model FLOPs utilisation by the PaLM convention, 0 to 1",
+    "system/cpu_percent": "use of all processors of the main process's machine since the last logged step, 0 to 100",
+    "system/process_cpu_percent": "processor time of the main process since the last logged step, 100 per processor",
+    "system/resident_bytes": "resident memory of the main process, bytes",
+    "system/memory_percent": "memory in use on the main process's machine, 0 to 100",
+    "system/gpu_allocated_bytes": "memory that tensors of the main process take on its GPU, bytes",
+    "system/gpu_reserved_bytes": "memory that the main process has reserved on its GPU, bytes",
+    "system/gpu_memory_percent": "memory in use on the main process's GPU by all processes, 0 to 100",
 }
 """Metrics with one value per logged step."""
 
@@ -29,11 +36,13 @@ SUMMARY_METRICS: dict[str, str] = {
     "flops/train_per_token": "training FLOPs per token from the variant's visible pairs",
     "flops/train_per_token_palm": "training FLOPs per token by the PaLM convention",
     "flops/peak": "peak FLOP/s that MFU is measured against; the tag vgpt.peak_source says where it is from",
-    "kv/bytes_per_token": "analytic cache growth per token over all layers, bytes; 0 for a constant state",
+    "kv/bytes_per_token": "analytic cache size at block_size tokens, one sequence, over block_size, bytes",
     "kv/bytes_at_context": "analytic cache size at block_size tokens, one sequence, bytes",
+    "kv/bytes_read": "analytic bytes of the cache that a decoding step at block_size tokens reads",
     "kv/bytes_measured": "cache size at block_size tokens as measured from its tensors, bytes",
     "memory/peak_bytes": "peak memory of training, bytes",
     "train/steps": "optimizer steps taken",
+    "train/skipped_steps": "updates left out because the gradient was not finite",
     "train/tokens": "tokens trained on",
     "train/seconds": "time spent in training steps, seconds",
 }
@@ -53,11 +62,15 @@ TAGS: dict[str, str] = {
     TAG_STATUS: "running, finished, failed, killed or diverged: finer than MLflow's own status",
     "vgpt.attn": "attention variant",
     "vgpt.attn_settings": "the variant's own settings as canonical JSON",
+    "vgpt.attn_layers": "variant and settings of every layer, in the grammar of --attn",
+    "vgpt.mlp_hidden": "hidden width of the MLP, after matching",
     "vgpt.seed": "seed of the run",
     "vgpt.settings_hash": "hash of all settings that make the run, the variant and the seed among them",
     "vgpt.conditions": "hash of everything that must be equal for a fair comparison",
     "vgpt.data_digest": "digest of the training and validation tokens",
     "vgpt.tokenizer": "fingerprint of the tokenizer",
+    "vgpt.init_digest": "SHA-256 of the weights that the run began with, where they were not random",
+    "vgpt.forked_from": "checkpoint of another run that the run goes on from, with its whole state",
     "vgpt.eval_windows": "number, length and hash of the fixed evaluation windows",
     "vgpt.git": "commit of the working tree, with -dirty where it was changed",
     "vgpt.version": "version of vgpt",
@@ -73,6 +86,7 @@ ARTIFACTS: dict[str, str] = {
     "environment.json": "versions, device and commit that the run was made with",
     "conditions.json": "what must be equal for a fair comparison: data digest, tokenizer fingerprint, schedule, trunk",
     "result.json": "final metrics as the trainer summarised them",
+    "val_windows.json": "loss of each evaluation window at the end, with the step and the name of the windows",
     "summary.json": "status and final metrics",
 }
 

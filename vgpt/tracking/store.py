@@ -34,6 +34,7 @@ class RunInfo:
         params: flattened settings as text.
         metrics: the last value of every metric.
         tags: see `vgpt.tracking.schema`.
+        directory: where its record was read; None for a run read from MLflow.
     """
 
     run_id: str
@@ -44,6 +45,7 @@ class RunInfo:
     params: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    directory: Path | None = None
 
     @property
     def id(self) -> str:
@@ -91,6 +93,16 @@ def metric_history(
     return _within(timeout, lambda: open_for_reading(target).history(run_id, key), target)
 
 
+def artifact(run_id: str, name: str, *, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT) -> bytes | None:
+    """Return the content of a run's artifact in MLflow; None where the run has none of that name.
+
+    Raises:
+        TrackingError: the store cannot be read, or not in time.
+    """
+    target = resolve_target(tracking_uri)
+    return _within(timeout, lambda: open_for_reading(target).download(run_id, name), target)
+
+
 def read_local_runs(
     runs_dir: Path, *, experiment: str | None = None, where: Mapping[str, str] | None = None
 ) -> list[RunInfo]:
@@ -121,7 +133,17 @@ def read_local_run(run_dir: Path) -> RunInfo | None:
     tags = {**record.tags, TAG_ID: record.id, TAG_STATUS: status}
     metrics = latest_metrics(read_metrics(run_dir))
     run_id = _local_run_id(run_dir, record.id)
-    return RunInfo(run_id, record.run_name, record.experiment, status, record.started, record.params, metrics, tags)
+    return RunInfo(
+        run_id,
+        record.run_name,
+        record.experiment,
+        status,
+        record.started,
+        record.params,
+        metrics,
+        tags,
+        directory=run_dir,
+    )
 
 
 def local_history(run_dir: Path, key: str) -> list[tuple[int, float]]:

@@ -64,12 +64,13 @@ class Target:
         return _USERINFO.sub(rf"\1{_MASK}@", text)
 
 
-def resolve_target(tracking_uri: str | None = None, *, recorded: str | None = None) -> Target:
+def resolve_target(tracking_uri: str | None = None, *, recorded: str | None = None, must_serve: bool = True) -> Target:
     """Return the store to use.
 
     Args:
         tracking_uri: what the caller asks for; None for the environment's, `.env`'s or the default.
         recorded: the store that a run's record names, used in place of the default.
+        must_serve: whether the store will be used; a wrong URI is no concern of those who only mask its secrets.
 
     Raises:
         TrackingError: the URI is of no kind that MLflow keeps runs in.
@@ -81,7 +82,8 @@ def resolve_target(tracking_uri: str | None = None, *, recorded: str | None = No
     uri = tracking_uri or merged.get(URI_VARIABLE) or recorded or f"sqlite:///{_DEFAULT_FILE}"
     uri, moved = _without_credentials(_absolute(uri))
     environment = _QUIET | merged | moved
-    _check_kind(uri, environment)
+    if must_serve:
+        _check_kind(uri, environment)
     note = permission_note(dotenv) if allowed else None
     return Target(
         uri, _shown(uri), environment | {URI_VARIABLE: uri}, _secrets(uri, environment), (note,) if note else ()
@@ -124,8 +126,9 @@ def _check_kind(uri: str, environment: Mapping[str, str]) -> None:
     if scheme == "file" and environment.get("MLFLOW_ALLOW_FILE_STORE", "").lower() == "true":
         return
     raise TrackingError(
-        f"{URI_VARIABLE} = {_shown(uri)!r} is no store that MLflow can keep runs in",
-        f"Use sqlite:///{_DEFAULT_FILE}, or http(s)://host:port of an MLflow server, or train with --tracker journal.",
+        f"tracking URI {_shown(uri)!r} is no store that MLflow can keep runs in",
+        f"Set --tracking-uri or {URI_VARIABLE} to sqlite:///{_DEFAULT_FILE} or to the http(s)://host:port of an MLflow "
+        "server, or train with --tracker journal.",
     )
 
 

@@ -42,7 +42,7 @@ def open_tracker(
     Raises:
         TrackingError: the run directory cannot be written, or the tracking URI is of no known kind.
     """
-    target = resolve_target(tracking_uri)
+    target = resolve_target(tracking_uri, must_serve=kind == "mlflow")
     for note in target.notes:
         say(note)
     run_dir = start.run_dir
@@ -179,6 +179,13 @@ class Tracker:
         if text not in self._said:
             self._said.add(text)
             self._say(text)
+
+
+class NoTracker(Tracker):
+    """Records nothing: for the processes of a run that are not the main one."""
+
+    def __init__(self) -> None:
+        self._finished = True
 
 
 def _record(start: RunStart, store: Target | None, target: Target, *, resume: bool) -> RunRecord:

@@ -2,6 +2,7 @@
 
 runs/<name>/ckpt/step-00001000/   model.safetensors  optimizer.safetensors  state.json
                                   settings.json  model.json  tokenizer.json ...  manifest.json
+                                  plugins.json where the attention is a plug-in's
 runs/<name>/ckpt/last, best       plain files that hold the name of a step directory
 """
 
@@ -17,13 +18,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vgpt.attention.plugin_record import absent_variants, plugin_record
 from vgpt.errors import CheckpointError
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.settings.train import TrainConfig
 from vgpt.text.tokenizer import Tokenizer
-from vgpt.training.files import remove_directory, sweep, verify, write_directory, write_json
+from vgpt.training.files import remove_directory, verify, write_directory, write_json
 
+PLUGINS = "plugins.json"
 STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -31,7 +34,10 @@ STEP = re.compile(r"step-(\d{8,})")
 class TrainingState:
     """What training remembers beside tensors; the schedule, the batches and dropout are functions of `step`.
 
-    `loss_sum` and `loss_count` are the unfinished log interval; `batch_hash` chains the hashes of all batches so far.
+    `loss_sum` and `loss_count` are the unfinished log interval; `batch_hash` chains the hashes of all batches so far;
+    `skipped_steps` counts updates left out because the gradient was not finite, `bad_steps` those in a row up to now.
+    `init_digest` is the SHA-256 of the weights that the run began with, empty for random ones; `forked_from` names the
+    checkpoint of another run that it went on from.
     """
 
     step: int = 0
@@ -46,16 +52,21 @@ class TrainingState:
     data_digest: str = ""
     finished: bool = False
     scaler: dict[str, Any] = field(default_factory=dict[str, Any])
+    bad_steps: int = 0
+    skipped_steps: int = 0
+    init_digest: str = ""
+    forked_from: str = ""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A verified checkpoint on disk."""
+    """A verified checkpoint on disk; `plugins` says which brought its variants, as `plugin_record` does."""
 
     directory: Path
     settings: TrainConfig
     model: GPT2Config
     state: TrainingState
+    plugins: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
 
     def tokenizer(self) -> Tokenizer:
         """Read the tokenizer that the model was trained with."""
@@ -80,24 +91,36 @@ class Checkpoint:
 def save_checkpoint(
     directory: Path,
     *,
-    model: GPT2Model,
-    optimizer: torch.optim.Optimizer,
+    model: GPT2Config,
+    weights: dict[str, Tensor],
+    optimizer: dict[str, Tensor],
     state: TrainingState,
     settings: TrainConfig,
     tokenizer: Tokenizer,
 ) -> Path:
     """Write `directory/step-NNNNNNNN` whole and flushed, and return it.
 
+    Args:
+        directory: `runs/<name>/ckpt`.
+        model: the architecture.
+        weights: whole tensors by parameter name, contiguous.
+        optimizer: whole tensors as `<parameter>/<slot>`.
+        state: where training stands.
+        settings: of the run.
+        tokenizer: that the model was trained with.
+
     Raises:
         OSError, SafetensorError: the disk is full or not writable; nothing that was there before is lost.
     """
 
     def fill(target: Path) -> None:
-        save_file(_contiguous(model.state_dict()), target / "model.safetensors")
-        save_file(optimizer_tensors(model, optimizer), target / "optimizer.safetensors")
+        save_file(weights, target / "model.safetensors")
+        save_file(optimizer, target / "optimizer.safetensors")
         write_json(target / "state.json", asdict(state))
         write_json(target / "settings.json", settings.model_dump(mode="json"))
-        write_json(target / "model.json", model.config.model_dump(mode="json"))
+        write_json(target / "model.json", model.model_dump(mode="json"))
+        if foreign := plugin_record(model.attn, model.n_layer):
+            write_json(target / PLUGINS, foreign)
         tokenizer.save(target)
 
     target = directory / f"step-{state.step:08d}"
@@ -126,8 +149,6 @@ def steps(directory: Path) -> list[Path]:
 
 def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return the newest checkpoint that verifies, and what was wrong with newer ones."""
-    if directory.is_dir():
-        sweep(directory)
     problems: list[str] = []
     for path in reversed(steps(directory)):
         try:
@@ -141,9 +162,10 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     """Verify and read a step directory.
 
     Raises:
-        CheckpointError: damaged, incomplete, or of a newer vgpt.
+        CheckpointError: damaged, incomplete, of a newer vgpt, or of a variant whose plug-in is not loaded.
     """
     verify(directory)
+    recorded = _plugins(directory)
     try:
         settings = TrainConfig.model_validate_json((directory / "settings.json").read_bytes())
         model = GPT2Config.model_validate_json((directory / "model.json").read_bytes())
@@ -152,7 +174,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         raise CheckpointError(
             f"{directory}: its settings cannot be read: {error}", "Use the vgpt version that wrote it."
         ) from error
-    return Checkpoint(directory, settings, model, state)
+    return Checkpoint(directory, settings, model, state, recorded)
 
 
 def find_checkpoint(place: str | Path, *, runs_dir: Path = Path("runs"), which: str = "best") -> Checkpoint:
@@ -190,49 +212,40 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         CheckpointError: unreadable, or other names or shapes than the model's.
     """
-    tensors = _read(path)
+    tensors = read_tensors(path)
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(f"{path} does not fit the model: {error}") from error
 
 
-def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the optimizer's state as `<parameter>/<slot>` tensors."""
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        for slot, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{name}/{slot}"] = value.detach().contiguous()
-    return tensors
-
-
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, path: Path) -> None:
-    """Give the optimizer its saved state back, by parameter name.
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
 
     Raises:
-        CheckpointError: unreadable, or of another model.
+        CheckpointError: unreadable.
     """
-    by_name = dict(model.named_parameters())
-    fused = any(group.get("fused") for group in optimizer.param_groups)
-    for key, value in _read(path).items():
-        name, _, slot = key.rpartition("/")
-        if name not in by_name:
-            raise CheckpointError(f"{path}: state of {name!r}, which the model does not have")
-        parameter = by_name[name]
-        # AdamW counts steps in a CPU tensor, unless the fused kernel reads the count on the device.
-        home = torch.device("cpu") if slot == "step" and not fused else parameter.device
-        optimizer.state[parameter][slot] = value.to(home)
-
-
-def _read(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
-def _contiguous(tensors: dict[str, Any]) -> dict[str, Tensor]:
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+def _plugins(directory: Path) -> list[dict[str, str]]:
+    """Read what a step directory says about the plug-ins of its variants; they must be loaded."""
+    path = directory / PLUGINS
+    try:
+        recorded = json.loads(path.read_bytes()) if path.exists() else []
+        absent = absent_variants(recorded)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if absent:
+        kinds = ", ".join(repr(kind) for kind, _ in absent)
+        remedies = "; ".join(dict.fromkeys(remedy for _, remedy in absent))
+        raise CheckpointError(
+            f"{directory}: its attention {kinds} comes from a plug-in that is not loaded", f"Load it: {remedies}"
+        )
+    return recorded
 
 
 def _pointed(directory: Path, name: str) -> str | None:

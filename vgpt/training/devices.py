@@ -34,13 +34,21 @@ class Compute:
         return cpu_name() if self.device.type == "cpu" else platform.machine()
 
 
-def resolve(settings: SystemSettings) -> Compute:
+def resolve(settings: SystemSettings, *, local_rank: int | None = None) -> Compute:
     """Choose device and precision.
+
+    Args:
+        settings: what is asked for.
+        local_rank: number of this process among those on this machine, each of which gets a GPU of its own.
 
     Raises:
         UsageError: the asked device or precision is not to be had here.
     """
     device = _device(settings.device)
+    if device.type == "cuda" and local_rank is not None:
+        device = _device(f"cuda:{local_rank}")
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
     if settings.dtype == "auto":
         dtype, reason = _native_dtype(device)
         return Compute(device, dtype, reason)

@@ -5,11 +5,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from vgpt.attention.mix.config import pattern_of
+from vgpt.attention.plugin_record import plugin_record
 from vgpt.data.dataset import Dataset
-from vgpt.evaluation.loss import Evaluator
+from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.settings.fields import shown
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
+from vgpt.tracking.windows import WindowLosses
+from vgpt.training.checkpoint import TrainingState
 from vgpt.training.devices import Compute
 from vgpt.training.files import write_json
 from vgpt.training.hardware import Peak
@@ -22,21 +26,25 @@ def open_record(
     compute: Compute,
     peak: Peak,
     evaluator: Evaluator,
+    state: TrainingState,
     *,
     resume_step: int | None,
     say: Callable[[str], None],
 ) -> Tracker:
     """Start the run's record, or continue it from `resume_step`.
 
-    The directory gets `environment.json` and `conditions.json`; both go to the tracker beside `settings.json`.
+    The directory gets `environment.json`, the plug-ins of its variants among it, and `conditions.json`; both go to the
+    tracker beside `settings.json`.
     """
-    about = environment(compute)
-    conditions = fair_conditions(config, data, compute, evaluator)
+    about = {**environment(compute), "plugins": plugin_record(config.model.attn, config.model.n_layer)}
+    conditions = fair_conditions(config, data, compute, evaluator, state.init_digest)
     write_json(config.directory / "environment.json", about)
     write_json(config.directory / "conditions.json", conditions)
     tags = {
         "vgpt.attn": config.model.attn.kind,
         "vgpt.attn_settings": json.dumps(config.model.attn.model_dump(mode="json"), sort_keys=True),
+        "vgpt.attn_layers": pattern_of([config.model.attn.at(layer) for layer in range(config.model.n_layer)]),
+        "vgpt.mlp_hidden": str(config.model.hidden),
         "vgpt.seed": str(config.train.seed),
         "vgpt.settings_hash": config.settings_hash,
         "vgpt.conditions": digest(conditions),
@@ -50,6 +58,10 @@ def open_record(
         "vgpt.torch": about["torch"],
         "vgpt.version": about["vgpt"],
     }
+    if state.init_digest:
+        tags["vgpt.init_digest"] = state.init_digest
+    if state.forked_from:
+        tags["vgpt.forked_from"] = state.forked_from
     start = RunStart(
         run_name=config.name,
         run_dir=config.directory,
@@ -69,22 +81,48 @@ def open_record(
     return tracker
 
 
-def fair_conditions(config: TrainConfig, data: Dataset, compute: Compute, evaluator: Evaluator) -> dict[str, Any]:
+def fair_conditions(
+    config: TrainConfig, data: Dataset, compute: Compute, evaluator: Evaluator, init_digest: str = ""
+) -> dict[str, Any]:
     """Return everything that two runs must share for their difference to be the attention's: and nothing else.
 
-    The place of the data does not matter, its content does; so do the device and the precision that `auto` came to.
+    The place of the data and of the first weights does not matter, their content does; so do the device and the
+    precision that `auto` came to.
     """
     table = config.conditions()
-    del table["train"]["data"]
+    for place in ("data", "init_from", "fork"):
+        del table["train"][place]
     table["system"] |= {"device": compute.device.type, "device_name": compute.device_name, "dtype": compute.dtype_name}
-    windows = hashlib.sha256(evaluator.rows.tobytes()).hexdigest()
     return {
         **table,
         "data": data.manifest.digest,
+        "init": init_digest,
         "tokenizer": data.tokenizer.fingerprint,
         "vocab_size": data.tokenizer.vocab_size,
-        "eval_windows": f"{len(evaluator.rows)}x{config.model.block_size}:{windows[:12]}",
+        "eval_windows": windows_name(evaluator),
     }
+
+
+def windows_name(evaluator: Evaluator) -> str:
+    """Return number, length and hash of the evaluation windows: `256x128:0123456789ab`."""
+    rows = evaluator.rows
+    return f"{rows.shape[0]}x{rows.shape[1] - 1}:{hashlib.sha256(rows.tobytes()).hexdigest()[:12]}"
+
+
+def record_windows(
+    config: TrainConfig,
+    evaluator: Evaluator,
+    final: Evaluation,
+    step: int,
+    tracker: Tracker,
+    say: Callable[[str], None],
+) -> None:
+    """Keep the final loss of each window: comparisons tell evaluation noise from it. A full disk costs only that."""
+    losses = WindowLosses(step, windows_name(evaluator), tuple(final.window_losses.tolist()))
+    try:
+        tracker.artifact(losses.save(config.directory))
+    except OSError as error:
+        say(f"the losses per window are NOT saved: {error.strerror or error}")
 
 
 def digest(table: dict[str, Any]) -> str:

@@ -1,31 +1,43 @@
 """One run from settings to result: opens what it needs, resumes what is there, trains, and records the outcome."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from vgpt.attention.mix.config import cut_off
+from vgpt.attention.plugin_record import changed_variants
 from vgpt.data.dataset import Dataset, open_dataset
 from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
 from vgpt.errors import DataError, DivergedError, UsageError
-from vgpt.evaluation.loss import Evaluation, Evaluator
+from vgpt.evaluation.loss import Evaluator
 from vgpt.model.config import GPT2Config
-from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token, train_flops_per_token
+from vgpt.model.costs import (
+    count_parameters,
+    palm_flops_per_token,
+    train_flops_per_token,
+)
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import RunLock
-from vgpt.training.checkpoint import Checkpoint, TrainingState, load_optimizer, load_weights, newest
+from vgpt.tracking.record import RECORD_FILE
+from vgpt.tracking.target import resolve_target
+from vgpt.tracking.tracker import NoTracker, Tracker
+from vgpt.training.checkpoint import Checkpoint, TrainingState, load_weights, newest, read_tensors, steps
 from vgpt.training.devices import Compute, resolve
-from vgpt.training.display import Display
-from vgpt.training.files import write_json
-from vgpt.training.hardware import Peak, peak_flops, peak_memory
+from vgpt.training.display import Display, Quiet
+from vgpt.training.distributed import ALONE, World, join, leave
+from vgpt.training.files import sweep, write_json
+from vgpt.training.fork import fork_run
+from vgpt.training.hardware import Peak, peak_flops
 from vgpt.training.optimizer import build_optimizer
-from vgpt.training.record import open_record
+from vgpt.training.record import open_record, record_windows
+from vgpt.training.replica import build_replica
+from vgpt.training.source import open_source
 from vgpt.training.stopping import StopRequest
+from vgpt.training.summary import read_summary, summarise
 from vgpt.training.trainer import Costs, Trainer
 
 DEMO = "demo"
@@ -55,31 +67,62 @@ def load_data(place: str, progress: DataProgress | None = None) -> Dataset:
     return open_dataset(Path(place))
 
 
-def train_run(config: TrainConfig, display: Display, *, data_progress: DataProgress | None = None) -> RunResult:
-    """Train a run, or continue it where it was left.
+def train_run(
+    config: TrainConfig, display: Display, *, data_progress: DataProgress | None = None, world: World = ALONE
+) -> RunResult:
+    """Train a run, or continue it where it was left; with others, where `world` names this process among them.
 
     Raises:
         UsageError: the name belongs to a run with other settings or is in use.
+        TrackingError: the tracking URI is of no known kind.
         DataError, CheckpointError, DivergedError: see there.
     """
-    config.directory.mkdir(parents=True, exist_ok=True)
-    with RunLock(config.directory):
-        refuse_other_settings(config)
-        data = load_data(config.train.data, data_progress)
-        compute = resolve(config.system)
-        checkpoint, problems = newest(config.directory / "ckpt")
-        for problem in problems:
-            display.say(f"damaged checkpoint left out: {problem}")
-        if checkpoint is not None and checkpoint.state.data_digest != data.manifest.digest:
-            raise DataError(
-                f"{config.directory} was trained on other data than {config.train.data} holds now "
-                f"(digest {checkpoint.state.data_digest[:12]} then, {data.manifest.digest[:12]} now)",
-                "Choose another --run-name, or restore the data.",
-            )
-        if checkpoint is not None and checkpoint.state.finished and (summary := _summary(config.directory)):
-            display.say(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
-            return RunResult(config.name, config.directory, "already", 0, summary)
-        return _train(config, display, data, compute, checkpoint)
+    if config.run.tracker == "mlflow":
+        resolve_target(config.run.tracking_uri)  # a wrong URI is refused before anything is made or computed
+    compute = resolve(config.system, local_rank=None if world.alone else world.local_rank)
+    join(world, compute.device, config.workers.collective_timeout)
+    try:
+        if not world.main:
+            result = _as_one_of_many(config, Quiet(), compute, world)
+        else:
+            config.directory.mkdir(parents=True, exist_ok=True)
+            with RunLock(config.directory):
+                refuse_other_settings(config)
+                # The others open what is then prepared.
+                fork_run(config, load_data(config.train.data, data_progress), display.say)
+                result = _as_one_of_many(config, display, compute, world)
+        # A process that left while another still records would break the connection for it.
+        world.wait()
+        return result
+    finally:
+        leave()
+
+
+def _as_one_of_many(config: TrainConfig, display: Display, compute: Compute, world: World) -> RunResult:
+    world.wait()
+    data = load_data(config.train.data)
+    if world.main:
+        sweep(config.directory / "ckpt")
+    world.wait()
+    checkpoint, problems = newest(config.directory / "ckpt")
+    for problem in problems:
+        display.say(f"damaged checkpoint left out: {problem}")
+    if checkpoint is not None and checkpoint.state.data_digest != data.manifest.digest:
+        raise DataError(
+            f"{config.directory} was trained on other data than {config.train.data} holds now "
+            f"(digest {checkpoint.state.data_digest[:12]} then, {data.manifest.digest[:12]} now)",
+            "Choose another --run-name, or restore the data.",
+        )
+    if checkpoint is not None and checkpoint.state.finished and (summary := read_summary(config.directory)):
+        display.say(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
+        return RunResult(config.name, config.directory, "already", 0, summary)
+    return _train(config, display, data, compute, checkpoint, world)
+
+
+def finished_result(config: TrainConfig) -> RunResult | None:
+    """Return the result of a run that has ended, from its directory."""
+    summary = read_summary(config.directory)
+    return None if summary is None else RunResult(config.name, config.directory, "finished", 0, summary)
 
 
 def refuse_other_settings(config: TrainConfig) -> None:
@@ -89,7 +132,8 @@ def refuse_other_settings(config: TrainConfig) -> None:
         UsageError: the run exists with other settings; the message shows each that differs.
     """
     path = config.directory / "settings.json"
-    if not path.exists():
+    # A run that never came to train, because its data or its source was refused, holds no name.
+    if not path.exists() or not (steps(config.directory / "ckpt") or (config.directory / RECORD_FILE).exists()):
         write_json(path, config.model_dump(mode="json"))
         return
     try:
@@ -113,61 +157,28 @@ def refuse_other_settings(config: TrainConfig) -> None:
 
 def build_model(config: TrainConfig, vocab_size: int) -> GPT2Model:
     """Build and initialise the model that a run starts from, in float32 on the CPU."""
-    model = GPT2Model(GPT2Config(**dict(config.model), vocab_size=vocab_size))
+    model = GPT2Model(GPT2Config(**config.model.concrete(), vocab_size=vocab_size))
     initialise(model, config.train.seed)
     return model
 
 
 def _train(
-    config: TrainConfig, display: Display, data: Dataset, compute: Compute, checkpoint: Checkpoint | None
+    config: TrainConfig, display: Display, data: Dataset, compute: Compute, checkpoint: Checkpoint | None, world: World
 ) -> RunResult:
-    evaluator = Evaluator.of(data, config.model.block_size, config.train.eval_windows)
-    model = build_model(config, data.tokenizer.vocab_size)
-    train = config.train
-    state = TrainingState(data_digest=data.manifest.digest)
-    if checkpoint is not None:
-        load_weights(model, checkpoint.directory / "model.safetensors")
-        state = checkpoint.state
-    model.to(compute.device)
-    optimizer = build_optimizer(
-        model, lr=train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay, device=compute.device
-    )
-    if checkpoint is not None:
-        load_optimizer(model, optimizer, checkpoint.directory / "optimizer.safetensors")
-        display.say(f"resuming {config.name} at step {state.step}")
-    if config.system.compile:
-        model.hidden = torch.compile(model.hidden)
-    torch.manual_seed(train.seed)
-
     peak = peak_flops(compute)
-    costs = Costs(train_flops_per_token(model.config), palm_flops_per_token(model.config), peak.flops)
-    display.say(
-        f"{config.name}: {count_parameters(model.config).total:,} parameters, {compute.device_name}, "
-        f"{compute.dtype_name} ({compute.reason}), peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
-    )
-    resume_step = None if checkpoint is None else state.step
-    tracker = open_record(config, data, compute, peak, evaluator, resume_step=resume_step, say=display.say)
-    trainer = Trainer(
-        config,
-        model=model,
-        optimizer=optimizer,
-        state=state,
-        data=data,
-        evaluator=evaluator,
-        compute=compute,
-        costs=costs,
-        tracker=tracker,
-        display=display,
-        log_file=config.directory / f"{config.model.attn.kind}.log",
-    )
+    trainer = _trainer(config, display, data, compute, peak, checkpoint, world)
     status = "failed"
     summary: dict[str, float] = {}
     with StopRequest(display.say) as stop:
-        display.start(config.name, config.steps, state.step)
+        display.start(config.name, config.steps, trainer.state.step)
         try:
-            status = trainer.run(stop)
+            status = trainer.run(stop, evaluate_first=checkpoint is None and config.train.init_from is not None)
             if status != "stopped":
-                summary = summarise(config, trainer, model, compute, peak)
+                # Of the last step, which training has just made.
+                final = trainer.last_evaluation or trainer.evaluation()
+                summary = summarise(trainer, final, compute, peak)
+                if world.main:
+                    record_windows(config, trainer.evaluator, final, trainer.state.step, trainer.tracker, display.say)
         except DivergedError:
             status = "diverged"
             raise
@@ -177,67 +188,90 @@ def _train(
         finally:
             display.stop()
             ending = {"finished": "finished", "early": "finished", "stopped": "killed"}.get(status, status)
-            for note in tracker.finish(ending, summary):
+            for note in trainer.tracker.finish(ending, summary):
                 display.say(note)
     code = stop.exit_code if status == "stopped" else 0
     if code:
-        display.say(f"stopped at step {state.step}; run the same command again to continue")
+        display.say(f"stopped at step {trainer.state.step}; run the same command again to continue")
     return RunResult(config.name, config.directory, status, code, summary)
 
 
-def summarise(
-    config: TrainConfig, trainer: Trainer, model: GPT2Model, compute: Compute, peak: Peak
-) -> dict[str, float]:
-    """Return the figures that comparisons read, under their names in the tracking schema."""
-    state, architecture = trainer.state, model.config
-    final = final_evaluation(config, trainer, compute)
-    rate = state.tokens / state.seconds if state.seconds else 0.0
-    element = torch.finfo(compute.dtype).bits // 8
-    context = architecture.block_size
-    measured = measured_cache_bytes(model, context, compute.dtype)
-    count = count_parameters(architecture)
-    return {
-        **final.metrics(),
-        "val/best_loss": state.best_loss if state.best_loss is not None else final.loss,
-        "params/total": count.total,
-        "params/attention": count.attention,
-        "params/non_embedding": count.non_embedding,
-        "flops/train_per_token": trainer.costs.flops_per_token,
-        "flops/train_per_token_palm": trainer.costs.palm_flops_per_token,
-        "flops/peak": peak.flops,
-        "kv/bytes_per_token": cache_bytes(architecture, context, element) / context,
-        "kv/bytes_at_context": cache_bytes(architecture, context, element),
-        "kv/bytes_measured": measured,
-        "memory/peak_bytes": peak_memory(compute.device),
-        "train/tokens": state.tokens,
-        "train/steps": state.step,
-        "train/seconds": state.seconds,
-        "perf/tokens_per_second": rate,
-        "perf/mfu": trainer.costs.mfu(rate),
-        "perf/mfu_palm": trainer.costs.mfu_palm(rate),
-    }
+def _trainer(
+    config: TrainConfig,
+    display: Display,
+    data: Dataset,
+    compute: Compute,
+    peak: Peak,
+    checkpoint: Checkpoint | None,
+    world: World,
+) -> Trainer:
+    """Build what trains, from the beginning or from a checkpoint, and open its record."""
+    train = config.train
+    model, state = _model(config, data, checkpoint, display)
+    model.to(compute.device)
+    model.recompute = config.system.recompute
+    if config.system.compile:
+        model.hidden = torch.compile(model.hidden)
+    replica = build_replica(model, config, world, compute.device)
+    optimizer = build_optimizer(
+        model, lr=train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay, device=compute.device
+    )
+    if checkpoint is not None:
+        replica.load_optimizer(optimizer, read_tensors(checkpoint.directory / "optimizer.safetensors"))
+        display.say(f"resuming {config.name} at step {state.step}")
+        for kind in changed_variants(checkpoint.plugins):
+            display.say(f"the plug-in of {kind!r} is not the one that trained so far: its file has changed")
+    torch.manual_seed(train.seed)
+    _announce(config, model.config, compute, peak, world, display)
+    evaluator = Evaluator.of(data, config.model.block_size, train.eval_windows)
+    resume_step = None if checkpoint is None else state.step
+    tracker: Tracker = NoTracker()
+    if world.main:
+        tracker = open_record(config, data, compute, peak, evaluator, state, resume_step=resume_step, say=display.say)
+    return Trainer(
+        config,
+        model=model,
+        optimizer=optimizer,
+        state=state,
+        data=data,
+        evaluator=evaluator,
+        compute=compute,
+        costs=Costs(train_flops_per_token(model.config), palm_flops_per_token(model.config), peak.flops * world.size),
+        tracker=tracker,
+        display=display,
+        log_file=config.directory / f"{config.model.attn.kind}.log",
+        replica=replica,
+        world=world,
+    )
 
 
-def final_evaluation(config: TrainConfig, trainer: Trainer, compute: Compute) -> Evaluation:
-    """Return the evaluation of the last step, which training has just made."""
-    return trainer.last_evaluation or trainer.evaluator.evaluate(trainer.model, dtype=compute.dtype)
+def _model(
+    config: TrainConfig, data: Dataset, checkpoint: Checkpoint | None, display: Display
+) -> tuple[GPT2Model, TrainingState]:
+    """Return the model and where training stands: as saved, as its source was left, or at the very beginning."""
+    model = build_model(config, data.tokenizer.vocab_size)
+    if checkpoint is not None:
+        load_weights(model, checkpoint.directory / "model.safetensors")
+        return model, checkpoint.state
+    state = TrainingState(data_digest=data.manifest.digest)
+    if config.train.init_from is not None:
+        source = open_source(config.train.init_from, runs_dir=config.run.runs_dir)
+        source.fill(model, data.tokenizer)
+        state.init_digest = source.digest
+        display.say(f"weights from {source.name} (SHA-256 {source.digest[:12]})")
+    return model, state
 
 
-def measured_cache_bytes(model: GPT2Model, tokens: int, dtype: torch.dtype) -> int:
-    """Return the bytes in use in real caches after `tokens` tokens of one sequence went through them."""
-    caches = model.make_caches(1, tokens, dtype=dtype)
-    ids = torch.zeros(1, tokens, dtype=torch.int64, device=model.wte.weight.device)
-    training = model.training
-    model.eval()
-    with torch.inference_mode(), torch.autocast(ids.device.type, dtype=dtype, enabled=dtype is not torch.float32):
-        model.hidden(ids, caches)
-    model.train(training)
-    return sum(cache.nbytes for cache in caches)
-
-
-def _summary(directory: Path) -> dict[str, float] | None:
-    try:
-        value: Any = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-        return {name: float(figure) for name, figure in value["metrics"].items()} or None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+def _announce(
+    config: TrainConfig, model: GPT2Config, compute: Compute, peak: Peak, world: World, display: Display
+) -> None:
+    """Say what is trained on what, and what the settings came to."""
+    display.say(
+        f"{config.name}: {count_parameters(model).total:,} parameters, {compute.device_name}, "
+        f"{compute.dtype_name} ({compute.reason}), peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
+        + ("" if world.alone else f", {world.size} processes ({config.workers.parallel})")
+    )
+    if config.model.budget is not None:
+        display.say(f"--match {config.model.match}: {config.model.budget}")
+    if remark := cut_off(config.model.attn, config.model.n_layer):
+        display.say(remark)

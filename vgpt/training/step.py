@@ -1,5 +1,6 @@
 """One optimizer update: forward, backward, clip, step. No logging, no data, no schedule."""
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.loss import cross_entropy
+from vgpt.training.replica import Replica
 
 
 @dataclass(frozen=True)
@@ -17,12 +18,14 @@ class StepResult:
     """What one update saw; tensors stay on the device, so that reading them is the caller's choice.
 
     Attributes:
-        loss: mean loss in nats over all micro-batches, before the update.
+        loss: mean loss in nats over this process's micro-batches, before the update.
         grad_norm: global norm of the gradient before clipping.
+        skipped: whether the update was left out because the gradient is not finite; all processes agree on it.
     """
 
     loss: Tensor
     grad_norm: Tensor
+    skipped: bool = False
 
 
 class TrainStep:
@@ -33,6 +36,7 @@ class TrainStep:
         optimizer: over the model's parameters.
         dtype: type of matrix products; bfloat16 and float16 run under autocast, float16 on CUDA with loss scaling.
         grad_clip: largest global gradient norm; 0 for no limit.
+        replica: how this process holds the model; alone by default.
     """
 
     def __init__(
@@ -42,8 +46,10 @@ class TrainStep:
         *,
         dtype: torch.dtype = torch.float32,
         grad_clip: float = 1.0,
+        replica: Replica | None = None,
     ) -> None:
         self.model = model
+        self.replica = replica or Replica(model)
         self.optimizer = optimizer
         self.dtype = dtype
         self.grad_clip = grad_clip
@@ -62,31 +68,37 @@ class TrainStep:
         """Update once from `batches` of (ids, targets), each (B, T) and of equal size, their gradients averaged."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        losses = [self._backward(ids, targets, len(batches)) for ids, targets in batches]
+        last = len(batches) - 1
+        losses = [self._backward(*batch, len(batches), last=i == last) for i, batch in enumerate(batches)]
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norm = self._clip()
+        # Loss scaling looks for the limit of float16 by going past it, and leaves out those updates itself.
+        skipped = self.scaler is None and not math.isfinite(float(norm))
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        else:
+        elif not skipped:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
-        return StepResult(loss, norm)
+        return StepResult(loss, norm, skipped)
 
-    def _backward(self, ids: Tensor, targets: Tensor, accumulate: int) -> Tensor:
-        with self.autocast():
-            loss = cross_entropy(self.model, ids, targets)
-        part = loss if accumulate == 1 else loss / accumulate
-        (part if self.scaler is None else self.scaler.scale(part)).backward()
+    def _backward(self, ids: Tensor, targets: Tensor, accumulate: int, *, last: bool) -> Tensor:
+        with self.replica.micro_step(last):
+            with self.autocast():
+                loss = self.replica.loss(ids, targets)
+            part = loss if accumulate == 1 else loss / accumulate
+            (part if self.scaler is None else self.scaler.scale(part)).backward()
         return loss.detach()
 
     def _clip(self) -> Tensor:
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
+        if hasattr(norm, "full_tensor"):
+            norm = norm.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]  # a DTensor, of shared gradients
         if not self.grad_clip:
             return norm
         # Where reading the norm costs no synchronisation, gradients within the limit are left alone.
-        if self.device.type != "cpu" or not float(norm) <= self.grad_clip:
+        if self.device.type != "cpu" or self.grad_clip < float(norm) < math.inf:
             clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
         return norm

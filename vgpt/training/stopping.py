@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: it finishes the step, saves, and ends; a second one ends it at once."""
+"""Signals to a run: one asks it to save and stop, a second one ends it at once; SIGUSR1 asks it to save and go on."""
 
 import signal
 import threading
@@ -6,21 +6,29 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SAVE = signal.SIGUSR1
 
 
 class StopRequest:
-    """Listens for SIGINT and SIGTERM while it is entered; only the main thread can listen."""
+    """Listens for SIGINT, SIGTERM, SIGHUP and SIGUSR1 while it is entered; only the main thread can listen.
+
+    Attributes:
+        requested: number of the signal that asked for an end; 0 for none.
+        save: whether a checkpoint was asked for and not yet begun.
+    """
 
     def __init__(self, say: Callable[[str], None]) -> None:
-        self.requested: signal.Signals | None = None
+        self.requested = 0
+        self.save = False
         self._say = say
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         """Take the signals over."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            self._before = {number: signal.signal(number, self._stop) for number in _STOP}
+            self._before[_SAVE] = signal.signal(_SAVE, self._ask_save)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -28,13 +36,16 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested is not None:
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
             raise KeyboardInterrupt
-        self.requested = signal.Signals(number)
-        self._say(f"{self.requested.name}: saving after this step; once more to stop at once without saving")
+        self.requested = number
+        self._say(f"{signal.Signals(number).name}: saving after this step; once more to stop at once without saving")
+
+    def _ask_save(self, number: int, frame: FrameType | None) -> None:
+        self.save = True
 
     @property
     def exit_code(self) -> int:
         """130 after Ctrl-C; 75 (try again later) after SIGTERM, as batch systems send it before they take a node."""
-        return 130 if self.requested is signal.SIGINT else 75
+        return 130 if self.requested == signal.SIGINT else 75

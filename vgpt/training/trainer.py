@@ -5,9 +5,9 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from vgpt.data.batches import BatchSource
@@ -17,12 +17,17 @@ from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.tracker import Tracker
-from vgpt.training.checkpoint import TrainingState, point, rotate, save_checkpoint
+from vgpt.training.checkpoint import TrainingState, steps
 from vgpt.training.devices import Compute
 from vgpt.training.display import Display, Progress
+from vgpt.training.distributed import ALONE, World
+from vgpt.training.feed import Feed
+from vgpt.training.replica import Replica
+from vgpt.training.saver import Saved, Saver
 from vgpt.training.schedule import learning_rate
 from vgpt.training.step import StepResult, TrainStep
 from vgpt.training.stopping import StopRequest
+from vgpt.training.usage import Usage
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,8 @@ class Trainer:
         tracker: Tracker,
         display: Display,
         log_file: Path,
+        replica: Replica | None = None,
+        world: World = ALONE,
     ) -> None:
         self.config = config
         self.model = model
@@ -71,63 +78,107 @@ class Trainer:
         self.tracker = tracker
         self.display = display
         self.log_file = log_file
-        self.directory = config.directory / "ckpt"
+        self.world = world
+        self.replica = replica or Replica(model)
+        self.saver = Saver(config, model.config, data.tokenizer, self._saved)
         train = config.train
-        self.batches = BatchSource(data.train.tokens, config.model.block_size, train.batch_size, train.seed)
-        self.step = TrainStep(model, optimizer, dtype=compute.dtype, grad_clip=train.grad_clip)
+        source = BatchSource(data.train.tokens, config.model.block_size, train.batch_size, train.seed)
+        self.feed = Feed(source, train.grad_accum, world, compute.device)
+        self.usage = Usage(compute.device) if world.main else None
+        self.step = TrainStep(model, optimizer, dtype=compute.dtype, grad_clip=train.grad_clip, replica=self.replica)
         if self.step.scaler is not None and state.scaler:
             self.step.scaler.load_state_dict(dict(state.scaler))
         # Summed in float64 so that a resumed interval adds up to the same bits.
         self._loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=compute.device)
         self._mark = time.perf_counter()
         self._timed_steps = 0
+        self._norm = torch.tensor(math.nan)
         self.last_evaluation: Evaluation | None = None
 
-    def run(self, stop: StopRequest) -> str:
+    def run(self, stop: StopRequest, *, evaluate_first: bool = False) -> str:
         """Train to the end of the budget.
+
+        Args:
+            stop: asks for an early end.
+            evaluate_first: also evaluate and save before the first step: what was learnt elsewhere is a result.
 
         Returns:
             "finished"; "early" when patience ran out; "stopped" when a signal asked for it. A checkpoint of the last
-            step is on disk in all three cases.
+            step is on disk in all three cases, unless the disk refused it.
 
         Raises:
-            DivergedError: the loss is no longer a finite number.
+            DivergedError: the loss is no longer a finite number, or too many gradients in a row were not.
         """
-        config, state = self.config, self.state
         self.model.train()
         self._mark = time.perf_counter()
+        try:
+            if evaluate_first:
+                self._evaluate()
+                self._save()
+            return self._loop(stop)
+        finally:
+            self.feed.close()
+            self.saver.wait()
+
+    def _loop(self, stop: StopRequest) -> str:
+        config, state = self.config, self.state
         while state.step < config.steps:
-            result = self._update()
+            self._update()
             self.display.advance(state.step)
             last = state.step == config.steps
             if state.step % config.run.log_interval == 0 or last:
-                self._log(result)
+                self._log()
             improved = early = False
             if state.step % config.train.eval_interval == 0 or last:
                 improved, early = self._evaluate()
             state.finished = last or early
-            stopping = stop.requested is not None
-            if state.finished or improved or stopping or state.step % config.run.save_interval == 0:
+            requested, asked = self.world.agree(stop.requested, stop.save, device=self.compute.device)
+            stop.requested, stop.save = int(requested), False
+            if state.finished or improved or requested or asked or state.step % config.run.save_interval == 0:
                 self._save()
+            self.saver.poll()
             if state.finished:
                 return "finished" if last else "early"
-            if stopping:
+            if requested:
                 return "stopped"
         return "finished"
 
-    def _update(self) -> StepResult:
+    def _update(self) -> None:
         train, state = self.config.train, self.state
         if self.config.model.dropout:
-            # Dropout is a function of (seed, step), like the batches: nothing to save, nothing to restore.
-            torch.manual_seed(_mixed(train.seed, state.step))
+            # Dropout is a function of (seed, step, rank), like the batches: nothing to save, nothing to restore.
+            torch.manual_seed(_mixed(train.seed, state.step, self.world.rank))
         lr = self._learning_rate(state.step)
         result = self.step(self._batches(), lr)
-        self._loss_sum += result.loss.double()
-        state.loss_count += 1
-        self._timed_steps += 1
         state.step += 1
         state.tokens += self.config.tokens_per_step
-        return result
+        self._timed_steps += 1
+        if result.skipped:
+            self._count_bad_step(result)
+            return
+        state.bad_steps = 0
+        self._loss_sum += result.loss.double()
+        self._norm = result.grad_norm
+        state.loss_count += 1
+
+    def _count_bad_step(self, result: StepResult) -> None:
+        """Count an update that was left out; end the run after too many in a row."""
+        state, most = self.state, self.config.train.max_bad_steps
+        state.bad_steps += 1
+        state.skipped_steps += 1
+        norm = float(result.grad_norm)
+        self.tracker.event("bad_step", step=state.step, grad_norm=str(norm), batches=state.batch_hash)
+        self._say(
+            f"step {state.step}: the gradient norm is {norm}; this update is left out ({state.bad_steps} in a row)"
+        )
+        if state.bad_steps > most:
+            self._stop_diverged(f"{state.bad_steps} gradients in a row were not finite, up to step {state.step}")
+
+    def _stop_diverged(self, what: str) -> NoReturn:
+        self.saver.wait()
+        good = next((path for path in reversed(steps(self.saver.directory))), None)
+        kept = f"The last good checkpoint is {good}." if good else "There is no checkpoint yet."
+        raise DivergedError(what, f"Try a lower --lr or a longer --warmup-steps. {kept}")
 
     def _learning_rate(self, step: int) -> float:
         train = self.config.train
@@ -136,26 +187,17 @@ class Trainer:
         )
 
     def _batches(self) -> list[tuple[Tensor, Tensor]]:
-        accumulate = self.config.train.grad_accum
-        chain = hashlib.blake2b(self.state.batch_hash.encode(), digest_size=16)
-        moved: list[tuple[Tensor, Tensor]] = []
-        for micro in range(accumulate):
-            ids, targets = self.batches.batch(self.state.step, micro_step=micro, grad_accum=accumulate)
-            chain.update(ids.tobytes())
-            moved.append((self._to_device(torch.from_numpy(ids)), self._to_device(torch.from_numpy(targets))))
-        self.state.batch_hash = chain.hexdigest()
-        return moved
+        """Return this process's micro-batches of the step, and chain the hash of the step's whole batch."""
+        found, chain = self.feed.step(self.state.step), self.state.batch_hash
+        self.state.batch_hash = hashlib.blake2b((chain + found.digest).encode(), digest_size=16).hexdigest()
+        return found.micro
 
-    def _to_device(self, ids: Tensor) -> Tensor:
-        if self.compute.device.type == "cuda":
-            return ids.pin_memory().to(self.compute.device, non_blocking=True)
-        return ids.to(self.compute.device)
-
-    def _log(self, result: StepResult) -> None:
+    def _log(self) -> None:
         config, state = self.config, self.state
         self._check_finite()
-        loss = float(self._loss_sum) / state.loss_count
-        norm = float(result.grad_norm)
+        # An interval of which every update was left out has no loss.
+        loss = float(self.world.mean(self._loss_sum.clone())) / state.loss_count if state.loss_count else math.nan
+        norm = float(self._norm)
         seconds = self._elapsed()
         rate = self._timed_steps * config.tokens_per_step / seconds
         state.seconds += seconds
@@ -169,6 +211,7 @@ class Trainer:
                 "perf/tokens_per_second": rate,
                 "perf/mfu": self.costs.mfu(rate),
                 "perf/mfu_palm": self.costs.mfu_palm(rate),
+                **(self.usage.measure() if self.usage is not None else {}),
             },
             step=state.step,
             tokens=state.tokens,
@@ -186,16 +229,13 @@ class Trainer:
     def _check_finite(self) -> None:
         total = float(self._loss_sum)
         if not math.isfinite(total):
-            raise DivergedError(
-                f"the training loss is {total} at step {self.state.step}",
-                f"Try a lower --lr or a longer --warmup-steps. Checkpoints from before are in {self.directory}.",
-            )
+            self._stop_diverged(f"the training loss is {total} at step {self.state.step}")
 
     def _evaluate(self) -> tuple[bool, bool]:
         """Evaluate; return whether it is the best so far, and whether patience has run out."""
         state, patience = self.state, self.config.train.patience
         paused = self._elapsed()
-        result = self.evaluator.evaluate(self.model, dtype=self.compute.dtype)
+        result = self.evaluation()
         best = math.isfinite(result.loss) and (state.best_loss is None or result.loss < state.best_loss)
         if best:
             state.best_loss, state.best_step, state.bad_evaluations = result.loss, state.step, 0
@@ -210,32 +250,41 @@ class Trainer:
         self._mark = time.perf_counter() - paused
         return best, patience is not None and state.bad_evaluations >= patience
 
+    def evaluation(self) -> Evaluation:
+        """Evaluate the model as it is; each process takes a share of the windows."""
+        world = self.world
+        share = self.evaluator.window_losses(
+            self.model,
+            dtype=self.compute.dtype,
+            losses=lambda _, ids, targets: self.replica.token_losses(ids, targets),
+            part=world.rank,
+            parts=world.size,
+        )
+        return self.evaluator.evaluation(world.interleaved(share)[: len(self.evaluator.rows)])
+
     def _save(self) -> None:
-        """Write a checkpoint; a full or read-only disk costs this checkpoint, not the run."""
+        """Begin to write a checkpoint; a full or read-only disk costs this checkpoint, not the run."""
         self._check_finite()
         state = self.state
         paused = self._elapsed()
         state.loss_sum = float(self._loss_sum)
         if self.step.scaler is not None:
             state.scaler = self.step.scaler.state_dict()
-        try:
-            target = save_checkpoint(
-                self.directory,
-                model=self.model,
-                optimizer=self.optimizer,
-                state=state,
-                settings=self.config,
-                tokenizer=self.data.tokenizer,
-            )
-            point(self.directory, "last", target)
-            if state.best_step == state.step:
-                point(self.directory, "best", target)
-            rotate(self.directory, self.config.run.keep_last)
-            self.tracker.event("checkpoint", step=state.step, path=target.name)
-        except (OSError, SafetensorError) as error:
-            self.tracker.event("checkpoint_failed", step=state.step, error=str(error))
-            self.display.say(f"checkpoint of step {state.step} NOT saved: {error}; earlier ones are intact")
+        weights, optimizer = self.replica.weights(), self.replica.optimizer_state(self.optimizer)
+        if self.world.main:
+            self.saver.save(weights, optimizer, state)
         self._mark = time.perf_counter() - paused
+
+    def _saved(self, saved: Saved) -> None:
+        if saved.path is not None:
+            self.tracker.event("checkpoint", step=saved.step, path=saved.path.name)
+        else:
+            self.tracker.event("checkpoint_failed", step=saved.step, error=saved.error)
+            self._say(f"checkpoint of step {saved.step} NOT saved: {saved.error}; earlier ones are intact")
+
+    def _say(self, message: str) -> None:
+        self.display.say(message)
+        self._write(message)
 
     def _elapsed(self) -> float:
         """Return the seconds of pure training since the last log line; evaluation and saving move the mark."""
@@ -244,10 +293,12 @@ class Trainer:
         return time.perf_counter() - self._mark
 
     def _write(self, line: str) -> None:
+        if not self.world.main:
+            return
         with self.log_file.open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
 
-def _mixed(seed: int, step: int) -> int:
-    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=7).digest()
+def _mixed(seed: int, step: int, rank: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/{step}/{rank}".encode(), digest_size=7).digest()
     return int.from_bytes(digest, "big")

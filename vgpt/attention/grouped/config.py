@@ -66,6 +66,10 @@ class GQAConfig(GroupedConfig):
         """As set."""
         return self.n_kv_head
 
+    def cache_knob(self) -> str | None:
+        """The cache is that of the key/value heads."""
+        return "n_kv_head"
+
     def check(self, shape: Shape) -> list[str]:
         """The groups must be of equal size."""
         faults = super().check(shape)

@@ -33,21 +33,24 @@ class GroupedAttention(CausalSelfAttention):
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         B, T, _ = x.shape
-        start = 0 if cache is None else cache.length
-        q, k, v = self._heads(x, start)
-        dtype, slopes, sinks = q.dtype, self.extra.slopes(x.device), self.extra.sink_bias
+        q, k, v = self._heads(x, 0 if cache is None else cache.length)
+        y = self._mixed(q, k, v, cache)
+        return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(q.dtype), x))
+
+    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
+        """Let tokens see each other: queries (B, H, T, D), keys and values (B, G, T, D) become (B, H, T, D)."""
+        T, start = q.shape[2], 0 if cache is None else cache.length
+        options = {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes(q.device)}
         if cache is not None:
             assert isinstance(cache, TokenCache)
             k, v = cache.append(k, v)
             q = q.to(k.dtype)
-        if cache is not None and T == 1 and self.plain_causal and self.shape.flash:
-            y = one_query(q, *cache.dense, live=cache.length, sinks=sinks, slopes=slopes)
-        else:
-            mask = None if self.plain_causal else self.mask(start, T, 0, k.shape[2], x.device)
-            y = attend(q, k, v, offset=start, mask=mask, flash=self.shape.flash, sinks=sinks, slopes=slopes)
-        return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(dtype), x))
+            if T == 1 and self.plain_causal and self.shape.flash:
+                return one_query(q, *cache.dense, live=cache.length, **options)
+        mask = None if self.plain_causal else self.mask(start, T, 0, k.shape[2], q.device)
+        return attend(q, k, v, offset=start, mask=mask, flash=self.shape.flash, **options)
 
-    def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> TokenCache:
+    def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> Cache:
         """Keys (rotated, where positions are rotary) and values of each key/value head."""
         return TokenCache(batch, max_tokens, [(self.kv_heads, self.shape.head_dim)] * 2, dtype=dtype, device=device)
 

@@ -1,1 +1,1 @@
-"""Local attention: each query sees a window of the latest keys."""
+"""Sliding-window attention: a token sees the last `window_size` tokens, itself included."""

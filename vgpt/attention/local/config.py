@@ -1,8 +1,4 @@
-"""Settings and costs of local attention.
-
-Sources: sliding window, Beltagy et al. 2020 (arXiv 2004.05150) section 3.1; causal with a rolling cache, Jiang et al.
-2023 (arXiv 2310.06825) section 2.
-"""
+"""Settings and costs of sliding-window attention."""
 
 from typing import Annotated, Any
 
@@ -16,31 +12,39 @@ from vgpt.attention.registry import register_attention
 @register_attention(
     "local",
     module="vgpt.attention.local.module:LocalAttention",
-    summary="sliding window: every query sees the latest tokens only",
+    summary="sliding window: a token sees the last tokens only; the cache is a ring of that size",
 )
 class LocalConfig(GroupedConfig):
-    """Multi-head attention over a sliding window; a window of --block-size and more is plain multi-head attention."""
+    """Causal sliding-window attention with the weights of multi-head attention.
+
+    Source: Beltagy et al. 2020, Longformer (arXiv 2004.05150), section 3.1, with the window on one side only, as in
+    Mistral 7B (Jiang et al. 2023, arXiv 2310.06825, section 2).
+    """
 
     window_size: Annotated[int, Field(ge=1)] = 256
-    """tokens each query may see, itself included"""
+    """tokens that each token sees, itself included"""
 
     def kv_heads(self, shape: Shape) -> int:
-        """As many as query heads."""
+        """As many as query heads: the weights are those of multi-head attention."""
         return shape.n_head
 
     def visible(self, q: Any, k: Any, layer: int = 0, head: Any = 0) -> Any:
-        """A key is seen by its own token and the `window_size` - 1 after it."""
+        """The query's own token and the `window_size` - 1 before it."""
         return (k <= q) & (q - k < self.window_size)
 
     def pairs(self, tokens: int) -> int:
-        """W (W + 1) / 2 pairs of the first W queries, W of each later one."""
-        full = min(tokens, self.window_size)
-        return full * (full + 1) // 2 + (tokens - full) * full
+        """W (W + 1) / 2 + (T - W) W."""
+        W = min(self.window_size, tokens)
+        return W * (W + 1) // 2 + (tokens - W) * W
 
     def dense_pairs(self, tokens: int) -> int:
-        """A whole window for every query."""
-        return tokens * min(tokens, self.window_size)
+        """Every query with a whole window."""
+        return tokens * min(self.window_size, tokens)
 
     def cache_cost(self, shape: Shape) -> CacheCost:
-        """One key and one value per head and token of the window."""
+        """A key and a value of each of the last `window_size` tokens."""
         return CacheCost(per_token=2 * shape.n_head * shape.head_dim, span=self.window_size)
+
+    def cache_knob(self) -> str | None:
+        """The window decides the size of the cache."""
+        return "window_size"

@@ -1,0 +1,50 @@
+"""`vgpt compare` from the command to the numbers, with runs that are really trained."""
+
+import json
+
+import pytest
+
+from vgpt.data.prepare import prepare
+from vgpt.settings.prepare import PrepareConfig
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    import vgpt
+
+    monkeypatch.chdir(tmp_path)
+    prepare([str(Path(vgpt.__file__).parent / "text")], PrepareConfig(out="data", vocab_size=300, workers=1))
+
+
+def test_missing_runs_are_trained_at_matched_widths_and_compared_window_by_window(vgpt):
+    words = "compare mha mqa --run-missing --match params --data data --tracker journal --device cpu --dtype float32"
+    words += " --n-layer 1 --n-head 2 --n-embd 32 --block-size 16 --max-steps 3 --batch-size 2 --eval-windows 16"
+    result = vgpt(*words.split(), "--json")
+    assert result.code == 0, result.err
+    table = json.loads(result.out)
+    assert table["conditions"]["equal"]
+    assert table["match"] == {"rule": "params", "to": "mha", "multiple": 8}
+    mha, mqa = table["rows"]
+    assert mqa["budget"]["width"] == int(mqa["runs"][0]["tags"]["vgpt.mlp_hidden"]) == 144
+    assert mha["budget"]["width"] == 128
+    found = mqa["statistics"]["difference"]
+    assert (found["verdict"], found["method"], found["p_t"]) == ("n=1: no verdict", "single", None)
+    assert found["delta"] == pytest.approx(
+        mqa["runs"][0]["metrics"]["val/loss"] - mha["runs"][0]["metrics"]["val/loss"]
+    )
+    assert found["evaluation_noise"]["windows"] == 16
+    assert found["evaluation_noise"]["delta"] == pytest.approx(found["delta"], abs=1e-5)
+    assert 0 < found["evaluation_noise"]["se"] < 0.1
+    text = vgpt(*words.split(), "--force").out
+    assert "MLP width matched: params, to mha" in text
+    assert "n=1: no" in text
+
+
+def test_the_cost_of_a_matched_run_is_shown_before_it_is_trained(vgpt):
+    words = "train --attn mqa --match flops --data data --n-layer 2 --n-head 4 --n-embd 64 --dry-run --json"
+    figures = json.loads(vgpt(*words.split()).out)
+    assert (figures["hidden width of the MLP"], figures["hidden width before matching"]) == (304, 256)
+    assert figures["FLOPs against mha in %"] == 0
+    assert -0.2 < figures["parameters against mha in %"] < 0

@@ -1,0 +1,204 @@
+"""Several processes do what one does: real processes through the real launcher, over gloo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from vgpt.errors import UsageError
+from vgpt.training.distributed import World, first_host, rendezvous, world_of_environment
+
+TINY = """
+    --n-layer 2 --n-head 2 --n-embd 16 --block-size 16 --batch-size 4 --max-steps 8 --warmup-steps 2 --lr 1e-2
+    --eval-interval 4 --eval-windows 7 --device cpu --dtype float32 --tracker journal --log-interval 1 --save-interval 2
+"""
+
+
+def command(corpus, *words: str) -> list[str]:
+    return [sys.executable, "-m", "vgpt", "train", "--data", str(corpus), *TINY.split(), *words]
+
+
+def environment(**more: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"} | more
+
+
+def train(place: Path, corpus, *words: str, code: int = 0, **more: str) -> str:
+    done = subprocess.run(
+        command(corpus, *words), cwd=place, env=environment(**more), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == code, done.stderr
+    return done.stderr
+
+
+def curve(run: Path, name: str) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["metrics"][name] for line in lines if name in line.get("metrics", {})}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, corpus) -> Path:
+    """A run of one process with two micro-steps: what two processes with one each must repeat."""
+    place = tmp_path_factory.mktemp("alone")
+    train(place, corpus, "--grad-accum", "2", "--run-name", "alone")
+    return place / "runs" / "alone"
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_processes_equal_one_with_doubled_accumulation_and_either_continues_the_other(
+    tmp_path, corpus, alone, parallel
+):
+    # Half of it by two processes, the rest by one.
+    train(tmp_path, corpus, "--nproc", "2", "--parallel", parallel, "--run-name", "two")
+    two = tmp_path / "runs" / "two"
+    for metric in ("train/loss", "val/loss", "train/grad_norm"):
+        want, got = curve(alone, metric), curve(two, metric)
+        assert want.keys() == got.keys()
+        assert got == pytest.approx(want, abs=1e-5)
+    # Batches are the same ones, in the same order.
+    state = "ckpt/step-00000008/state.json"
+    hashes = [json.loads((run / state).read_text())["batch_hash"] for run in (alone, two)]
+    assert hashes[0] == hashes[1]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_sharded_processes_is_continued_by_one(tmp_path, corpus, alone):
+    train(tmp_path, corpus, "--nproc", "2", "--parallel", "fsdp", "--run-name", "two")
+    run = tmp_path / "runs" / "two"
+    for name in ("step-00000008", "last", "best"):
+        path = run / "ckpt" / name
+        subprocess.run(["rm", "-r", str(path)], check=True)
+    talk = train(tmp_path, corpus, "--grad-accum", "2", "--run-name", "two")
+    assert "resuming two at step 6" in talk
+    assert curve(run, "train/loss") == pytest.approx(curve(alone, "train/loss"), abs=1e-5)
+
+
+def workers(launcher: int) -> list[psutil.Process]:
+    found = psutil.Process(launcher).children(recursive=True)
+    return [process for process in found if "vgpt.cli.worker" in " ".join(process.cmdline())]
+
+
+def started(place: Path, corpus, *words: str) -> subprocess.Popen:
+    """Start a long run of two processes and return when it trains."""
+    talk = place / "talk.txt"
+    with talk.open("w") as file:
+        process = subprocess.Popen(
+            command(corpus, "--nproc", "2", "--max-steps", "1000000", "--run-name", "long", *words),
+            cwd=place,
+            env=environment(),
+            stderr=file,
+            stdout=subprocess.DEVNULL,
+        )
+    deadline = time.monotonic() + 60
+    while not list(place.glob("runs/long/ckpt/step-*")):
+        assert time.monotonic() < deadline, talk.read_text()
+        assert process.poll() is None, talk.read_text()
+        time.sleep(0.1)
+    return process
+
+
+def gone(processes: list[psutil.Process], seconds: float) -> bool:
+    """Whether all processes have ended; one that nobody has asked how it ended is still listed, as a zombie."""
+    left = psutil.wait_procs([p for p in processes if not ended(p)], timeout=seconds)[1]
+    return all(ended(process) for process in left)
+
+
+def ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_the_death_of_one_process_ends_the_others_and_is_told(tmp_path, corpus):
+    process = started(tmp_path, corpus)
+    family = workers(process.pid)
+    assert len(family) == 2
+    family[-1].send_signal(signal.SIGKILL)
+    assert process.wait(15) == 70
+    assert gone(family, 1)
+    talk = (tmp_path / "talk.txt").read_text()
+    assert "Traceback" not in talk.partition("Error ─")[2]
+    assert "failed: ended by SIGKILL" in " ".join(talk.split())
+
+
+def test_the_death_of_the_launcher_leaves_no_process_and_a_whole_run(tmp_path, corpus):
+    process = started(tmp_path, corpus)
+    family = workers(process.pid)
+    process.send_signal(signal.SIGKILL)
+    process.wait(5)
+    assert gone(family, 10)
+    train(tmp_path, corpus, "--nproc", "2", "--max-steps", "1000000", "--run-name", "long", "--dry-run")
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_in_all_processes_and_a_retry_is_a_fresh_start(tmp_path, corpus):
+    process = started(tmp_path, corpus, "--retries", "1")
+    family = workers(process.pid)
+    family[0].send_signal(signal.SIGKILL)
+    assert gone(family, 15)
+    deadline = time.monotonic() + 60
+    while "step=" not in (tmp_path / "talk.txt").read_text().partition("resuming long at step")[2]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(20) == 130
+    assert "starting afresh, retry 1" in (tmp_path / "talk.txt").read_text()
+    assert "stopped at step" in (tmp_path / "talk.txt").read_text()
+
+
+@pytest.mark.slow
+def test_processes_of_torchrun_train_as_one_run(tmp_path, corpus, alone):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    words = command(corpus, "--run-name", "two")[1:]
+    done = subprocess.run(
+        [*torchrun, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert curve(tmp_path / "runs" / "two", "train/loss") == pytest.approx(curve(alone, "train/loss"), abs=1e-5)
+
+
+@pytest.mark.slow
+def test_processes_of_srun_find_each_other(tmp_path, corpus, alone):
+    ranks = [
+        subprocess.Popen(
+            command(corpus, "--run-name", "two"),
+            cwd=tmp_path,
+            env=environment(
+                SLURM_PROCID=str(rank),
+                SLURM_NTASKS="2",
+                SLURM_LOCALID=str(rank),
+                SLURM_JOB_ID=str(os.getpid()),
+                SLURM_STEP_NODELIST="localhost",
+            ),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    talks = [process.communicate(timeout=120)[1] for process in ranks]
+    assert [process.returncode for process in ranks] == [0, 0], talks
+    assert curve(tmp_path / "runs" / "two", "train/loss") == pytest.approx(curve(alone, "train/loss"), abs=1e-5)
+
+
+def test_the_environment_says_which_process_this_is():
+    assert world_of_environment({}) is None
+    assert world_of_environment({"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}) == World(3, 8, 1)
+    assert world_of_environment({"SLURM_PROCID": "2", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0"}) == World(2, 4, 0)
+    with pytest.raises(UsageError, match="must be numbers"):
+        world_of_environment({"RANK": "first", "WORLD_SIZE": "8"})
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"), [("gpu1", "gpu1"), ("gpu[003-007,9],login1", "gpu003"), ("a,b", "a"), ("n[1,3]x", "n1x")]
+)
+def test_the_first_host_of_slurms_list_is_found(nodes, first):
+    assert first_host(nodes) == first
+    assert rendezvous({"SLURM_PROCID": "0", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": nodes}) == f"{first}:20007"
+    assert rendezvous({"SLURM_PROCID": "0", "MASTER_ADDR": "x"}) is None

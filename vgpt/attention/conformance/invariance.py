@@ -1,0 +1,43 @@
+"""What an output does not depend on: how long the sequence goes on, and what else is in the batch."""
+
+import torch
+
+from vgpt.attention.conformance.case import Case
+from vgpt.attention.conformance.measure import Finding, Worst, gap
+
+_LENGTHS = (1, 2, 3, 16, 33, 63, 64, 65)
+
+
+def prefix_invariance(case: Case) -> Finding:
+    """The outputs of the first n tokens do not depend on how many follow: no pattern may depend on the length."""
+    worst = Worst("the outputs of n tokens are the same at any length of the sequence (largest difference)")
+    for dtype, limit in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
+        for flags, trunk in [*case.trunks(), ("--no-flash", case.on(flash=False))]:
+            module = trunk.module(dtype)
+            x = trunk.inputs(2, case.tokens, dtype)
+            lengths = {n for n in (*_LENGTHS, case.tokens // 2, case.tokens - 1) if n < case.tokens}
+            with torch.no_grad():
+                full = module(x)
+                for n in sorted(lengths) if trunk == case else (7, 64):
+                    where = f"{flags}, {dtype}: the first {n} of {case.tokens} tokens, against them alone"
+                    worst.add(gap(module(x[:, :n]), full[:, :n]), limit, where)
+    return worst.finding()
+
+
+def batch_invariance(case: Case) -> Finding:
+    """A sequence is computed as if alone: outputs and gradients of one do not depend on the others."""
+    worst = Worst("each sequence of a batch is computed as if alone (largest difference)")
+    for dtype, limit in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
+        for flags, trunk in case.trunks():
+            module = trunk.module(dtype)
+            x = trunk.inputs(3, 33, dtype)
+            x[0] *= 5  # a neighbour that would be noticed
+            with torch.no_grad():
+                together = module(x)
+                for i in range(3):
+                    where = f"{flags}, {dtype}: sequence {i} alone, against it in a batch of 3"
+                    worst.add(gap(module(x[i : i + 1]), together[i : i + 1]), limit, where)
+            x.requires_grad_()
+            (gradient,) = torch.autograd.grad(module(x)[1].sum(), x)
+            worst.add(float(gradient[::2].abs().max()), 0, f"{flags}, {dtype}: sequence 1 has gradients to others")
+    return worst.finding()

@@ -1,0 +1,147 @@
+"""Right numbers: fast paths against the plain formula, gradients against differences, and no overflow at the edges."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from vgpt.attention.base import CausalSelfAttention
+from vgpt.attention.conformance.case import Case
+from vgpt.attention.conformance.measure import Finding, Worst, broken, gap
+
+_LENGTHS = (1, 2, 63, 64, 100, 257)
+_LONG = 4096
+_WIDE = 64
+"""Head width of real models, at which float16 overflows where it overflows in them."""
+
+
+def fast_is_naive(case: Case) -> Finding:
+    """The fused path gives the outputs and all gradients of the naive formula."""
+    worst = Worst("fused path and --no-flash give the same outputs and gradients (largest difference)")
+    lengths = sorted({n for n in (*_LENGTHS, case.tokens) if n <= case.longest})
+    for dtype, limit in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
+        for flags, trunk in case.trunks():
+            some = lengths if trunk == case else (5, min(200, case.longest))
+            for tokens in some:
+                _compare(worst, trunk, tokens, dtype, limit, f"{flags}, {dtype}, T={tokens}")
+    return worst.finding()
+
+
+def gradients(case: Case) -> Finding:
+    """Gradients of inputs and parameters agree with finite differences, in float64 (torch.autograd.gradcheck)."""
+    worst = Worst("gradients agree with finite differences in float64 (trunks where they do not)")
+    narrow = case.on(n_embd=4 * case.shape.n_head)
+    small = case if narrow.config.check(narrow.shape) else narrow
+    for flags, trunk in small.trunks():
+        # Every entry where that is cheap, random directions for the parameters and for a long sequence.
+        for tokens, slow in ((4, True), (5, False), (case.tokens, False)):
+            if trunk == small or tokens <= 5:
+                fault = _gradcheck(trunk, tokens, slow=slow)
+                worst.add(int(bool(fault)), 0, f"{flags}, T={tokens}: {fault}")
+    return worst.finding()
+
+
+def finite_at_extremes(case: Case) -> Finding:
+    """Outputs and gradients are finite for tiny, large, equal and zero inputs, long sequences, bfloat16 and float16."""
+    worst = Worst("outputs and gradients are finite for tiny, large, equal and zero inputs (numbers that are not)")
+    tokens = min(512, case.shape.block_size)
+    trunks = list(case.trunks())
+    for flags, trunk in [trunks[0], trunks[-1]] if len(trunks) > 1 else trunks:
+        x = trunk.inputs(1, tokens)
+        extremes = {
+            "inputs * 0.001": 1e-3 * x,
+            "inputs * 30": 30 * x,
+            "equal inputs": x[:, :1].expand_as(x),
+            "zero inputs": torch.zeros_like(x),
+        }
+        for name, values in extremes.items():
+            for autocast in (False, True):
+                found = _broken_in_training(trunk.module(), values, autocast=autocast)
+                worst.add(found, 0, f"{flags}: {name}, T={tokens}{', bfloat16 autocast' if autocast else ''}")
+        for dtype in (torch.bfloat16, torch.float16):
+            with torch.no_grad():
+                found = broken(trunk.module(dtype)(x.to(dtype)))
+            worst.add(found, 0, f"{flags}: {dtype}, T={tokens}")
+    long = min(_LONG, case.shape.block_size)
+    found = _broken_in_training(case.module(), case.inputs(1, long), autocast=True)
+    worst.add(found, 0, f"T={long}, bfloat16 autocast")
+    return worst.finding()
+
+
+def low_precision(case: Case) -> Finding:
+    """bfloat16 and float16 are near float64: overflow and lost digits show as wrong numbers, not only as not-a-number.
+
+    Limits are on the largest difference relative to the largest output.
+    """
+    worst = Worst("low precision stays near float64 (largest difference relative to the largest output)")
+    wide = case.on(n_embd=_WIDE * case.shape.n_head)
+    wide = case if wide.config.check(wide.shape) else wide
+    for name, trunk, most in (("wide heads", wide, 1024), ("long sequence", case, _LONG)):
+        tokens = min(most, trunk.shape.block_size)
+        x = trunk.inputs(1, tokens)
+        with torch.no_grad():
+            exact = trunk.module(torch.float64)(x.double())
+            for dtype, limit in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
+                where = f"{name}, T={tokens}, {dtype}"
+                worst.add(_relative(trunk.module(dtype)(x.to(dtype)), exact), limit, where)
+                with torch.autocast(trunk.device, dtype):
+                    worst.add(_relative(trunk.module()(x), exact), limit, f"{where} autocast")
+        if trunk is wide:
+            _compare_decoding(worst, trunk, x, exact)
+    return worst.finding()
+
+
+def _compare(worst: Worst, case: Case, tokens: int, dtype: torch.dtype, limit: float, where: str) -> None:
+    one, other = (_outputs_and_gradients(trunk, tokens, dtype) for trunk in (case, case.on(flash=False)))
+    for (name, fast), (_, naive) in zip(one, other, strict=True):
+        worst.add(gap(fast, naive), limit, f"{where}: {name}")
+
+
+def _outputs_and_gradients(case: Case, tokens: int, dtype: torch.dtype) -> list[tuple[str, Tensor]]:
+    module, x = case.module(dtype), case.inputs(2, tokens, dtype).requires_grad_()
+    y = module(x)
+    names = ["input", *(name for name, _ in module.named_parameters())]
+    weights = case.inputs(2, tokens, dtype, salt="weights")
+    grads = torch.autograd.grad((y * weights).sum(), [x, *module.parameters()], materialize_grads=True)
+    return [("output", y.detach()), *((f"gradient of {name}", g) for name, g in zip(names, grads, strict=True))]
+
+
+def _gradcheck(case: Case, tokens: int, *, slow: bool) -> str:
+    """Return what is wrong, in one line; empty when nothing is."""
+    module = case.module(torch.float64)
+    x = case.inputs(1, tokens, torch.float64).requires_grad_()
+    names = [name for name, _ in module.named_parameters()]
+
+    def run(x: Tensor, *parameters: Tensor) -> Tensor:
+        return functional_call(module, dict(zip(names, parameters, strict=False)), (x,))
+
+    inputs: Sequence[Tensor] = [x] if slow else [x, *module.parameters()]
+    try:
+        torch.autograd.gradcheck(run, inputs, atol=1e-6, rtol=1e-5, fast_mode=not slow)
+    except RuntimeError as error:
+        return str(error).strip().partition("\n")[0]
+    return ""
+
+
+def _broken_in_training(module: CausalSelfAttention, x: Tensor, *, autocast: bool) -> int:
+    x = x.clone().requires_grad_()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
+        y = module(x)
+    grads = torch.autograd.grad(y.float().square().mean(), [x, *module.parameters()], materialize_grads=True)
+    return broken(y, *grads)
+
+
+def _compare_decoding(worst: Worst, case: Case, x: Tensor, exact: Tensor) -> None:
+    """Decode the end of a long sequence with everything in low precision, as generation does."""
+    for dtype, limit in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
+        module = case.module(dtype)
+        cache = module.make_cache(1, x.shape[1], dtype=dtype, device=case.device)
+        with torch.inference_mode():
+            pieces = x.to(dtype).split([x.shape[1] - 8, *[1] * 8], 1)
+            got = torch.cat([module(piece, cache) for piece in pieces], 1)
+        worst.add(_relative(got[:, -8:], exact[:, -8:]), limit, f"wide heads, {dtype}, decoding at T={x.shape[1]}")
+
+
+def _relative(got: Tensor, exact: Tensor) -> float:
+    return gap(got, exact, floor=1e-30)

@@ -1,0 +1,1 @@
+"""Latent attention: one low-rank latent per token is cached instead of keys and values (mla)."""

@@ -1,0 +1,130 @@
+"""Settings and costs of multi-head latent attention.
+
+Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1, equations 9-19, and table 9 for the size of the cache. Letters:
+c = kv_lora_rank, r = q_lora_rank, n = qk_nope_head_dim, e = qk_rope_head_dim, v = v_head_dim.
+"""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from vgpt.attention.config import CacheCost, Flops, Shape, SoftmaxConfig
+from vgpt.attention.registry import register_attention
+
+
+@register_attention(
+    "mla",
+    module="vgpt.attention.latent.module:LatentAttention",
+    summary="multi-head latent: keys and values of all heads come from one cached low-rank latent",
+)
+class MLAConfig(SoftmaxConfig):
+    """Multi-head latent attention of DeepSeek-V2, with its decoupled rotary part.
+
+    The rotary part exists where positions may act on queries and keys: with `--pos rope`, and with `--pos learned`,
+    where it stands beside the learned positions as in the original. With `--pos none` and `--pos alibi` e is 0.
+    """
+
+    switches: ClassVar[tuple[str, ...]] = ("out_gate", "sinks")
+    why_not: ClassVar[dict[str, str]] = {
+        "qk_norm": "its latents are normed already, and a norm on the keys of each head cannot be absorbed for decoding"
+    }
+
+    kv_lora_rank: Annotated[int, Field(ge=1)] = 192
+    """width of the latent that is cached per token in place of keys and values"""
+    q_lora_rank: Annotated[int | None, Field(ge=1)] = None
+    """width of a latent for the queries; none = project them directly"""
+    qk_nope_head_dim: Annotated[int | None, Field(ge=1)] = None
+    """width per head of queries and keys without positions; none = n_embd / n_head"""
+    qk_rope_head_dim: Annotated[int | None, Field(ge=0)] = None
+    """width per head of the rotary part of queries and keys, one key for all heads; even; none = n_embd / n_head / 2"""
+    v_head_dim: Annotated[int | None, Field(ge=1)] = None
+    """width per head of the values; none = n_embd / n_head"""
+
+    def nope_dim(self, shape: Shape) -> int:
+        """Width n of the part of queries and keys that carries content only."""
+        return self.qk_nope_head_dim or shape.head_dim
+
+    def rope_dim(self, shape: Shape) -> int:
+        """Width e of the rotary part; 0 where the trunk's position encoding leaves no place for one."""
+        if shape.pos not in ("learned", "rope"):
+            return 0
+        if self.qk_rope_head_dim is not None:
+            return self.qk_rope_head_dim
+        return 2 * -(-shape.head_dim // 4)  # half, rounded up to an even number
+
+    def qk_dim(self, shape: Shape) -> int:
+        """Both parts: n + e."""
+        return self.nope_dim(shape) + self.rope_dim(shape)
+
+    def v_dim(self, shape: Shape) -> int:
+        """Width v of one head's values."""
+        return self.v_head_dim or shape.head_dim
+
+    def check(self, shape: Shape) -> list[str]:
+        """The rotary part must consist of pairs, and must exist exactly where the positions call for it."""
+        faults, rope = super().check(shape), self.qk_rope_head_dim
+        if rope is not None and rope % 2:
+            faults.append(f"--qk-rope-head-dim {rope} must be even: features are rotated in pairs")
+        if rope and shape.pos in ("none", "alibi"):
+            faults.append(
+                f"--qk-rope-head-dim {rope} has no place with --pos {shape.pos}, which leaves MLA without a rotary "
+                "part; leave it out, or use --pos rope"
+            )
+        if rope == 0 and shape.pos == "rope":
+            faults.append("--qk-rope-head-dim 0 leaves --pos rope nothing to rotate; use an even width, or --pos none")
+        return faults
+
+    def confounds(self, shape: Shape) -> list[str]:
+        """Beside learned positions, the rotary part is a second source of positions that no other variant has."""
+        rope = self.rope_dim(shape)
+        if shape.pos != "learned" or not rope:
+            return []
+        return [f"rotary positions in {rope} features per head beside the learned ones (--qk-rope-head-dim)"]
+
+    def matmul_params(self, shape: Shape) -> int:
+        """Queries, latent and shared rotary key, keys and values from the latent, output; and the output gate."""
+        H, C = shape.n_head, shape.n_embd
+        queries = H * self.qk_dim(shape)
+        down_up = C * queries if self.q_lora_rank is None else self.q_lora_rank * (C + queries)
+        down = C * self._row(shape)
+        up = self.kv_lora_rank * H * (self.nope_dim(shape) + self.v_dim(shape))
+        out = C * H * self.v_dim(shape)
+        return down_up + down + up + out + self.switch_matmul_params(shape)
+
+    def params(self, shape: Shape) -> int:
+        """Weights, the norms of the latents, and biases where DeepSeek has them: r, c + e and C; and the switches'."""
+        r = self.q_lora_rank or 0
+        own = self.matmul_params(shape) - self.switch_matmul_params(shape)
+        biases = r + self._row(shape) + shape.n_embd
+        return own + r + self.kv_lora_rank + shape.bias * biases + self.switch_params(shape)
+
+    def decode_flops(self, shape: Shape, tokens: int) -> Flops:
+        """One new token in the absorbed form, as decoding computes it.
+
+        Per head n c to carry a query into the latent's space, c + e and c per visible token, c v to leave it again:
+        2 H (n c + T (c + e) + T c + c v). The two products with weights, n c and c v, have as many factors as the
+        projection from latent to keys and values that they replace, so `projections` is what it is in training.
+        """
+        mixing = 2 * shape.n_head * tokens * (self._row(shape) + self.kv_lora_rank)
+        return Flops(2 * self.matmul_params(shape), mixing)
+
+    def absorbing_pays(self, shape: Shape, new: int, total: int) -> bool:
+        """Return whether the absorbed form takes fewer multiplications for the last `new` of `total` tokens.
+
+        Expanding makes keys and values of all tokens once and is then cheaper per pair of tokens.
+        """
+        n, v, c = self.nope_dim(shape), self.v_dim(shape), self.kv_lora_rank
+        expanded = total * c * (n + v) + new * total * (self.qk_dim(shape) + v)
+        absorbed = new * c * (n + v) + new * total * (self._row(shape) + c)
+        return absorbed < expanded
+
+    def cache_cost(self, shape: Shape) -> CacheCost:
+        """One latent and one rotary key, shared by all heads, per token."""
+        return CacheCost(per_token=self._row(shape))
+
+    def cache_knob(self) -> str | None:
+        """The latent decides the size of the cache."""
+        return "kv_lora_rank"
+
+    def _row(self, shape: Shape) -> int:
+        return self.kv_lora_rank + self.rope_dim(shape)

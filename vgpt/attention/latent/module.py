@@ -1,0 +1,171 @@
+"""Multi-head latent attention, in two forms that give the same numbers.
+
+Expanded, for training and for reading a prompt: keys and values of each head are made from the latents, then it is
+ordinary attention. Absorbed, for decoding: since q . (W_UK c) = (W_UK^T q) . c, the query is carried into the space of
+the latents and attends to them directly, as multi-query attention with one head of width c + e. Its output leaves that
+space through W_UV. No key or value is ever made (DeepSeek-V2, arXiv 2405.04434, section 2.1.2).
+
+Letters: c = kv_lora_rank, n = qk_nope_head_dim, e = qk_rope_head_dim, Dv = v_head_dim.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vgpt.attention.backends import attend, one_query
+from vgpt.attention.base import CausalSelfAttention
+from vgpt.attention.cache import Cache, TokenCache
+from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.latent.config import MLAConfig
+from vgpt.attention.rope import rotary_tables, rotate
+from vgpt.attention.switches import Switches, rms_norm
+
+
+class LatentNorm(nn.Module):
+    """RMS norm of latents, computed in float32 or wider, whatever type goes in and comes out."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm (..., width)."""
+        return rms_norm(x, self.weight)
+
+
+class LatentAttention(CausalSelfAttention):
+    """Softmax attention whose keys and values come from one latent per token.
+
+    Names and rows of the projections are DeepSeek's, but for `c_proj`: `kv_a_proj` gives the latent, then the rotary
+    key; `kv_b_proj` gives per head the key's n rows, then the value's. Rotary features are half-split
+    (vgpt.attention.rope), where DeepSeek's lie in neighbouring pairs.
+    """
+
+    def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
+        super().__init__(config, shape, layer)
+        assert isinstance(config, MLAConfig)
+        self.heads, self.rank = shape.n_head, config.kv_lora_rank
+        self.nope, self.rope, self.value = config.nope_dim(shape), config.rope_dim(shape), config.v_dim(shape)
+        self.scale = (self.nope + self.rope) ** -0.5
+        # A plug-in may reuse this module and only say anew who sees whom.
+        self.plain_causal = type(config).visible is AttentionConfig.visible
+        queries = self.heads * (self.nope + self.rope)
+        self.direct_queries = config.q_lora_rank is None
+        if config.q_lora_rank is None:
+            self.q_proj = nn.Linear(shape.n_embd, queries, bias=False)
+        else:
+            self.q_a_proj = nn.Linear(shape.n_embd, config.q_lora_rank, bias=shape.bias)
+            self.q_a_layernorm = LatentNorm(config.q_lora_rank)
+            self.q_b_proj = nn.Linear(config.q_lora_rank, queries, bias=False)
+        self.kv_a_proj = nn.Linear(shape.n_embd, self.rank + self.rope, bias=shape.bias)
+        self.kv_a_layernorm = LatentNorm(self.rank)
+        self.kv_b_proj = nn.Linear(self.rank, self.heads * (self.nope + self.value), bias=False)
+        self.c_proj = nn.Linear(self.heads * self.value, shape.n_embd, bias=shape.bias)
+        self.extra = Switches(shape, self.nope + self.rope, self.value)
+        self._packed: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """Map (B, T, C) to (B, T, C)."""
+        start = 0 if cache is None else cache.length
+        q_nope, q_rope = self._queries(x)
+        latent, k_rope = self._latents(x)
+        if self.rope:
+            tables = rotary_tables(start, x.shape[1], self.rope, self.shape.rope_base, x.device)
+            # At once: a decoding step of a small model is mostly the cost of starting its many small operations.
+            q_rope, k_rope = rotate(torch.cat((q_rope, k_rope), 2), *tables).split([self.heads, 1], 2)
+        if cache is not None:
+            assert isinstance(cache, TokenCache)
+            cache.append(torch.cat((latent, k_rope[:, :, 0]), -1)[:, None])
+        if cache is None or start == 0:
+            y = self._expanded(q_nope, q_rope, latent, k_rope)
+        elif self._absorbs(x.shape[1], cache.length):
+            y = self._absorbed(q_nope, q_rope, cache)
+        else:
+            latent, k_rope = cache.stored()[0].to(latent.dtype)[:, 0].split([self.rank, self.rope], -1)
+            y = self._expanded(q_nope, q_rope, latent, k_rope[:, :, None])
+        return self.c_proj(self.extra.gated(y, x))
+
+    def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> TokenCache:
+        """The normed latent and the rotated key that all heads share, side by side in one row of c + e numbers."""
+        return TokenCache(batch, max_tokens, [(1, self.rank + self.rope)], dtype=dtype, device=device)
+
+    def pack(self) -> None:
+        """Lay out the two halves of `kv_b_proj` by themselves: the CPU's bfloat16 product would copy them each step."""
+        self._packed = None
+        w_k, w_v = self._up_projections()
+        self._packed = w_k.contiguous(), w_v.contiguous()
+
+    def _queries(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the queries' parts (B, T, H, n) and, not rotated yet, (B, T, H, e)."""
+        q = self.q_proj(x) if self.direct_queries else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
+        q_nope, q_rope = q.unflatten(-1, (self.heads, -1)).split([self.nope, self.rope], -1)
+        return q_nope, q_rope
+
+    def _latents(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the normed latents (B, T, c) and, not rotated yet, the shared key (B, T, 1, e)."""
+        latent, k_rope = self.kv_a_proj(x).split([self.rank, self.rope], -1)
+        return self.kv_a_layernorm(latent), k_rope[:, :, None]
+
+    def _absorbs(self, new: int, total: int) -> bool:
+        assert isinstance(self.config, MLAConfig)
+        # The textbook formula has keys and values.
+        return self.shape.flash and self.config.absorbing_pays(self.shape, new, total)
+
+    def _expanded(self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, k_rope: Tensor) -> Tensor:
+        """Attend with queries of T tokens to keys made of S latents (B, S, c) and shared keys (B, S, 1, e).
+
+        Returns the heads' outputs (B, T, H Dv). The last query stands at the last key.
+        """
+        kv = self.kv_b_proj(latent).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, S, n + Dv)
+        k_nope, v = kv.split([self.nope, self.value], -1)
+        # Joined in the order of heads, tokens, features, which is the order that the products want.
+        k = torch.cat((k_nope, k_rope.transpose(1, 2).expand(-1, self.heads, -1, -1)), -1)
+        q = torch.cat((q_nope.transpose(1, 2), q_rope.transpose(1, 2)), -1)
+        return self._attend(q, k, v).transpose(1, 2).flatten(2)
+
+    def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cache: TokenCache) -> Tensor:
+        """Attend with queries of the last T tokens to the rows of the cache; as `_expanded` for the same tokens."""
+        B, T, H, _ = q_nope.shape
+        w_k, w_v = self._up_projections()
+        by_head = q_nope.permute(2, 0, 1, 3).reshape(H, B * T, self.nope)
+        carried = torch.bmm(by_head, w_k).view(H, B, T, self.rank).transpose(0, 1)  # (B, H, T, c)
+        (rows,) = cache.dense
+        q = torch.cat((carried, q_rope.transpose(1, 2)), -1).to(rows.dtype)
+        # The values are the front of the rows. The CPU's bfloat16 product would copy a front to make it contiguous;
+        # there it is quicker to weigh whole rows and drop the end.
+        whole = rows.dtype is torch.bfloat16 and rows.device.type == "cpu"
+        values = rows if whole else rows[..., : self.rank]
+        if T == 1 and self.plain_causal:
+            y = one_query(
+                q,
+                rows,
+                values,
+                cache.length,
+                scale=self.scale,
+                sinks=self.extra.sink_bias,
+                slopes=self.extra.slopes(q.device),
+            )
+        else:
+            y = self._attend(q, rows[:, :, : cache.length], values[:, :, : cache.length])
+        y = y[..., : self.rank].to(q_nope.dtype).transpose(0, 1).reshape(H, B * T, self.rank)
+        return torch.bmm(y, w_v.mT).view(H, B, T, self.value).permute(1, 2, 0, 3).reshape(B, T, H * self.value)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        start = k.shape[2] - q.shape[2]
+        return attend(
+            q,
+            k,
+            v,
+            offset=start,
+            mask=None if self.plain_causal else self.mask(start, q.shape[2], 0, k.shape[2], q.device),
+            flash=self.shape.flash,
+            scale=self.scale,
+            sinks=self.extra.sink_bias,
+            slopes=self.extra.slopes(q.device),
+        )
+
+    def _up_projections(self) -> tuple[Tensor, Tensor]:
+        """Return W_UK (H, n, c) and W_UV (H, Dv, c), views of `kv_b_proj` unless packed."""
+        if self._packed is not None:
+            return self._packed
+        w_k, w_v = self.kv_b_proj.weight.view(self.heads, -1, self.rank).split([self.nope, self.value], 1)
+        return w_k, w_v

@@ -1,0 +1,48 @@
+"""`vgpt explain`: one variant taken apart."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vgpt.attention.registry import variants
+from vgpt.cli.console import out, print_json, say
+from vgpt.cli.options import JsonOption, with_settings
+from vgpt.report.anatomy import anatomy, anatomy_json
+from vgpt.report.explain import explanation
+from vgpt.settings.explain import ExplainConfig
+from vgpt.settings.loader import Loaded
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("explain")(with_settings(ExplainConfig, variant="variant")(explain))
+
+
+def explain(
+    loaded: Loaded[ExplainConfig],
+    variant: Annotated[
+        str,
+        typer.Argument(
+            metavar="VARIANT",
+            help="as --attn takes it: mla, gqa:n_kv_head=4, 5xlocal+mha",
+            autocompletion=lambda: list(variants()),
+        ),
+    ],
+    png: Annotated[Path | None, typer.Option("--png", help="also draw mask and cache into this file")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Explain one attention variant: parameters, FLOPs, cache and mask in a model of these settings."""
+    from vgpt.attention.tensors import parameter_shapes  # torch is not needed for --help
+
+    found = anatomy(loaded.settings, parameter_shapes)
+    if png is not None:
+        from vgpt.report.figure import draw
+
+        draw(found, png)
+        say(f"drawn: {png}")
+    if json:
+        print_json(anatomy_json(found))
+        return
+    for part in explanation(found):
+        out().print(part, soft_wrap=False)

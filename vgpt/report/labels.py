@@ -1,0 +1,27 @@
+"""Variants as a person writes them: in full, and in short."""
+
+from typing import Any
+
+from vgpt.attention.config import AttentionConfig
+from vgpt.attention.mix.config import MixConfig
+from vgpt.attention.mix.grammar import format_pattern, format_variant
+from vgpt.report.grouping import attention_label
+
+
+def full_label(attn: AttentionConfig) -> str:
+    """Return a variant with all its settings, as `--attn` takes it."""
+    settings = attn.model_dump(mode="json")
+    return attention_label(settings.pop("kind"), settings)
+
+
+def short_label(attn: AttentionConfig) -> str:
+    """Return a variant with those of its settings that are not its defaults."""
+    if isinstance(attn, MixConfig):
+        return format_pattern([_changed(layer) for layer in attn.unit])
+    return format_variant(_changed(attn))
+
+
+def _changed(attn: AttentionConfig) -> dict[str, Any]:
+    plain = {name: info.get_default(call_default_factory=True) for name, info in type(attn).model_fields.items()}
+    dumped = attn.model_dump(mode="json")
+    return {"kind": attn.kind} | {name: dumped[name] for name in plain if getattr(attn, name) != plain[name]}

@@ -1,0 +1,93 @@
+"""Loss per evaluation window of a finished run, kept so that runs can be compared window by window later."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from vgpt.errors import TrackingError
+from vgpt.tracking.lines import replace_json
+from vgpt.tracking.record import read_record
+from vgpt.tracking.schema import TAG_RUN_DIR
+from vgpt.tracking.store import READ_TIMEOUT, RunInfo, artifact
+
+WINDOWS_FILE = "val_windows.json"
+
+
+@dataclass(frozen=True)
+class WindowLosses:
+    """The final evaluation of a run.
+
+    Attributes:
+        step: optimizer steps before it.
+        windows: number, length and hash of the windows, as in the tag `vgpt.eval_windows`: only runs with the same text
+            here were evaluated on the same tokens.
+        losses: mean nats per token of each window, in order, to 7 significant digits.
+    """
+
+    step: int
+    windows: str
+    losses: tuple[float, ...]
+
+    def save(self, run_dir: Path) -> Path:
+        """Write the run directory's val_windows.json and return its path.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = run_dir / WINDOWS_FILE
+        rounded = [float(f"{loss:.7g}") for loss in self.losses]
+        replace_json(path, {"step": self.step, "windows": self.windows, "losses": rounded}, sync=True)
+        return path
+
+
+def parse_window_losses(text: str | bytes) -> WindowLosses | None:
+    """Read the content of a val_windows.json; None where it is not one, or where a loss is no finite number."""
+    try:
+        table = json.loads(text)
+        found = WindowLosses(int(table["step"]), str(table["windows"]), tuple(map(float, table["losses"])))
+    except (ValueError, KeyError, TypeError):
+        return None
+    return found if all(abs(loss) < float("inf") for loss in found.losses) else None
+
+
+class WindowReader:
+    """Finds the window losses of runs: on this machine first, then among the artifacts in MLflow.
+
+    A store that cannot be read is asked once and then no more: a comparison does without.
+
+    Args:
+        mlflow: whether to ask MLflow at all.
+        tracking_uri: the store; None for the environment's or the default one.
+        timeout: seconds that one answer may take.
+    """
+
+    def __init__(self, *, mlflow: bool, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT) -> None:
+        self._mlflow = mlflow
+        self._uri = tracking_uri
+        self._timeout = timeout
+
+    def __call__(self, run: RunInfo) -> WindowLosses | None:
+        """Return the window losses of a run, or None where none were kept or none are within reach."""
+        directory = _directory_of(run)
+        if directory is not None:
+            try:
+                return parse_window_losses((directory / WINDOWS_FILE).read_bytes())
+            except OSError:
+                pass
+        if not (self._mlflow and run.run_id):
+            return None
+        try:
+            content = artifact(run.run_id, WINDOWS_FILE, tracking_uri=self._uri, timeout=self._timeout)
+        except TrackingError:
+            self._mlflow = False
+            return None
+        return None if content is None else parse_window_losses(content)
+
+
+def _directory_of(run: RunInfo) -> Path | None:
+    """Return the run's directory on this machine; a directory that was given to another run is not it."""
+    if run.directory is not None:
+        return run.directory
+    tagged = Path(run.tags[TAG_RUN_DIR]) if TAG_RUN_DIR in run.tags else None
+    record = read_record(tagged) if tagged is not None else None
+    return tagged if record is not None and record.id == run.id else None

@@ -1,0 +1,87 @@
+"""Writes checkpoints beside training: a copy of the tensors is taken at once, the disk is waited for elsewhere."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors import SafetensorError
+from torch import Tensor
+
+from vgpt.model.config import GPT2Config
+from vgpt.settings.train import TrainConfig
+from vgpt.text.tokenizer import Tokenizer
+from vgpt.training.checkpoint import TrainingState, point, rotate, save_checkpoint
+
+
+@dataclass(frozen=True)
+class Saved:
+    """How a save ended: the directory, or why there is none."""
+
+    step: int
+    path: Path | None
+    error: str = ""
+
+
+class Saver:
+    """Saves one run's checkpoints, one at a time.
+
+    Args:
+        settings: of the run.
+        model: its architecture.
+        tokenizer: goes into every checkpoint.
+        ended: hears of every save, on the thread that calls `save` or `wait`.
+    """
+
+    def __init__(
+        self, settings: TrainConfig, model: GPT2Config, tokenizer: Tokenizer, ended: Callable[[Saved], None]
+    ) -> None:
+        self.directory = settings.directory / "ckpt"
+        self._settings, self._model, self._tokenizer, self._ended = settings, model, tokenizer, ended
+        self._thread: threading.Thread | None = None
+        self._result: Saved | None = None
+
+    def save(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: TrainingState) -> None:
+        """Copy everything and begin to write it; waits for the save before, if that is still going on."""
+        self.wait()
+        copies = [{name: _copied(tensor) for name, tensor in tensors.items()} for tensors in (weights, optimizer)]
+        snapshot = replace(state, scaler=dict(state.scaler))
+        self._thread = threading.Thread(target=self._write, args=(*copies, snapshot), name="vgpt-saver")
+        self._thread.start()
+
+    def poll(self) -> None:
+        """Report a save that has ended, without waiting for one that has not."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        if self._result is not None:
+            self._ended(self._result)
+
+    def _write(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: TrainingState) -> None:
+        try:
+            target = save_checkpoint(
+                self.directory,
+                model=self._model,
+                weights=weights,
+                optimizer=optimizer,
+                state=state,
+                settings=self._settings,
+                tokenizer=self._tokenizer,
+            )
+            point(self.directory, "last", target)
+            if state.best_step == state.step:
+                point(self.directory, "best", target)
+            rotate(self.directory, self._settings.run.keep_last)
+            self._result = Saved(state.step, target)
+        except (OSError, SafetensorError) as error:
+            self._result = Saved(state.step, None, str(error))
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()

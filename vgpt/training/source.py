@@ -1,0 +1,131 @@
+"""Weights that a run starts from: those of another run, or GPT-2's published ones from a local directory.
+
+Fine-tuning takes weights alone: data, schedule and optimizer are new. The tokenizer must be the one the weights were
+trained with, and the architecture the same, but for settings that no weight depends on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from vgpt.errors import CheckpointError, UsageError
+from vgpt.model.config import GPT2Config
+from vgpt.model.gpt2 import GPT2Model
+from vgpt.model.interchange import load_gpt2_safetensors
+from vgpt.settings.fields import shown
+from vgpt.settings.model import ModelSettings
+from vgpt.text.gpt2 import PUBLISHED_FINGERPRINT
+from vgpt.text.tokenizer import Tokenizer
+from vgpt.training.checkpoint import find_checkpoint, read_tensors
+from vgpt.training.files import sha256
+
+HF = "hf:"
+# What a model may change without another meaning of its weights.
+_FREE = ("dropout", "flash", "block_size")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights on disk, and what they are of.
+
+    Attributes:
+        name: what they are called in messages.
+        digest: SHA-256 of the file of weights.
+        model: the architecture.
+        tokenizer: fingerprint of the tokenizer that they were trained with.
+        tokenizer_name: its name.
+    """
+
+    name: str
+    digest: str
+    model: GPT2Config
+    tokenizer: str
+    tokenizer_name: str
+    _read: Callable[[], dict[str, Tensor]]
+
+    def fill(self, model: GPT2Model, tokenizer: Tokenizer) -> None:
+        """Copy the weights into `model`; of learned positions, the first `block_size`.
+
+        Raises:
+            UsageError: data of another tokenizer, or another architecture; the message shows what differs.
+            CheckpointError: the weights do not fit the architecture they claim.
+        """
+        self._check(model.config, tokenizer)
+        weights = self._read()
+        if model.wpe is not None:
+            weights["wpe.weight"] = weights["wpe.weight"][: model.config.block_size]
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise CheckpointError(f"the weights of {self.name} do not fit the model: {error}") from error
+
+    def _check(self, model: GPT2Config, tokenizer: Tokenizer) -> None:
+        if tokenizer.fingerprint != self.tokenizer:
+            raise UsageError(
+                f"the data is tokenized by {tokenizer.name} ({tokenizer.fingerprint[:12]}), but {self.name} was "
+                f"trained with {self.tokenizer_name} ({self.tokenizer[:12]})",
+                "Prepare the data with its tokenizer: vgpt prepare TEXT --tokenizer "
+                + ("gpt2" if self.tokenizer == PUBLISHED_FINGERPRINT else "CHECKPOINT-DIRECTORY"),
+            )
+        if model.vocab_size != self.model.vocab_size:
+            raise CheckpointError(
+                f"{self.name} has {self.model.vocab_size:,} rows for the {model.vocab_size:,} ids of its tokenizer"
+            )
+        if faults := differences(self.model, model, free=_FREE):
+            hint = "Repeat the settings of the model that the weights are of."
+            raise UsageError(f"{self.name} has another architecture:\n" + "\n".join(faults), hint)
+        if model.pos == "learned" and model.block_size > self.model.block_size:
+            raise UsageError(
+                f"--block-size {model.block_size} is longer than the {self.model.block_size} learned positions of "
+                f"{self.name}",
+                f"Use --block-size {self.model.block_size} or less.",
+            )
+
+
+def open_source(place: str, *, runs_dir: Path) -> Source:
+    """Find the weights that `--init-from` names.
+
+    Args:
+        place: a run, a checkpoint, or `hf:` and a directory with config.json and model.safetensors.
+        runs_dir: where names of runs are looked up; of a whole run its best checkpoint counts.
+
+    Raises:
+        CheckpointError: nothing there, or it is damaged.
+        TokenizerError: the tokenizer beside the weights cannot be read.
+    """
+    if place.startswith(HF):
+        return _published(Path(place.removeprefix(HF)).expanduser())
+    found = find_checkpoint(place, runs_dir=runs_dir, which="best")
+    tokenizer, file = found.tokenizer(), found.directory / "model.safetensors"
+    name = f"{place} at step {found.state.step}"
+    return Source(name, sha256(file), found.model, tokenizer.fingerprint, tokenizer.name, lambda: read_tensors(file))
+
+
+def differences(there: ModelSettings, here: ModelSettings, *, free: tuple[str, ...] = ()) -> list[str]:
+    """Return one line for every setting of the model that differs, but for the `free` ones."""
+    old, new = _flat(there), _flat(here)
+    return [
+        f"--{name.replace('_', '-')}: {shown(old.get(name))} there, {shown(new.get(name))} asked"
+        for name in dict.fromkeys([*old, *new])
+        if name not in free and old.get(name) != new.get(name)
+    ]
+
+
+def _published(directory: Path) -> Source:
+    model = load_gpt2_safetensors(directory)
+    fingerprint, name = PUBLISHED_FINGERPRINT, "gpt2"
+    if (directory / "tokenizer.json").is_file():
+        tokenizer = Tokenizer.load(directory)
+        fingerprint, name = tokenizer.fingerprint, tokenizer.name
+    digest = sha256(directory / "model.safetensors")
+    return Source(f"{HF}{directory}", digest, model.config, fingerprint, name, lambda: dict(model.state_dict()))
+
+
+def _flat(model: ModelSettings) -> dict[str, Any]:
+    table = model.model_dump(mode="json", exclude={"attn", "vocab_size"})
+    attn = model.attn.model_dump(mode="json")
+    # The width that nobody gave and the same width given are one architecture.
+    return {"attn": attn.pop("kind"), **attn, **table, "mlp_hidden": model.hidden}
