@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _quiet import Quiet
 
 
 def hardware(*packages: str) -> dict[str, Any]:
@@ -34,18 +35,21 @@ def hardware(*packages: str) -> dict[str, Any]:
     }
 
 
-def interleave(subjects: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def interleave(
+    subjects: dict[str, Callable[[], float]], rounds: int, quiet: Quiet | None = None
+) -> dict[str, list[float]]:
     """Measure all subjects once per round, in an order that turns, so that drift of the machine meets all alike.
 
-    A subject returns its own figure of one measurement.
+    A subject returns its own figure of one measurement; `quiet` says which measurements are made again.
     """
+    quiet = quiet or Quiet()
     names = list(subjects)
     figures: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         for shift in range(len(names)):
             name = names[(turn + shift) % len(names)]
             gc.collect()
-            figures[name].append(subjects[name]())
+            figures[name].append(quiet.measure(subjects[name]))
     return figures
 
 
@@ -71,6 +75,16 @@ def paired_ratio(ours: list[float], theirs: list[float]) -> float:
 def add_out(parser: argparse.ArgumentParser) -> None:
     """Add `--out FILE`."""
     parser.add_argument("--out", type=Path, help="write the results as JSON to this file")
+
+
+def add_patience(parser: argparse.ArgumentParser) -> None:
+    """Add `--patience SECONDS`."""
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0.0,
+        help="seconds to spend on measurements again that other processes disturbed",
+    )
 
 
 def write(out: Path | None, result: dict[str, Any]) -> None:

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from _hardware import add_out, hardware, interleave, paired_ratio, summary, write
+from _hardware import add_out, add_patience, hardware, interleave, paired_ratio, summary, write
+from _quiet import Quiet
 from torch import Tensor, nn
 
 from vgpt.model.config import GPT2Config
@@ -154,9 +155,10 @@ def measured(subject: Subject, batch: int, prompt: int, new: int) -> Callable[[]
     return measure
 
 
-def run(subjects: dict[str, Subject], batch: int, prompt: int, new: int, rounds: int) -> dict[str, Any]:
+def run(subjects: dict[str, Subject], batch: int, args: argparse.Namespace, quiet: Quiet) -> dict[str, Any]:
     """Measure one batch size and print its table."""
-    figures = interleave({name: measured(s, batch, prompt, new) for name, s in subjects.items()}, rounds)
+    prompt, new = args.prompt, args.new_tokens
+    figures = interleave({name: measured(s, batch, prompt, new) for name, s in subjects.items()}, args.rounds, quiet)
     print(f"\nbatch {batch}, prompt {prompt}, {new} new tokens")
     for name, values in figures.items():
         s = summary(values)
@@ -177,6 +179,7 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each subject")
     add_out(parser)
+    add_patience(parser)
     args = parser.parse_args()
     machine = hardware("transformers", "litgpt")
     print(machine)
@@ -190,17 +193,16 @@ def main() -> None:
             subjects[name] = SUBJECTS[name](model, DTYPES[args.dtype])
         except ImportError as error:
             print(f"skipped {name}: {error}")
-    batches = {
-        str(batch): run(subjects, batch, args.prompt, args.new_tokens, args.rounds)
-        for batch in map(int, args.batches.split(","))
-    }
+    quiet = Quiet(patience=args.patience)
+    batches = {str(batch): run(subjects, batch, args, quiet) for batch in map(int, args.batches.split(","))}
     case = {
         "config": CONFIG.model_dump(mode="json"),
         "dtype": args.dtype,
         "prompt": args.prompt,
         "new": args.new_tokens,
     }
-    write(args.out, {"benchmark": "decode", "hardware": machine, "case": case, "gap": gap, "batches": batches})
+    result = {"benchmark": "decode", "hardware": machine, "others": quiet.report(), "case": case, "gap": gap}
+    write(args.out, {**result, "batches": batches})
 
 
 if __name__ == "__main__":

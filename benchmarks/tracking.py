@@ -21,11 +21,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from _hardware import add_out, hardware, write
+from _hardware import add_out, add_patience, hardware, write
+from _quiet import Quiet
 
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
@@ -51,26 +53,30 @@ def main() -> None:
     parser.add_argument("--measure", choices=SUBJECTS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     add_out(parser)
+    add_patience(parser)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.measure:
         print(json.dumps(measure(options)))
         return
     machine = hardware("mlflow", "sqlalchemy")
-    rounds = compare(options)
+    # The mirror works beside the trainer, and may: it is part of what is measured, though not of this process.
+    quiet = Quiet(limit=0.25, patience=options.patience)
+    rounds = compare(options, quiet)
     table = {name: figures(rounds, name) for name in options.subjects}
     show(table)
-    write(options.out, {"machine": machine, "batch": options.batch, "subjects": table, "rounds": rounds})
+    result = {"machine": machine, "others": quiet.report(), "batch": options.batch}
+    write(options.out, {**result, "subjects": table, "rounds": rounds})
 
 
-def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
+def compare(options: argparse.Namespace, quiet: Quiet) -> list[dict[str, Any]]:
     """Measure all subjects once per round in processes of their own, in an order that turns."""
     rounds = []
     with tempfile.TemporaryDirectory() as folder:
         run(options, "mlflow/10", folder)  # makes the store, so that no measured run has to
         for turn in range(options.rounds):
             names = options.subjects[turn % len(options.subjects) :] + options.subjects[: turn % len(options.subjects)]
-            rounds.append({name: run(options, name, folder) for name in names})
+            rounds.append({name: quiet.measure(partial(run, options, name, folder)) for name in names})
             print(f"round {turn + 1} of {options.rounds}", file=sys.stderr)
     return rounds
 

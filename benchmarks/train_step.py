@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from _hardware import add_out, hardware, interleave, paired_ratio, summary, write
+from _hardware import add_out, add_patience, hardware, interleave, paired_ratio, summary, write
+from _quiet import Quiet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -151,7 +152,7 @@ def measured(make: Callable[..., Step], case: Case, dtype: torch.dtype, steps: i
     return measure
 
 
-def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
+def run(name: str, args: argparse.Namespace, quiet: Quiet) -> dict[str, Any]:
     """Measure one shape and print its table."""
     case = CASES[name]
     subjects: dict[str, Any] = {}
@@ -162,7 +163,7 @@ def run(name: str, args: argparse.Namespace) -> dict[str, Any]:
                 subjects[f"{peer} {dtype}"] = measured(MAKERS[peer], case, DTYPES[dtype], steps, CLOCKS[args.clock])
             except ImportError as error:
                 print(f"skipped {peer} {dtype}: {error}")
-    figures = interleave(subjects, args.rounds)
+    figures = interleave(subjects, args.rounds, quiet)
     print(f"\n{name}: {case.n_layer}x{case.n_embd}, T={case.T}, batch {case.B}, vocabulary {case.V}")
     for subject, values in figures.items():
         s = summary(values)
@@ -193,11 +194,14 @@ def main() -> None:
         "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, steadier where other work runs beside"
     )
     add_out(parser)
+    add_patience(parser)
     args = parser.parse_args()
     machine = hardware("transformers", "litgpt")
     print(machine)
-    shapes = {name: run(name, args) for name in args.shapes.split(",")}
-    write(args.out, {"benchmark": "train_step", "clock": args.clock, "hardware": machine, "shapes": shapes})
+    quiet = Quiet(patience=args.patience)
+    shapes = {name: run(name, args, quiet) for name in args.shapes.split(",")}
+    result = {"benchmark": "train_step", "clock": args.clock, "hardware": machine, "others": quiet.report()}
+    write(args.out, {**result, "shapes": shapes})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What every test starts from: one thread, no network, no settings of the person who runs them."""
 
 import os
+import sys
 
 # Before torch is imported anywhere: two test processes on two cores must not fight over threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -11,6 +12,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from typer.testing import CliRunner
@@ -72,3 +74,20 @@ def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text(encoding="utf-8")
 
     return check
+
+
+@pytest.fixture
+def register(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+    """A function that makes a settings class and a module a variant, for the length of one test."""
+    from vgpt.attention import registry
+
+    def register(config, module, kind="planted", **settings):
+        place = ModuleType("planted_variants")
+        place.Module = module
+        monkeypatch.setitem(sys.modules, "planted_variants", place)
+        known = {name: value for name, value in registry.variants().items() if name != kind}
+        monkeypatch.setattr(registry, "_configs", known)
+        monkeypatch.setattr(registry, "_modules", dict(registry._modules))
+        return registry.register_attention(kind, module="planted_variants:Module")(config)(**settings)
+
+    return register

@@ -1,12 +1,8 @@
 """Small trunks and layers that the attention tests share."""
 
-import sys
-from types import ModuleType
-
 import pytest
 import torch
 
-from vgpt.attention import registry
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.config import Shape
 from vgpt.attention.conformance import failures
@@ -52,22 +48,6 @@ def layer():
 def noise():
     """The function that makes random tensors."""
     return random
-
-
-@pytest.fixture
-def register(monkeypatch):
-    """A function that makes a settings class and a module a variant, for the length of one test."""
-
-    def register(config, module, kind="planted", **settings):
-        place = ModuleType("planted_variants")
-        place.Module = module
-        monkeypatch.setitem(sys.modules, "planted_variants", place)
-        known = {name: value for name, value in registry.variants().items() if name != kind}
-        monkeypatch.setattr(registry, "_configs", known)
-        monkeypatch.setattr(registry, "_modules", dict(registry._modules))
-        return registry.register_attention(kind, module="planted_variants:Module")(config)(**settings)
-
-    return register
 
 
 @pytest.fixture

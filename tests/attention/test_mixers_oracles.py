@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from vgpt.attention.config import Shape
 from vgpt.attention.linear.chunked import chunked_linear_attention
+from vgpt.attention.linear.features import FEATURE_MAPS
 from vgpt.attention.reference import attention_by_loop
 from vgpt.attention.registry import build_attention, resolve_attention
 from vgpt.attention.sparse.gather import attend_to_blocks
@@ -51,8 +52,7 @@ def test_linear_is_flash_linear_attentions_naive_form(oracle, form, chunk):
     theirs = oracle("fla")
     q, k, v = (theirs[name].transpose(1, 2) for name in "qkv")
     # They scale queries by 1 / sqrt(D), which the denominator takes out again.
-    y, _ = chunked_linear_attention(q, k, torch.cat((v, torch.ones_like(v[..., :1])), -1), chunk=chunk)
-    y = y[..., :-1] / y[..., -1:]
+    y, _ = chunked_linear_attention(q, k, v, feature_map=FEATURE_MAPS["identity"], chunk_size=chunk)
     torch.testing.assert_close(y.transpose(1, 2), theirs[form], rtol=0, atol=1e-5)
 
 

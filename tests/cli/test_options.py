@@ -6,9 +6,10 @@ from vgpt.settings.evaluate import EvalConfig
 from vgpt.settings.fields import leaves
 from vgpt.settings.tokenize import TokenizerConfig, TokenizerTrainConfig
 from vgpt.settings.train import TrainConfig
+from vgpt.settings.verify import VerifyConfig
 
 
-@pytest.mark.parametrize("model", [TrainConfig, EvalConfig, TokenizerConfig, TokenizerTrainConfig])
+@pytest.mark.parametrize("model", [TrainConfig, EvalConfig, TokenizerConfig, TokenizerTrainConfig, VerifyConfig])
 def test_every_setting_has_help_and_a_unique_flag(model):
     for leaf in leaves(model).values():
         assert leaf.info.description, f"{leaf.flag} has no help"
@@ -26,7 +27,18 @@ def test_help_shows_panels_choices_ranges_and_defaults_of_variants(vgpt):
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["train"], ["prepare"], ["eval"], ["compare"], ["sample"], ["runs"], ["sync"], ["tokenize", "train"]],
+    [
+        [],
+        ["train"],
+        ["prepare"],
+        ["eval"],
+        ["compare"],
+        ["sample"],
+        ["verify"],
+        ["runs"],
+        ["sync"],
+        ["tokenize", "train"],
+    ],
 )
 def test_help_text_is_as_recorded(vgpt, check_golden, command):
     result = vgpt(*command, "--help")

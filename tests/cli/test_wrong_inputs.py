@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,7 +150,8 @@ def test_a_wrong_input_gets_a_clear_message_and_no_traceback(place, case, vgpt, 
     assert result.out == ""
     assert "Traceback" not in result.err
     assert "Error" in result.err
-    check_golden(f"wrong_inputs/{case}.txt", f"$ vgpt {CASES[case]}\n{result.err}exit {result.code}\n")
+    said = re.sub(r"done in \d+\.\d s", "done in ... s", result.err)  # a busy machine is no fault
+    check_golden(f"wrong_inputs/{case}.txt", f"$ vgpt {CASES[case]}\n{said}exit {result.code}\n")
 
 
 def test_nothing_is_left_behind_by_what_was_refused(place):

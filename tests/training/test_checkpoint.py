@@ -132,7 +132,7 @@ def test_rotation_removes_nothing_that_is_not_a_checkpoint(run, tmp_path):
     elsewhere.mkdir()
     (run / "ckpt" / "step-00000001").symlink_to(elsewhere)
     (run / "ckpt" / "step-notes").mkdir()
-    rotate(run / "ckpt", 1)
+    rotate(run / "ckpt", 1, steps(run / "ckpt")[-1])
     assert elsewhere.exists()
     assert (run / "ckpt" / "step-notes").exists()
     assert [path.name for path in steps(run / "ckpt")][-1] == "step-00000006"

@@ -119,7 +119,7 @@ class _LiveDisplay:
         self._console = console
         self._live: Live | None = None
         self._losses: list[float] = []
-        self._figures = Text("")
+        self._figures: Figures | None = None
         self._evaluation = ""
 
     def start(self, title: str, steps: int, done: int) -> None:
@@ -143,16 +143,12 @@ class _LiveDisplay:
             self._bar.update(self._task, completed=step)
 
     def log(self, progress: Figures) -> None:
-        p = progress
-        self._losses.append(p.loss)
-        self._figures = Text(
-            f"loss {p.loss:.4f}  {self._evaluation}norm {p.grad_norm:.2f}  lr {p.lr:.1e}  "
-            f"{p.tokens_per_second:,.0f} tok/s  MFU {p.mfu:.1%}"
-        )
+        self._figures = progress
+        self._losses.append(progress.loss)
         self._redraw()
 
     def evaluated(self, step: int, loss: float, best: bool) -> None:
-        self._evaluation = f"val {loss:.4f}{'*' if best else ''}  "
+        self._evaluation = f"val {loss:.4f}{'*' if best else ''}"
         self._redraw()
 
     def stop(self) -> None:
@@ -166,7 +162,13 @@ class _LiveDisplay:
             self._live.update(self._render())
 
     def _render(self) -> Group:
-        return Group(self._bar, self._figures, Text(sparkline(self._losses, 60), style="cyan"))
+        parts = [self._evaluation]
+        if p := self._figures:
+            parts.insert(0, f"loss {p.loss:.4f}")
+            parts += [f"norm {p.grad_norm:.2f}", f"lr {p.lr:.1e}"]
+            parts += [f"{p.tokens_per_second:,.0f} tok/s", f"MFU {p.mfu:.1%}"]
+        line = Text("  ".join(filter(None, parts)))
+        return Group(self._bar, line, Text(sparkline(self._losses, 60), style="cyan"))
 
 
 def sparkline(values: list[float], width: int) -> str:

@@ -19,7 +19,7 @@ from vgpt.settings.loader import Loaded
 from vgpt.settings.verify import VerifyConfig
 
 if TYPE_CHECKING:
-    from vgpt.attention.conformance import Result
+    from vgpt.attention.conformance.kit import Result, Step
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,10 +43,16 @@ def verify(
 
     Ends with exit code 1 where a check fails.
     """
-    configs = {name: _resolved(name) for name in names}
+    from vgpt.attention.conformance.kit import steps
+
+    settings = loaded.settings
+    # All words are understood before the first check runs.
+    plans = {
+        name: steps(_resolved(name), seed=settings.seed, device=settings.device, only=settings.checks) for name in names
+    }
     results: dict[str, list[Result]] = {}
-    for name, config in configs.items():
-        results[name] = _checked(name, config, loaded.settings)
+    for name, plan in plans.items():
+        results[name] = _checked(name, plan)
         if not json:
             out().print(_table(name, results[name]), soft_wrap=False)
     failed = {name: checks for name, found in results.items() if (checks := _failed(found))}
@@ -69,23 +75,19 @@ def _resolved(name: str) -> AttentionConfig:
         raise SettingsError([f"{name}: {fault}" for fault in faults]) from error
 
 
-def _checked(name: str, config: AttentionConfig, settings: VerifyConfig) -> "list[Result]":
-    from vgpt.attention.conformance import check_variant
-    from vgpt.attention.conformance.kit import count_checks
+def _checked(name: str, plan: "Sequence[Step]") -> "list[Result]":
     from vgpt.cli.live import data_bars
 
     bars = data_bars()
-    bars.start(name, count_checks(config, settings.checks), "checks")
+    bars.start(name, len(plan), "checks")
+    results: list[Result] = []
     try:
-        return check_variant(
-            config,
-            seed=settings.seed,
-            device=settings.device,
-            only=settings.checks,
-            progress=lambda _subject, _check: bars.advance(1),
-        )
+        for step in plan:
+            results.append(step.run())
+            bars.advance(1)
     finally:
         bars.finish()
+    return results
 
 
 def _table(name: str, results: Sequence["Result"]) -> Table:

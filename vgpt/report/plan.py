@@ -10,6 +10,7 @@ from vgpt.errors import UsageError
 from vgpt.report.audit import condition_settings
 from vgpt.report.grouping import attention_label, seed_of
 from vgpt.report.terms import Term, parse_terms, with_variant_flags
+from vgpt.schema import without_credentials
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import Leaf, leaves, shown
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
@@ -66,8 +67,8 @@ class Wanted:
 
     @property
     def command(self) -> str:
-        """The command that trains it, quoted for a shell."""
-        return shlex.join(["vgpt", *self.arguments])
+        """The command that trains it, quoted for a shell, without credentials."""
+        return shlex.join(["vgpt", *map(without_credentials, self.arguments)])
 
 
 def make_request(words: Sequence[str], sources: Sources) -> Request:

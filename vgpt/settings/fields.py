@@ -15,8 +15,10 @@ from pydantic.fields import FieldInfo
 
 from vgpt.attention.config import AttentionConfig
 from vgpt.attention.registry import variants
+from vgpt.schema import without_credentials
 
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+_LONGEST_METAVAR = 36
 _WORDS: dict[type, str] = {int: "int", float: "float", str: "text", Path: "path"}
 
 
@@ -57,8 +59,10 @@ class Leaf:
 
     @property
     def help(self) -> str:
-        """What the setting is, with each variant's default where it belongs to variants."""
+        """What the setting is, with choices too many for the metavar, and each variant's default where it has some."""
         text = self.info.description or ""
+        if self._choices_are_many():
+            text += f": {', '.join(self.choices())}"
         if not self.variants:
             return text
         return f"{text} ({', '.join(f'{kind}: {shown(info.default)}' for kind, info in self.variants.items())})"
@@ -82,6 +86,8 @@ class Leaf:
         words = self.choices() + [_WORDS.get(part, "") for part in self._parts() if isinstance(part, type)]
         if self.is_sequence:
             words = ["a,b,..."]
+        if self._choices_are_many():  # a column of words is not wrapped at "|" but torn anywhere
+            words = ["word"]
         limits = [
             f"{sign}{limit}"
             for rule in self.info.metadata
@@ -89,6 +95,9 @@ class Leaf:
             if (limit := getattr(rule, name, None)) is not None and abs(limit) < 1_000_000
         ]
         return " ".join(["|".join(filter(None, words)), *limits])
+
+    def _choices_are_many(self) -> bool:
+        return len("|".join(self.choices())) > _LONGEST_METAVAR
 
     def _parts(self) -> list[Any]:
         kind = self.info.annotation
@@ -112,7 +121,7 @@ def shown(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, AttentionConfig):
         return value.kind
-    return "none" if value is None else str(value)
+    return "none" if value is None else without_credentials(str(value))
 
 
 def leaves(model: type[BaseModel], path: tuple[str, ...] = (), panel: str = "Settings") -> dict[str, Leaf]:

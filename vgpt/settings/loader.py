@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from vgpt.attention.mix.grammar import filled, parse_pattern
 from vgpt.attention.registry import parse_attention, unknown_variant, variants
 from vgpt.errors import SettingsError, did_you_mean
+from vgpt.schema import without_credentials
 from vgpt.settings.dotenv import read_dotenv
 from vgpt.settings.fields import Leaf, leaves
 from vgpt.settings.presets import Preset
@@ -90,6 +91,7 @@ def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
             origins[name] = origin
     if "match_to" in known:
         _fill_reference(tree, known["match_to"], of_variants)
+    faults += _no_text(tree)
     return Loaded(_validated(model, tree, known, origins, given, faults, origin_of_preset), origins, notes)
 
 
@@ -129,6 +131,9 @@ def _choose_variant(
     """
     parent = _descend(tree, leaf.path[:-1])
     table = parent.get(leaf.name, {})
+    if not isinstance(table, str | dict):
+        faults.append(f"{'.'.join(leaf.path)} = {table!r}: must be a variant's name, or a table with a kind")
+        table = {}
     table = {"kind": table} if isinstance(table, str) else dict(table)
     for name, value in table.items():
         if name != "kind" and (name not in variants() or not isinstance(value, dict)):
@@ -249,6 +254,18 @@ def _descend(tree: Table, path: Iterable[str]) -> Table:
         if not isinstance(tree, dict):
             raise SettingsError([f"{key} = {tree!r}: must be a table of settings, as in [{key}]"])
     return tree
+
+
+def _no_text(tree: Any, path: str = "") -> list[str]:
+    """Return a fault for every text that no file name or JSON can carry: with NUL, or of bytes that are no UTF-8."""
+    if isinstance(tree, dict):
+        return [fault for key, value in tree.items() for fault in _no_text(value, f"{path}.{key}".lstrip("."))]
+    if isinstance(tree, list | tuple):
+        return [fault for value in tree for fault in _no_text(value, path)]
+    if not isinstance(tree, str) or ("\0" not in tree and tree.isprintable()):
+        return []
+    wrong = "\0" in tree or any("\ud800" <= character <= "\udfff" for character in tree)
+    return [f"{path} = {without_credentials(tree)!r}: must be text without NUL that UTF-8 can carry"] if wrong else []
 
 
 def _holds(tree: Any, path: Iterable[str]) -> bool:

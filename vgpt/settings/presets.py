@@ -11,6 +11,8 @@ import vgpt
 from vgpt.errors import UsageError, did_you_mean
 from vgpt.settings.train import TrainConfig
 
+_MAX_DEPTH = 20
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -53,8 +55,21 @@ def load_preset(name: str) -> Preset:
             f"Packaged presets: {', '.join(known)}. A preset of your own is named by its path, ending in .toml.",
         )
     try:
-        return Preset(name, tomllib.loads(path.read_text(encoding="utf-8")))
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        if _deeper(tables, _MAX_DEPTH):
+            raise RecursionError
+        return Preset(name, tables)
+    except RecursionError as error:
+        raise UsageError(f"--preset {name}: nested too deeply", f"Mend {path}.") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"--preset {name}: not valid TOML: {error}", f"Mend {path}.") from error
     except OSError as error:
         raise UsageError(f"--preset {name}: cannot be read: {error.strerror}") from error
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Tell whether tables and lists are nested deeper than `depth`."""
+    if not isinstance(value, dict | list):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_deeper(part, depth - 1) for part in inner)

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
-from vgpt.schema import Section
+from vgpt.schema import Section, without_credentials
 from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.model import ModelSettings
 
@@ -139,8 +139,13 @@ class RunSettings(Section):
     """mlflow = local journal mirrored to MLflow; journal = local files alone"""
     experiment: Annotated[str, Field(min_length=1, max_length=200)] = "vgpt"
     """MLflow experiment"""
-    tracking_uri: str | None = None
+    tracking_uri: Annotated[str | None, Field(repr=False)] = None
     """MLflow store; none = MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this directory"""
+
+    @field_serializer("tracking_uri")
+    def _no_credentials(self, uri: str | None) -> str | None:
+        """What is written down names the store; only this process, and those it starts, may know how to enter it."""
+        return None if uri is None else without_credentials(uri)
 
     @field_validator("run_name")
     @classmethod

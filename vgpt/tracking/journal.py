@@ -1,7 +1,8 @@
 """The local journal of a run: `metrics.jsonl` and `events.jsonl`, written before anything else hears of a number.
 
-A line of metrics.jsonl is `{"step", "time" (ms since 1970), "metrics", "tokens"?, "seconds"?, "nonfinite"?}`. JSON has
-no NaN or infinity: such a value is null under `metrics`, and `nonfinite` holds it as "nan", "inf" or "-inf".
+A line of metrics.jsonl is `{"step", "time" (ms since 1970), "metrics", "tokens"?, "seconds"?, "nonfinite"?,
+"summary"?}`. JSON has no NaN or infinity: such a value is null under `metrics`, and `nonfinite` holds it as "nan",
+"inf" or "-inf". `summary` is true on the line that sums up a run at its end.
 """
 
 import json
@@ -27,6 +28,7 @@ class Point:
     metrics: dict[str, float] = field(default_factory=dict)
     tokens: int | None = None
     seconds: float | None = None
+    summary: bool = False
 
 
 class Journal:
@@ -107,6 +109,8 @@ def _entry(point: Point) -> dict[str, Any]:
     nonfinite = {key: str(value) for key, value in point.metrics.items() if not math.isfinite(value)}
     if nonfinite:
         entry["nonfinite"] = nonfinite
+    if point.summary:
+        entry["summary"] = True
     return entry
 
 
@@ -115,13 +119,14 @@ def _point(entry: dict[str, Any]) -> Point | None:
     try:
         metrics = {str(key): math.nan if value is None else float(value) for key, value in entry["metrics"].items()}
         metrics.update({key: float(value) for key, value in entry.get("nonfinite", {}).items()})
-        return Point(int(entry["step"]), int(entry["time"]), metrics, entry.get("tokens"), entry.get("seconds"))
+        step, time, summary = int(entry["step"]), int(entry["time"]), entry.get("summary") is True
+        return Point(step, time, metrics, entry.get("tokens"), entry.get("seconds"), summary)
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
 def _truncate(path: Path, step: int) -> None:
-    """Drop the points after `step` and whatever a crash left torn."""
+    """Drop the points after `step`, the summary of a run that goes on after all, and whatever a crash left torn."""
     if not path.exists():
         return
     content = path.read_bytes()
@@ -129,7 +134,7 @@ def _truncate(path: Path, step: int) -> None:
     for line in content.splitlines(keepends=True):
         entry = parse_line(line) if line.endswith(b"\n") else None
         point = None if entry is None else _point(entry)
-        if point is not None and point.step <= step:
+        if point is not None and point.step <= step and not point.summary:
             kept.append(line)
     remaining = b"".join(kept)
     if remaining != content:

@@ -1,4 +1,4 @@
-"""Files of JSON lines that survive kill -9, a full disk and torn writes; small JSON files that are replaced whole."""
+"""Files of lines that survive kill -9, a full disk and torn writes; small JSON files that are replaced whole."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ _MAX_HELD_BYTES = 64 * 2**20
 
 
 class LineFile:
-    """Appends JSON objects to a file, one a line.
+    """Appends lines to a file: JSON objects, or plain text.
 
     A line reaches the kernel before `write` returns, so it outlives the process; it reaches the disk within
     `SYNC_INTERVAL` seconds, by a thread, because syncing to a busy disk may take longer than a training step.
@@ -30,9 +30,13 @@ class LineFile:
 
     def write(self, entry: Mapping[str, Any]) -> OSError | None:
         """Append one object; return the error of a disk that takes no more, None where all is written."""
+        return self.write_text(json.dumps(entry, allow_nan=False, separators=(",", ":")))
+
+    def write_text(self, text: str) -> OSError | None:
+        """Append one line of text, as `write` does."""
         if self._fd < 0:
             return None
-        line = json.dumps(entry, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        line = text.encode(errors="replace") + b"\n"
         if len(self._held) < _MAX_HELD_BYTES:
             self._held += line
         if self._syncer is None:
@@ -105,7 +109,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     """Return the object on a line, or None where the line is torn or damaged."""
     try:
         entry = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
 

@@ -100,8 +100,18 @@ class Tracker:
         self, metrics: Mapping[str, float], *, step: int, tokens: int | None = None, seconds: float | None = None
     ) -> None:
         """Record metrics of a step; `tokens` and `seconds` are the run's totals so far."""
-        if self._finished:
-            return
+        if not self._finished:
+            self._log(metrics, step=step, tokens=tokens, seconds=seconds)
+
+    def _log(
+        self,
+        metrics: Mapping[str, float],
+        *,
+        step: int,
+        tokens: int | None = None,
+        seconds: float | None = None,
+        summary: bool = False,
+    ) -> None:
         self._last_step = max(self._last_step, step)
         numbers: dict[str, float] = {}
         for key, value in metrics.items():
@@ -109,7 +119,7 @@ class Tracker:
                 numbers[key] = float(value)
             except (TypeError, ValueError):
                 self._say_once(f"metric {key!r} is no number ({type(value).__name__}) and is not recorded")
-        self._note_disk(self._journal.log(Point(step, now_ms(), numbers, tokens, seconds)))
+        self._note_disk(self._journal.log(Point(step, now_ms(), numbers, tokens, seconds, summary)))
         self._listen()
 
     def event(self, kind: str, **fields: Any) -> None:
@@ -145,7 +155,7 @@ class Tracker:
         if self._finished:
             return []
         if summary:
-            self.log(summary, step=self._last_step)
+            self._log(summary, step=self._last_step, summary=True)
         self.event(status, step=self._last_step)
         self._finished = True
         self._record.status = status if status in END_STATUSES else "failed"

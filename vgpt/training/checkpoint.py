@@ -10,10 +10,10 @@ import json
 import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from pydantic import ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -27,6 +27,7 @@ from vgpt.text.tokenizer import Tokenizer
 from vgpt.training.files import remove_directory, verify, write_directory, write_json
 
 PLUGINS = "plugins.json"
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -40,20 +41,22 @@ class TrainingState:
     checkpoint of another run that it went on from.
     """
 
-    step: int = 0
-    tokens: int = 0
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
+
+    step: Count = 0
+    tokens: Count = 0
     seconds: float = 0.0
     best_loss: float | None = None
-    best_step: int = 0
-    bad_evaluations: int = 0
+    best_step: Count = 0
+    bad_evaluations: Count = 0
     loss_sum: float = 0.0
-    loss_count: int = 0
+    loss_count: Count = 0
     batch_hash: str = ""
     data_digest: str = ""
     finished: bool = False
     scaler: dict[str, Any] = field(default_factory=dict[str, Any])
-    bad_steps: int = 0
-    skipped_steps: int = 0
+    bad_steps: Count = 0
+    skipped_steps: Count = 0
     init_digest: str = ""
     forked_from: str = ""
 
@@ -133,10 +136,23 @@ def point(directory: Path, name: str, target: Path) -> None:
     write_json(directory / name, target.name)
 
 
-def rotate(directory: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints and the best; only directories that vgpt wrote are touched."""
-    kept = {path.name for path in steps(directory)[-keep_last:]} | {_pointed(directory, "best") or ""}
-    for path in steps(directory):
+def mend_pointers(checkpoint: Checkpoint) -> None:
+    """Let `last` and `best` name what a checkpoint knows of: its writer may have died before it could say so."""
+    directory, state = checkpoint.directory.parent, checkpoint.state
+    for name, step in (("last", state.step), ("best", state.best_step)):
+        target = directory / f"step-{step:08d}"
+        if target.is_dir() and _pointed(directory, name) != target.name:
+            point(directory, name, target)
+
+
+def rotate(directory: Path, keep_last: int, latest: Path) -> None:
+    """Remove all but `keep_last` checkpoints up to `latest` and the best; only directories that vgpt wrote are touched.
+
+    Those of later steps stay: they are damaged, or the run would not have gone back behind them, and perhaps looked at.
+    """
+    done = [path for path in steps(directory) if step_of(path) <= step_of(latest)]
+    kept = {path.name for path in done[-keep_last:]} | {_pointed(directory, "best") or ""}
+    for path in done:
         if path.name not in kept and not path.is_symlink():
             remove_directory(path)
 
@@ -144,7 +160,12 @@ def rotate(directory: Path, keep_last: int) -> None:
 def steps(directory: Path) -> list[Path]:
     """Return the step directories, oldest first."""
     found = [path for path in directory.glob("step-*") if STEP.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")))
+    return sorted(found, key=step_of)
+
+
+def step_of(path: Path) -> int:
+    """Return the step in the name of a step directory."""
+    return int(path.name.removeprefix("step-"))
 
 
 def newest(directory: Path) -> tuple[Checkpoint | None, list[str]]:
@@ -165,12 +186,15 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         CheckpointError: damaged, incomplete, of a newer vgpt, or of a variant whose plug-in is not loaded.
     """
     verify(directory)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        if not (directory / name).exists():
+            raise CheckpointError(f"{directory}: {name} is missing")
     recorded = _plugins(directory)
     try:
         settings = TrainConfig.model_validate_json((directory / "settings.json").read_bytes())
         model = GPT2Config.model_validate_json((directory / "model.json").read_bytes())
-        state = TrainingState(**json.loads((directory / "state.json").read_bytes()))
-    except (OSError, ValidationError, ValueError, TypeError) as error:
+        state = TypeAdapter(TrainingState).validate_json((directory / "state.json").read_bytes())
+    except (OSError, ValidationError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{directory}: its settings cannot be read: {error}", "Use the vgpt version that wrote it."
         ) from error
@@ -251,6 +275,6 @@ def _plugins(directory: Path) -> list[dict[str, str]]:
 def _pointed(directory: Path, name: str) -> str | None:
     try:
         value = json.loads((directory / name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, str) and STEP.fullmatch(value) and (directory / value).is_dir() else None

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from vgpt.errors import CheckpointError
 
 MANIFEST = "manifest.json"
+_OTHERS = "Name another step of the run (ckpt/step-*), or train it on: that starts from its newest whole checkpoint."
+VERSION = 1
 
 
 def sha256(path: Path) -> str:
@@ -26,12 +29,16 @@ def sha256(path: Path) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write one JSON file atomically: temporary name, flush, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_directory(target: Path, fill: Callable[[Path], None]) -> None:
@@ -50,7 +57,7 @@ def write_directory(target: Path, fill: Callable[[Path], None]) -> None:
         for path in files:
             _flush(path)
         listing = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
-        write_json(temporary / MANIFEST, {"version": 1, "files": listing})
+        write_json(temporary / MANIFEST, {"version": VERSION, "files": listing})
         _flush(temporary)
         if target.exists():
             remove_directory(target)
@@ -80,20 +87,42 @@ def verify(directory: Path) -> None:
         CheckpointError: something is missing, of another size, or altered.
     """
     try:
-        files = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]
+        manifest = json.loads(_plain(directory / MANIFEST).read_text(encoding="utf-8"))
+        if manifest["version"] != VERSION:
+            raise CheckpointError(
+                f"{directory} is of version {manifest['version']}, this vgpt reads version {VERSION}",
+                "Use the vgpt that wrote it.",
+            )
+        files = manifest["files"]
+        # A file that nobody vouches for might be read in place of one that is listed.
+        if strangers := {path.name for path in directory.iterdir()} - files.keys() - {MANIFEST}:
+            raise CheckpointError(f"{directory}: {', '.join(sorted(strangers))} is not in its {MANIFEST}")
         for name, entry in files.items():
-            path = directory / name
-            if Path(name).name != name or not path.is_file():
-                raise CheckpointError(f"{directory}: {name} is missing")
+            if Path(name).name != name:
+                raise CheckpointError(f"{directory}: its {MANIFEST} names a file elsewhere, {name!r}")
+            path = _plain(directory / name)
             size = path.stat().st_size
             if size != entry["bytes"]:
                 raise CheckpointError(
-                    f"{path}: {size:,} bytes instead of {entry['bytes']:,}: it is truncated or foreign"
+                    f"{path}: {size:,} bytes instead of {entry['bytes']:,}: it is truncated or foreign", _OTHERS
                 )
             if sha256(path) != entry["sha256"]:
-                raise CheckpointError(f"{path}: its content differs from the manifest's SHA-256: it is damaged")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{directory}: {MANIFEST} cannot be read: {error}") from error
+                raise CheckpointError(
+                    f"{path}: its content differs from the manifest's SHA-256: it is damaged", _OTHERS
+                )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{directory}: {MANIFEST} cannot be read: {error}", _OTHERS) from error
+
+
+def _plain(path: Path) -> Path:
+    """Return a path if a plain file is there: no link to elsewhere, and no pipe that would be waited for."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        raise CheckpointError(f"{path.parent}: {path.name} is missing", _OTHERS) from None
+    if not stat.S_ISREG(mode):
+        raise CheckpointError(f"{path} is no plain file")
+    return path
 
 
 def _flush(path: Path) -> None:

@@ -64,7 +64,9 @@ def launch(config: TrainConfig, say: Callable[[str], None]) -> int:
     if (owner := lock_owner(directory)) is not None:
         raise UsageError(f"the run {config.name} is in use by {owner}", "Wait for it, or choose another --run-name.")
     settings = directory / "launch.json"
-    write_json(settings, config.model_dump(mode="json"))
+    # Credentials in the address of the store reach the processes by their environment, never by a file.
+    bare = config.run.model_copy(update={"tracking_uri": None})
+    write_json(settings, config.model_copy(update={"run": bare}).model_dump(mode="json"))
     for attempt in range(config.workers.retries + 1):
         outcome = _once(config, settings, directory / "logs" / f"attempt-{attempt}")
         if outcome.code in (0, 75, 130):
@@ -103,7 +105,10 @@ def _once(config: TrainConfig, settings: Path, logs: Path) -> Outcome:
         shutdown_timeout=_SHUTDOWN_SECONDS,
     )
     threads = max(1, (os.cpu_count() or 1) // workers.nproc)
-    with _Environment(OMP_NUM_THREADS=os.environ.get("OMP_NUM_THREADS", str(threads))), _Forwarded(signal.SIGUSR1):
+    inherited = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    if config.run.tracking_uri is not None:
+        inherited["MLFLOW_TRACKING_URI"] = config.run.tracking_uri
+    with _Environment(**inherited), _Forwarded(signal.SIGUSR1):
         try:
             elastic_launch(plan, sys.executable)("-u", "-m", "vgpt.cli.worker", str(settings), str(logs))
         except ChildFailedError as error:

@@ -10,7 +10,7 @@ from vgpt.attention.plugin_record import changed_variants
 from vgpt.data.dataset import Dataset, open_dataset
 from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
-from vgpt.errors import DataError, DivergedError, UsageError
+from vgpt.errors import CheckpointError, DataError, DivergedError, UsageError
 from vgpt.evaluation.loss import Evaluator
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import (
@@ -25,7 +25,15 @@ from vgpt.tracking.lock import RunLock
 from vgpt.tracking.record import RECORD_FILE
 from vgpt.tracking.target import resolve_target
 from vgpt.tracking.tracker import NoTracker, Tracker
-from vgpt.training.checkpoint import Checkpoint, TrainingState, load_weights, newest, read_tensors, steps
+from vgpt.training.checkpoint import (
+    Checkpoint,
+    TrainingState,
+    load_weights,
+    mend_pointers,
+    newest,
+    read_tensors,
+    steps,
+)
 from vgpt.training.devices import Compute, resolve
 from vgpt.training.display import Display, Quiet
 from vgpt.training.distributed import ALONE, World, join, leave
@@ -107,6 +115,13 @@ def _as_one_of_many(config: TrainConfig, display: Display, compute: Compute, wor
     checkpoint, problems = newest(config.directory / "ckpt")
     for problem in problems:
         display.say(f"damaged checkpoint left out: {problem}")
+    if checkpoint is None and problems:
+        raise CheckpointError(
+            f"the run {config.name} has no checkpoint that is whole:\n" + "\n".join(problems),
+            f"Begin anew under another --run-name, or remove {config.directory}.",
+        )
+    if checkpoint is not None and world.main:
+        mend_pointers(checkpoint)
     if checkpoint is not None and checkpoint.state.data_digest != data.manifest.digest:
         raise DataError(
             f"{config.directory} was trained on other data than {config.train.data} holds now "

@@ -8,6 +8,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import Tensor
 
+from vgpt.errors import VgptError
 from vgpt.model.config import GPT2Config
 from vgpt.settings.train import TrainConfig
 from vgpt.text.tokenizer import Tokenizer
@@ -16,7 +17,7 @@ from vgpt.training.checkpoint import TrainingState, point, rotate, save_checkpoi
 
 @dataclass(frozen=True)
 class Saved:
-    """How a save ended: the directory, or why there is none."""
+    """How a save ended: the directory, or None; `error` is why there is none, or why no pointer names it."""
 
     step: int
     path: Path | None
@@ -46,6 +47,8 @@ class Saver:
         self.wait()
         copies = [{name: _copied(tensor) for name, tensor in tensors.items()} for tensors in (weights, optimizer)]
         snapshot = replace(state, scaler=dict(state.scaler))
+        # What holds if the thread dies of something unforeseen: never the success of the save before.
+        self._result = Saved(state.step, None, "its writer ended unexpectedly")
         self._thread = threading.Thread(target=self._write, args=(*copies, snapshot), name="vgpt-saver")
         self._thread.start()
 
@@ -74,13 +77,18 @@ class Saver:
                 settings=self._settings,
                 tokenizer=self._tokenizer,
             )
+        except (OSError, SafetensorError, VgptError) as error:
+            self._result = Saved(state.step, None, str(error))
+            return
+        self._result = Saved(state.step, target)
+        try:
             point(self.directory, "last", target)
             if state.best_step == state.step:
                 point(self.directory, "best", target)
-            rotate(self.directory, self._settings.run.keep_last)
-            self._result = Saved(state.step, target)
-        except (OSError, SafetensorError) as error:
-            self._result = Saved(state.step, None, str(error))
+            rotate(self.directory, self._settings.run.keep_last, target)
+        except OSError as error:
+            # The checkpoint stands; a run that goes on from it mends what names it.
+            self._result = Saved(state.step, target, str(error))
 
 
 def _copied(tensor: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from vgpt.errors import DivergedError
 from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.settings.train import TrainConfig
+from vgpt.tracking.lines import LineFile
 from vgpt.tracking.tracker import Tracker
 from vgpt.training.checkpoint import TrainingState, steps
 from vgpt.training.devices import Compute
@@ -77,7 +78,8 @@ class Trainer:
         self.costs = costs
         self.tracker = tracker
         self.display = display
-        self.log_file = log_file
+        # A file that holds its lines in memory while the disk is full: no text is worth a run.
+        self.text_log = LineFile(log_file) if world.main else None
         self.world = world
         self.replica = replica or Replica(model)
         self.saver = Saver(config, model.config, data.tokenizer, self._saved)
@@ -119,9 +121,14 @@ class Trainer:
         finally:
             self.feed.close()
             self.saver.wait()
+            if self.text_log is not None:
+                self.text_log.close()
 
     def _loop(self, stop: StopRequest) -> str:
         config, state = self.config, self.state
+        if state.finished:
+            # The process before died between its last checkpoint and the record of its end.
+            return "finished" if state.step == config.steps else "early"
         while state.step < config.steps:
             self._update()
             self.display.advance(state.step)
@@ -278,6 +285,8 @@ class Trainer:
     def _saved(self, saved: Saved) -> None:
         if saved.path is not None:
             self.tracker.event("checkpoint", step=saved.step, path=saved.path.name)
+            if saved.error:
+                self._say(f"checkpoint of step {saved.step} saved, but not named as last or best: {saved.error}")
         else:
             self.tracker.event("checkpoint_failed", step=saved.step, error=saved.error)
             self._say(f"checkpoint of step {saved.step} NOT saved: {saved.error}; earlier ones are intact")
@@ -293,10 +302,8 @@ class Trainer:
         return time.perf_counter() - self._mark
 
     def _write(self, line: str) -> None:
-        if not self.world.main:
-            return
-        with self.log_file.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        if self.text_log is not None:
+            self.text_log.write_text(line)
 
 
 def _mixed(seed: int, step: int, rank: int) -> int:

@@ -1,7 +1,7 @@
 """One layer of a variant on one trunk, filled with weights that hide nothing."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -34,6 +34,7 @@ class Case:
         layer: index of the block.
         seed: chooses weights, inputs and places to look at.
         device: where it runs.
+        origin: the case that this one differs from in its trunk only.
     """
 
     config: AttentionConfig
@@ -41,12 +42,11 @@ class Case:
     layer: int = 0
     seed: int = 0
     device: str = "cpu"
+    origin: "Case | None" = field(default=None, compare=False, repr=False)
 
     def on(self, **changes: Any) -> "Case":
         """Return the same layer on a trunk with other settings."""
-        other = replace(self, shape=replace(self.shape, **changes))
-        other.__dict__["reach"] = self.reach  # who sees whom is the settings' matter, and costly to ask
-        return other
+        return replace(self, shape=replace(self.shape, **changes), origin=self.origin or self)
 
     def build(self, layer: int | None = None) -> CausalSelfAttention:
         """Build the module; its parameters are not filled."""
@@ -83,6 +83,8 @@ class Case:
     @cached_property
     def reach(self) -> int | None:
         """The shortest sequence in which some head hides an earlier token; None: none up to `LONGEST`."""
+        if self.origin is not None:
+            return self.origin.reach  # who sees whom is the settings' matter, and costly to ask
         seen_by_all = self.visible_by_head(torch.arange(self.longest), self.longest).all(0)
         hidden = seen_by_all.logical_not().tril().any(1)
         return int(hidden.nonzero()[0]) + 1 if hidden.any() else None

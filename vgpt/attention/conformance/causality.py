@@ -50,6 +50,8 @@ def visibility(case: Case) -> Finding:
     mask, and as many follow each mask as have it.
     """
     claim = "gradients reach hidden inputs never" + (" and visible ones always" if case.softmax else "")
+    if case.reach is None and case.config.pairs(case.shape.block_size) < _causal_pairs(case.shape.block_size):
+        claim += f", up to {case.longest:,} tokens, within which nothing is hidden yet"
     worst = Worst(f"{claim} (wrong pairs)")
     for flags, trunk in case.trunks():
         if trunk != case:
@@ -59,6 +61,10 @@ def visibility(case: Case) -> Finding:
         _compare(worst, case.on(flash=False), layer, case.tokens, 12, f"layer {layer} with --no-flash")
     _compare_heads(worst, case)
     return worst.finding()
+
+
+def _causal_pairs(tokens: int) -> int:
+    return tokens * (tokens + 1) // 2
 
 
 def _later(worst: Worst, case: Case, tokens: int, dtype: torch.dtype, where: str, *, autocast: bool = False) -> None:
@@ -122,7 +128,7 @@ def _compare_heads(worst: Worst, case: Case) -> None:
     for feature in range(features.shape[-1]):
         grads = [torch.autograd.grad(features[row, feature], x, retain_graph=True)[0] for row in rows]
         pattern = torch.stack([grad[0].abs().amax(-1) > 0 for grad in grads])
-        key = pattern.numpy().tobytes()
+        key = pattern.cpu().numpy().tobytes()
         found[key] = found.get(key, 0) + 1
     for head, mask in enumerate(masks):
         key = mask.numpy().tobytes()

@@ -41,22 +41,22 @@ def rewinding(case: Case) -> Finding:
     """A cache taken back to n tokens continues from there, or refuses with a VgptError; reset always works."""
     worst = Worst("a cache that is taken back continues from there or refuses (largest difference)")
     dtype, limit = torch.float64, _limits(case)[-1][1]
-    tokens = case.tokens
     for flags, trunk in case.trunks():
         module = trunk.module(dtype)
-        x, other = trunk.inputs(2, tokens, dtype), trunk.inputs(2, tokens, dtype, salt="other")
-        with torch.inference_mode():
-            full = module(x)
+        # Before and after a ring has gone round.
+        for tokens in sorted({min(40, case.longest), case.tokens}):
+            x, other = trunk.inputs(2, tokens, dtype), trunk.inputs(2, tokens, dtype, salt="other")
             for n in (0, 1, 20, tokens - 3):
                 cache = module.make_cache(2, tokens, dtype=dtype, device=case.device)
-                module(torch.cat((x[:, :n], other[:, n:]), 1), cache)
-                try:
-                    cache.rewind(n) if n else cache.reset()
-                except VgptError as error:
-                    worst.add(int(n == 0), 0, f"{flags}: the cache cannot be reset: {error.message}")
-                    continue
-                worst.equal(cache.length, n, f"{flags}: length after going back")
-                end = module(x[:, n:], cache)
+                with torch.inference_mode():
+                    module(torch.cat((x[:, :n], other[:, n:]), 1), cache)
+                    try:
+                        cache.rewind(n) if n else cache.reset()
+                    except VgptError as error:
+                        worst.add(int(n == 0), 0, f"{flags}: the cache cannot be reset: {error.message}")
+                        continue
+                    end, full = module(x[:, n:], cache), module(x)
+                worst.equal(cache.length, tokens, f"{flags}: length after going back to {n} of {tokens} tokens, and on")
                 worst.add(gap(end, full[:, n:]), limit, f"{flags}: from {tokens} back to {n} tokens, and on")
     return worst.finding()
 

@@ -2,6 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import inf
+
+import torch
 
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.conformance import causality, counting, decoding, invariance, memory, numerics, state, whole
@@ -68,6 +72,56 @@ class Result:
     detail: str
 
 
+@dataclass(frozen=True)
+class Step:
+    """One check of one layer or model, ready to run."""
+
+    check: str
+    subject: str
+    measure: Callable[[], Finding]
+
+    def run(self) -> Result:
+        """Measure; a check that raises has failed."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(
+            1
+        )  # tensors are tiny: threads that wait for each other only cost, on a busy machine a lot
+        try:
+            found = self.measure()
+        except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and then has failed the check
+            reason = str(error).strip().partition("\n")[0]
+            return Result(self.check, self.subject, inf, 0.0, False, f"raised {type(error).__name__}: {reason}")
+        finally:
+            torch.set_num_threads(threads)
+        return Result(self.check, self.subject, found.measured, found.limit, found.passed, found.detail)
+
+
+def steps(
+    config: AttentionConfig | str,
+    shape: Shape | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    only: Sequence[str] = (),
+) -> list[Step]:
+    """Return the checks of a variant without running any; arguments and errors as for `check_variant`."""
+    config = resolve_attention(config)
+    layers = distinct_layers(config)
+    if shape is None:
+        shape = find_trunk([layer for _, layer in layers])
+    elif faults := [fault for _, layer in layers for fault in layer.check(shape)]:
+        raise SettingsError(faults)
+    found: list[Step] = []
+    for index, layer in layers:
+        case = Case(layer, shape, index, seed, device)
+        found += [Step(name, spelled(layer), partial(check, case)) for name, check in LAYER_CHECKS.items()]
+    depth = max(2, layers[-1][0] + 1)
+    for name, check in MODEL_CHECKS.items():
+        found.append(Step(name, "model", partial(check, config, shape, depth, seed, device)))
+    wanted = _wanted(only)
+    return [step for step in found if step.check in wanted]
+
+
 def check_variant(
     config: AttentionConfig | str,
     shape: Shape | None = None,
@@ -75,7 +129,6 @@ def check_variant(
     seed: int = 0,
     device: str = "cpu",
     only: Sequence[str] = (),
-    progress: Callable[[str, str], None] | None = None,
 ) -> list[Result]:
     """Check that a variant keeps the contract of `vgpt.attention`; a check that raises has failed.
 
@@ -85,41 +138,24 @@ def check_variant(
         seed: chooses weights, inputs and places to look at.
         device: where the checks run.
         only: names of the checks to run; empty runs all.
-        progress: called before each check with the subject and the check's name.
 
     Raises:
         SettingsError: the settings do not fit the trunk, or no small trunk fits them.
         UsageError: an unknown check.
     """
-    config = resolve_attention(config)
-    layers = distinct_layers(config)
-    if shape is None:
-        shape = find_trunk([layer for _, layer in layers])
-    elif faults := [fault for _, layer in layers for fault in layer.check(shape)]:
-        raise SettingsError(faults)
-    wanted = _wanted(only)
-    results: list[Result] = []
-
-    def run(check: str, subject: str, measure: Callable[[], Finding]) -> None:
-        if check not in wanted:
-            return
-        if progress is not None:
-            progress(subject, check)
-        results.append(_result(check, subject, measure))
-
-    for index, layer in layers:
-        case = Case(layer, shape, index, seed, device)
-        for name, check in LAYER_CHECKS.items():
-            run(name, spelled(layer), lambda check=check, case=case: check(case))
-    n_layer = max(2, layers[-1][0] + 1)
-    for name, check in MODEL_CHECKS.items():
-        run(name, "model", lambda check=check: check(config, shape, n_layer, seed, device))
-    return results
+    return [step.run() for step in steps(config, shape, seed=seed, device=device, only=only)]
 
 
-def failures(config: AttentionConfig | str, shape: Shape | None = None, **options: object) -> list[str]:
+def failures(
+    config: AttentionConfig | str,
+    shape: Shape | None = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    only: Sequence[str] = (),
+) -> list[str]:
     """Return one line per check that fails, empty when the contract is kept; arguments as for `check_variant`."""
-    results = check_variant(config, shape, **options)  # type: ignore[arg-type]  # passed on as they are
+    results = check_variant(config, shape, seed=seed, device=device, only=only)
     return [
         f"{result.subject}: {result.check}: {result.detail} (measured {result.measured:.3g}, limit {result.limit:.3g})"
         for result in results
@@ -130,13 +166,6 @@ def failures(config: AttentionConfig | str, shape: Shape | None = None, **option
 def check_names() -> list[str]:
     """Return the names of all checks, in the order in which they run."""
     return [*LAYER_CHECKS, *MODEL_CHECKS]
-
-
-def count_checks(config: AttentionConfig, only: Sequence[str] = ()) -> int:
-    """Return how many results `check_variant` gives."""
-    wanted = _wanted(only)
-    per_layer = sum(name in wanted for name in LAYER_CHECKS)
-    return per_layer * len(distinct_layers(config)) + sum(name in wanted for name in MODEL_CHECKS)
 
 
 def distinct_layers(config: AttentionConfig) -> list[tuple[int, AttentionConfig]]:
@@ -154,15 +183,6 @@ def spelled(config: AttentionConfig) -> str:
     given = {name: getattr(config, name) for name in type(config).model_fields}
     changed = [f"{n}={value}" for n, value in given.items() if value != type(config).model_fields[n].default]
     return config.kind + (":" + ",".join(changed) if changed else "")
-
-
-def _result(check: str, subject: str, measure: Callable[[], Finding]) -> Result:
-    try:
-        found = measure()
-    except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and then has failed the check
-        reason = str(error).strip().partition("\n")[0]
-        return Result(check, subject, float("inf"), 0.0, False, f"raised {type(error).__name__}: {reason}")
-    return Result(check, subject, found.measured, found.limit, found.passed, found.detail)
 
 
 def _wanted(only: Sequence[str]) -> set[str]:

@@ -32,18 +32,21 @@ class Worst:
 
     Args:
         claim: what holds when every measurement is within its limit.
+
+    Attributes:
+        measured: the number that exceeds its limit most, so far.
     """
 
     def __init__(self, claim: str) -> None:
         self.claim = claim
-        self._measured, self._limit, self._where, self._ratio = 0.0, 0.0, "", -1.0
+        self.measured, self._limit, self._where, self._ratio = 0.0, 0.0, "", -1.0
 
     def add(self, measured: float, limit: float, where: str) -> None:
         """Note one measurement; not-a-number counts as infinitely bad."""
         measured = inf if isnan(measured) else float(measured)
         ratio = (measured / limit) if limit else (inf if measured else 0.0)
         if ratio > self._ratio:
-            self._measured, self._limit, self._where, self._ratio = measured, limit, where, ratio
+            self.measured, self._limit, self._where, self._ratio = measured, limit, where, ratio
 
     def equal(self, measured: int, stated: int, where: str) -> None:
         """Note two counts that must be the same number."""
@@ -51,8 +54,8 @@ class Worst:
 
     def finding(self) -> Finding:
         """Return the worst measurement, with the claim where it is within its limit."""
-        detail = self.claim if self._measured <= self._limit else self._where
-        return Finding(self._measured, self._limit, detail)
+        detail = self.claim if self.measured <= self._limit else self._where
+        return Finding(self.measured, self._limit, detail)
 
 
 def gap(measured: Tensor, wanted: Tensor, floor: float = 1.0) -> float:

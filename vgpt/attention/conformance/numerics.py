@@ -1,6 +1,7 @@
 """Right numbers: fast paths against the plain formula, gradients against differences, and no overflow at the edges."""
 
 from collections.abc import Sequence
+from math import inf, isnan
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from vgpt.attention.conformance.measure import Finding, Worst, broken, gap
 
 _LENGTHS = (1, 2, 63, 64, 100, 257)
 _LONG = 4096
+_STRETCHES = 8
 _WIDE = 64
 """Head width of real models, at which float16 overflows where it overflows in them."""
 
@@ -25,20 +27,24 @@ def fast_is_naive(case: Case) -> Finding:
             some = lengths if trunk == case else (5, min(200, case.longest))
             for tokens in some:
                 _compare(worst, trunk, tokens, dtype, limit, f"{flags}, {dtype}, T={tokens}")
+    if worst.measured == 0:
+        worst.claim = "--no-flash computes the very same: there is one path, and nothing to compare it with"
     return worst.finding()
 
 
 def gradients(case: Case) -> Finding:
     """Gradients of inputs and parameters agree with finite differences, in float64 (torch.autograd.gradcheck)."""
-    worst = Worst("gradients agree with finite differences in float64 (trunks where they do not)")
+    worst = Worst("gradients agree with finite differences in float64 (trunks and lengths where they do not)")
     narrow = case.on(n_embd=4 * case.shape.n_head)
     small = case if narrow.config.check(narrow.shape) else narrow
     for flags, trunk in small.trunks():
         # Every entry where that is cheap, random directions for the parameters and for a long sequence.
         for tokens, slow in ((4, True), (5, False), (case.tokens, False)):
-            if trunk == small or tokens <= 5:
-                fault = _gradcheck(trunk, tokens, slow=slow)
-                worst.add(int(bool(fault)), 0, f"{flags}, T={tokens}: {fault}")
+            if trunk != small and tokens > 5:
+                continue
+            if fault := _gradcheck(trunk, tokens, slow=slow):
+                worst.add(1, 0, f"{flags}, T={tokens}: {fault}")
+                return worst.finding()  # explaining one fault may take gradcheck seconds
     return worst.finding()
 
 
@@ -70,11 +76,8 @@ def finite_at_extremes(case: Case) -> Finding:
 
 
 def low_precision(case: Case) -> Finding:
-    """bfloat16 and float16 are near float64: overflow and lost digits show as wrong numbers, not only as not-a-number.
-
-    Limits are on the largest difference relative to the largest output.
-    """
-    worst = Worst("low precision stays near float64 (largest difference relative to the largest output)")
+    """bfloat16 and float16 are near float64: overflow and lost digits show as wrong numbers, where none is missing."""
+    worst = Worst("low precision stays near float64, on long sequences and wide heads too (relative error)")
     wide = case.on(n_embd=_WIDE * case.shape.n_head)
     wide = case if wide.config.check(wide.shape) else wide
     for name, trunk, most in (("wide heads", wide, 1024), ("long sequence", case, _LONG)):
@@ -144,4 +147,12 @@ def _compare_decoding(worst: Worst, case: Case, x: Tensor, exact: Tensor) -> Non
 
 
 def _relative(got: Tensor, exact: Tensor) -> float:
-    return gap(got, exact, floor=1e-30)
+    """Return the root mean square of the error relative to that of the outputs, in the worst stretch of tokens.
+
+    Single outputs may be off by more: where a feature map leaves a token next to nothing to look at, digits are lost in
+    any precision. Where sums overflow or lose their digits, all later tokens are.
+    """
+    error = (got.double() - exact).square()
+    stretches = zip(error.chunk(_STRETCHES, 1), exact.square().chunk(_STRETCHES, 1), strict=True)
+    ratios = [float((wrong.mean() / right.mean()).sqrt()) for wrong, right in stretches]
+    return max(inf if isnan(ratio) else ratio for ratio in ratios)

@@ -1,8 +1,8 @@
 """Settings and costs of linear attention.
 
 Source: Katharopoulos et al. 2020 (arXiv 2006.16236), equations 10-12 (causal form) and 16-20 (as a recurrence).
-Second-order Taylor features: Arora et al. 2024 (arXiv 2402.18668), section 4. RMS norm of the output instead of the
-denominator: Qin et al. 2022 (arXiv 2210.10340), section 4.1. Decay of the state: Sun et al. 2023 (arXiv 2307.08621).
+Second-order Taylor features: Arora et al. 2024 (arXiv 2402.18668). RMS norm of the output instead of the denominator:
+Qin et al. 2022 (arXiv 2210.10340). Decay of the state: Sun et al. 2023 (arXiv 2307.08621).
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -13,7 +13,7 @@ from vgpt.attention.config import AttentionConfig, CacheCost, Flops, Shape
 from vgpt.attention.registry import register_attention
 
 _STATE_BYTES = 4
-"""The state is float32 whatever the rest is: in bfloat16 it is 37 % off after 1,024 tokens."""
+"""The state is never narrower than float32: in bfloat16 it is 37 % off after 1,024 tokens."""
 
 
 @register_attention(
@@ -24,9 +24,10 @@ _STATE_BYTES = 4
 class LinearConfig(AttentionConfig):
     """Kernel feature-map attention: o_t = phi(q_t) S_t / phi(q_t) z_t, S_t = S_(t-1) + phi(k_t) v_t^T, z likewise.
 
-    Positions: "rope" rotates what the numerator is made of and leaves the denominator as it is, which could otherwise
-    become zero or negative (Su et al. 2021, arXiv 2104.09864, equation 19); "taylor2" and "identity" are rotated
-    before the feature map. "alibi" multiplies the state of head h by exp(-slope_h) per token, as retention does.
+    Positions: "rope" rotates the features of the numerator and leaves the denominator as it is, which could otherwise
+    become zero or negative (Su et al. 2021, arXiv 2104.09864). Of "identity" and "taylor2", whose products depend on
+    q k alone, queries and keys themselves are rotated. "alibi" multiplies the state of head h by exp(-slope_h) per
+    token, as retention does, and so the numerator and the denominator alike.
     """
 
     positions: ClassVar[tuple[str, ...]] = ("learned", "none", "rope", "alibi")
@@ -57,9 +58,13 @@ class LinearConfig(AttentionConfig):
             return ["--pos alibi is a decay of the state here, not a bias of scores"]
         return ["--pos rope leaves the denominator without positions"] if self.splits(shape) else []
 
+    def rotates_features(self, shape: Shape) -> bool:
+        """Return whether features are rotated, not queries and keys: a product of elu(R q) depends on more than R."""
+        return shape.pos == "rope" and self.feature_map in ("elu1", "relu")
+
     def splits(self, shape: Shape) -> bool:
         """Return whether numerator and denominator differ in their queries and keys, because only one is rotated."""
-        return shape.pos == "rope" and self.linear_norm == "denom" and self.feature_map != "taylor2"
+        return self.rotates_features(shape) and self.linear_norm == "denom"
 
     def feature_dim(self, shape: Shape) -> int:
         """Width m of one head's features."""
@@ -101,7 +106,7 @@ class LinearConfig(AttentionConfig):
         return Flops(2 * self.matmul_params(shape), self._recurrence(shape))
 
     def cache_cost(self, shape: Shape) -> CacheCost:
-        """H m (v + 1) numbers in float32 at any length; v without a denominator."""
+        """H m (v + 1) numbers in float32 or wider at any length; H m v without a denominator."""
         fixed = shape.n_head * self.feature_dim(shape) * self.columns(shape)
         return CacheCost(fixed=fixed, state_bytes=_STATE_BYTES)
 
@@ -114,6 +119,6 @@ class LinearConfig(AttentionConfig):
         The state is charged for every token, although the first chunk finds none and the last one's is not needed. A
         sequence of one chunk never makes one.
         """
-        scores = self.feature_dim(shape) * (2 if self.splits(shape) else 1)
+        scores = shape.head_dim * (2 if self.splits(shape) else 1)
         inside = 2 * pairs * shape.n_head * (scores + self.columns(shape))
         return inside + (tokens * self._recurrence(shape) if tokens > self.chunk_size else 0)

@@ -1,101 +1,101 @@
 """Linear attention as a layer."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.linear.cache import StateCache
-from vgpt.attention.linear.chunked import chunked_linear_attention, recurrent_step
+from vgpt.attention.linear.chunked import chunked_linear_attention
 from vgpt.attention.linear.config import LinearConfig
-from vgpt.attention.linear.features import FEATURE_MAPS
+from vgpt.attention.linear.features import FEATURE_MAPS, FeatureMap, based
+from vgpt.attention.linear.naive import quadratic_linear_attention
+from vgpt.attention.linear.recurrent import recurrent_step
+from vgpt.attention.linear.sweep import DENOMINATOR_EPS
 from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.attention.switches import NORM_EPS, Switches
 
-EPS = 1e-6
-"""Added to denominators: with relu features all of a query's products can be zero."""
-
 
 class LinearAttention(CausalSelfAttention):
-    """Attention with feature maps in place of the softmax; weights as in multi-head attention.
+    """Kernel feature-map attention with H heads; parameters as multi-head attention has them.
 
-    Everything between the projections is computed in float32 or wider, also under autocast: the denominator grows with
-    T and leaves float16's range after some hundred tokens, and bfloat16 forgets what it adds.
+    Norms of queries and keys, where asked for, come before the feature map, as they come before the product in
+    softmax attention.
     """
 
     def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
         super().__init__(config, shape, layer)
         assert isinstance(config, LinearConfig)
         self.settings = config
-        width = shape.n_head * shape.head_dim
-        self.c_attn = nn.Linear(shape.n_embd, 3 * width, bias=shape.bias)
-        self.c_proj = nn.Linear(width, shape.n_embd, bias=shape.bias)
+        self.map = FEATURE_MAPS[config.feature_map]
+        self.c_attn = nn.Linear(shape.n_embd, 3 * shape.n_head * shape.head_dim, bias=shape.bias)
+        self.c_proj = nn.Linear(shape.n_head * shape.head_dim, shape.n_embd, bias=shape.bias)
         self.extra = Switches(shape, shape.head_dim, shape.head_dim)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
         B, T, _ = x.shape
-        qkv = self.c_attn(x)
+        assert cache is None or isinstance(cache, StateCache)
+        start = 0 if cache is None else cache.length
+        q, k, v = (part.unflatten(-1, (self.shape.n_head, -1)) for part in self.c_attn(x).chunk(3, -1))
+        q, k = self.extra.normed(q, k)
         with torch.autocast(x.device.type, enabled=False):
-            wide = qkv.to(torch.promote_types(qkv.dtype, torch.float32))
-            y = self._mixed(wide.view(B, T, 3, self.shape.n_head, -1), cache)
-        return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(qkv.dtype), x))
+            y = self._mix(q, k, v, start, None if cache is None else cache.state)
+        if cache is not None:
+            cache.length += T
+        return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(v.dtype), x))
 
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> StateCache:
-        """Allocate a state of constant size, in float32 or wider whatever `dtype` is."""
-        config, shape = self.settings, self.shape
-        size = (shape.n_head, config.feature_dim(shape), config.columns(shape))
+        """A state per head, in float32 or wider, of a size that `max_tokens` does not change."""
+        settings, shape = self.settings, self.shape
+        size = (shape.n_head, settings.feature_dim(shape), settings.columns(shape))
         return StateCache(batch, *size, dtype=dtype, device=device)
 
-    def _mixed(self, qkv: Tensor, cache: Cache | None) -> Tensor:
-        """Mix tokens: queries, keys and values (B, T, 3, H, D) become outputs (B, H, T, D)."""
-        config, shape = self.settings, self.shape
-        start = 0 if cache is None else cache.length
-        q, k, v = qkv.unbind(2)
-        q, k = self.extra.normed(q, k)
-        phi, turned = FEATURE_MAPS[config.feature_map], shape.pos == "rope"
-        tables = rotary_tables(start, q.shape[1], shape.head_dim, shape.rope_base, q.device) if turned else None
-        if tables is not None and config.feature_map in ("taylor2", "identity"):
-            q, k = rotate(q, *tables), rotate(k, *tables)
-        q, k, v = phi(q), phi(k), v.transpose(1, 2)
-        plain = (q.transpose(1, 2), k.transpose(1, 2))
-        if tables is not None and config.feature_map not in ("taylor2", "identity") and not config.splits(shape):
-            plain = (rotate(q, *tables).transpose(1, 2), rotate(k, *tables).transpose(1, 2))
-        if not config.splits(shape):
-            if config.linear_norm == "denom":
-                v = torch.cat((v, torch.ones_like(v[..., :1])), -1)
-            return self._normed(self._summed(*plain, v, cache, slice(None)))
-        assert tables is not None
-        rotated = (rotate(q, *tables).transpose(1, 2), rotate(k, *tables).transpose(1, 2))
-        D = v.shape[-1]
-        above = self._summed(*rotated, v, cache, slice(None, D), last=False)
-        below = self._summed(*plain, torch.ones_like(v[..., :1]), cache, slice(D, None))
-        return self._normed(torch.cat((above, below), -1))
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, start: int, state: Tensor | None) -> Tensor:
+        """Return outputs (B, H, T, D) for heads (B, T, H, D) of tokens from position `start` on; update the state."""
+        norm, feature_map, wide = self.settings.linear_norm, self.map, _wide(v)
+        if self.settings.rotates_features(self.shape):
+            q, k = based(feature_map, q.to(wide)), based(feature_map, k.to(wide))
+            feature_map = FEATURE_MAPS["identity"]
+        plain = q, k
+        if self.shape.pos == "rope":
+            cos, sin = rotary_tables(start, q.shape[1], self.shape.head_dim, self.shape.rope_base, q.device)
+            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if norm == "denom" and not self.settings.splits(self.shape):
+            return self._run(q, k, v, state, feature_map, normalise=True)
+        v = v.to(wide)  # sums without a divisor are not for half precision
+        if norm == "denom":
+            above, below = (None, None) if state is None else (state[..., :-1], state[..., -1:])
+            numerator = self._run(q, k, v, above, feature_map, normalise=False)
+            denominator = self._run(*plain, torch.ones_like(v[..., :1]), below, feature_map, normalise=False)
+            return numerator / (denominator + DENOMINATOR_EPS)
+        y = self._run(q, k, v, state, feature_map, normalise=False) * self.shape.head_dim**-0.5
+        return F.rms_norm(y, y.shape[-1:], eps=NORM_EPS) if norm == "rms" else y
 
-    def _summed(
-        self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None, columns: slice, *, last: bool = True
+    def _run(
+        self, q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, feature_map: FeatureMap, *, normalise: bool
     ) -> Tensor:
-        """Return the unnormalised sums of some of the state's columns, and move that part of the state on."""
+        """Mix heads (B, T, H, ...) in whichever form fits, and leave the new state where the old one was."""
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         slopes = self.extra.slopes(q.device)
-        decay = None if slopes is None else -slopes.to(q.dtype)
-        if cache is None:
-            return chunked_linear_attention(q, k, v, chunk=self.settings.chunk_size, log_decay=decay)[0]
-        assert isinstance(cache, StateCache)
-        state = cache.state[..., columns].to(q.dtype)
-        if q.shape[2] == 1:
-            y, state = recurrent_step(q, k, v, state, decay)
+        if state is not None and q.shape[2] == 1 and self.shape.flash and not torch.is_grad_enabled():
+            return recurrent_step(q, k, v, state, feature_map=feature_map, slopes=slopes, normalise=normalise)
+        common: dict[str, Any] = {"feature_map": feature_map, "slopes": slopes, "normalise": normalise}
+        if state is not None:
+            # A copy, because gradients may need the state as it was.
+            common |= {"state": state.clone(), "keep_state": True}
+        if self.shape.flash:
+            y, last = chunked_linear_attention(q, k, v, chunk_size=self.settings.chunk_size, **common)
         else:
-            y, state = chunked_linear_attention(q, k, v, chunk=self.settings.chunk_size, state=state, log_decay=decay)
-        cache.state[..., columns].copy_(state)
-        if last:
-            cache.length += q.shape[2]
+            y, last = quadratic_linear_attention(q, k, v, **common)
+        if state is not None and last is not None:
+            state.copy_(last.detach())
         return y
 
-    def _normed(self, y: Tensor) -> Tensor:
-        """Bring sums (B, H, T, columns) into scale: (B, H, T, D)."""
-        if self.settings.linear_norm == "denom":
-            return y[..., :-1] / (y[..., -1:] + EPS)
-        if self.settings.linear_norm == "rms":
-            return nn.functional.rms_norm(y, y.shape[-1:], eps=NORM_EPS)
-        return y * self.shape.head_dim**-0.5
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)

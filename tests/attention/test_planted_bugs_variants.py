@@ -1,0 +1,112 @@
+"""Bugs planted in the built-in variants: the ones that their own tricks invite."""
+
+import pytest
+
+from vgpt.attention.conformance import check_names
+from vgpt.attention.latent.config import MLAConfig
+from vgpt.attention.latent.module import LatentAttention
+from vgpt.attention.linear.config import LinearConfig
+from vgpt.attention.linear.module import LinearAttention
+from vgpt.attention.local.config import LocalConfig
+from vgpt.attention.local.module import LocalAttention
+from vgpt.attention.ring import RingCache
+from vgpt.attention.sparse.config import SparseConfig
+from vgpt.attention.sparse.module import SparseAttention, row_links
+
+
+class Local(LocalConfig):
+    window_size: int = 9
+
+
+class Sparse(SparseConfig):
+    sparse_block_size: int = 8
+    random_blocks: int = 2
+
+
+class Latent(MLAConfig):
+    pass
+
+
+class Linear(LinearConfig):
+    pass
+
+
+class WindowOneWider(LocalAttention):
+    """Does not count the query itself."""
+
+    def __init__(self, config, shape, layer=0):
+        super().__init__(config, shape, layer)
+        self.window += 1
+
+
+class RingOneShort(LocalAttention):
+    def make_cache(self, batch, max_tokens, *, dtype, device):
+        parts = [(self.kv_heads, self.shape.head_dim)] * 2
+        return RingCache(batch, max_tokens, self.window - 1, parts, dtype=dtype, device=device)
+
+
+class LinksOfTheLength(SparseAttention):
+    def _rows(self, tokens, device):
+        rows = -(-tokens // self.settings.sparse_block_size)
+        drawn = self.settings.model_copy(update={"link_seed": rows})
+        return row_links(drawn, self.layer, self.shape.n_head, rows, device)
+
+
+class LinksOfTheFirstHead(SparseAttention):
+    def _rows(self, tokens, device):
+        rows = super()._rows(tokens, device)
+        return rows[:1].expand_as(rows)
+
+
+class KeepsTheKeys(LatentAttention):
+    """Multi-head latent attention as it is often cached: the expanded keys and values beside the latent."""
+
+    def forward(self, x, cache=None):
+        y = super().forward(x, cache)
+        if cache is not None:
+            cache.expanded = self.kv_b_proj(cache.stored()[0][..., : self.rank].float())
+        return y
+
+
+class ExpandsToDecode(LatentAttention):
+    def _absorbs(self, new, total):
+        return False
+
+
+class ForgetsTheDecayInSteps(LinearAttention):
+    def _summed(self, q, *others, **more):
+        alibi, self.extra.alibi = self.extra.alibi, self.extra.alibi and q.shape[2] > 1
+        try:
+            return super()._summed(q, *others, **more)
+        finally:
+            self.extra.alibi = alibi
+
+
+class RotatesStepsFromTheStart(LinearAttention):
+    def _mixed(self, qkv, cache):
+        if cache is None or qkv.shape[1] > 1:
+            return super()._mixed(qkv, cache)
+        length, cache.length = cache.length, 0
+        y = super()._mixed(qkv, cache)
+        cache.length = length + 1
+        return y
+
+
+@pytest.mark.parametrize(
+    ("config", "module", "check", "phrase"),
+    [
+        (Local, WindowOneWider, "visibility", "which is hidden"),
+        (Local, RingOneShort, "decoding", "against the full forward"),
+        (Local, RingOneShort, "cache_bytes", "stated"),
+        (Sparse, LinksOfTheLength, "prefix_invariance", "against them alone"),
+        (Sparse, LinksOfTheLength, "fast_is_naive", "float64, T="),
+        (Sparse, LinksOfTheFirstHead, "visibility", "takes nothing from"),
+        (Latent, KeepsTheKeys, "hidden_memory", "hang on a cache that reports"),
+        (Latent, ExpandsToDecode, "decode_flops", "FLOPs counted in a step"),
+        (Linear, ForgetsTheDecayInSteps, "positions", "--pos alibi"),
+        (Linear, RotatesStepsFromTheStart, "positions", "--pos rope"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else value if value in check_names() else "",
+)
+def test_a_bug_in_a_variant_is_caught(register, caught, config, module, check, phrase):
+    caught(register(config, module), check, phrase)

@@ -1,0 +1,43 @@
+"""Linear attention as a recurrent network: one token into the state and one output out of it."""
+
+import torch
+from torch import Tensor
+
+from vgpt.attention.linear.features import FeatureMap
+from vgpt.attention.linear.sweep import DENOMINATOR_EPS
+
+
+def recurrent_step(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor,
+    *,
+    feature_map: FeatureMap,
+    slopes: Tensor | None = None,
+    normalise: bool = True,
+) -> Tensor:
+    """Add one token to a state, in place, and read it: Katharopoulos et al. 2020, equations 18-20.
+
+    Args:
+        q: query (B, H, 1, D), before the feature map.
+        k: key (B, H, 1, D), likewise.
+        v: value (B, H, 1, v).
+        state: (B, H, m, v + 1), or (B, H, m, v) without `normalise`; float32 or wider.
+        feature_map: from D numbers to m features.
+        slopes: (H,) rates of forgetting.
+        normalise: divide by the sum of the weights.
+
+    Returns:
+        (B, H, 1, v) in the type of v.
+    """
+    dtype = state.dtype
+    query, key = (feature_map.expand(feature_map.base(x.to(dtype))) for x in (q, k))
+    value = v.to(dtype)
+    if normalise:
+        value = torch.cat((value, torch.ones_like(value[..., :1])), -1)
+    if slopes is not None:
+        state.mul_(torch.exp(-slopes.to(dtype)).view(-1, 1, 1))
+    state.addcmul_(key.mT, value)
+    y = query @ state
+    return ((y[..., :-1] / (y[..., -1:] + DENOMINATOR_EPS)) if normalise else y).to(v.dtype)
