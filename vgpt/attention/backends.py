@@ -206,7 +206,9 @@ def _sdpa(
     if grouped and q.device.type == "cuda" and (mask is not None or q.dtype is torch.float32):
         k, v = _expanded(q, k, v)  # there the fused kernels without float16 or with a mask do not know groups
         grouped = False
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=square, scale=factor, enable_gqa=grouped)
+    # A compiler that leaves lengths open compares them as symbols, which only an `if` turns into plain answers.
+    flags = ({"is_causal": True} if square else {}) | ({"enable_gqa": True} if grouped else {})
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=factor, **flags)
     return y[:, :, y.shape[2] - queries :, :Dv]
 
 

@@ -50,75 +50,86 @@ class RingCache(TokenCache):
         return (self.length - 1) % self.capacity
 
     def append(self, *rows: Tensor) -> list[Tensor]:
-        """Store rows (B, heads, T, width) and return the rows that matter to the T tokens, by position.
+        """Store rows (B, heads, T, width), one tensor per part, and return sorted rows that end with these T.
 
-        Those are the rows that the first of the tokens may see, and the T new ones.
+        Before them come all rows that the first of them may see.
 
         Raises:
             VgptError: the sequence grows longer than `max_tokens`.
         """
-        end = self._grown(rows[0].shape[2])
+        end = self._end(rows[0].shape[2])
         if end <= self.capacity:
             seen = super().append(*rows)
         else:
-            seen = [torch.cat((old, new.to(old.dtype)), 2) for old, new in zip(self._sorted(), rows, strict=True)]
+            seen = [
+                torch.cat((*self._sorted(part), new.to(part.dtype)), 2)
+                for part, new in zip(self.dense, rows, strict=True)
+            ]
             self._write(rows, end)
-        self.length, self._longest = end, max(end, self._longest)
+        self._advance(end)
         return seen
 
     def step(self, *rows: Tensor) -> None:
-        """Store the rows (B, heads, 1, width) of one token, to be read from `dense`, unsorted.
+        """Store the rows (B, heads, 1, width) of one token, to be read from `dense` as they lie.
 
         Raises:
             VgptError: the sequence grows longer than `max_tokens`.
         """
-        end = self._grown(1)
+        end = self._end(1)
         if end <= self.capacity:
             super().append(*rows)
         else:
             self._write(rows, end)
-        self.length, self._longest = end, max(end, self._longest)
+        self._advance(end)
 
     def stored(self) -> list[Tensor]:
-        """Return the filled rows of each part."""
+        """Return the rows in use of each part."""
         return [part[:, :, : self.live] for part in self.dense]
 
     def rewind(self, length: int) -> None:
-        """Go back to the first `length` tokens, if the token after them still finds all that its window reaches.
+        """Go back to the first `length` tokens, where the next token still finds its whole window.
 
-        Over a full ring that is one token back at most; to 0 it always works.
+        From a full ring that is one token at most, or all of them.
         """
-        overwritten = self._longest > self.capacity
-        if overwritten and 0 < length < self._longest - 1:
+        lost = self._longest - self.capacity
+        if 0 < length < self.length and max(0, length - self.window + 1) < lost:
             raise VgptError(
-                f"a window of {self.window} tokens after {self._longest} cannot go back to {length}: what the window "
-                "reached there is written over",
-                "Reset the cache, and read the tokens that should stay again.",
+                f"the key/value cache keeps the last {self.capacity} of {self.length} tokens and cannot go back to "
+                f"{length}: what its window reached is written over",
+                "Reset it and read the tokens again.",
             )
         super().rewind(length)
         if length == 0:
             self._longest = 0
 
-    def _grown(self, tokens: int) -> int:
+    def _end(self, tokens: int) -> int:
         end = self.length + tokens
         if end > self.max_tokens:
             raise VgptError(
-                f"the key/value cache is for {self.max_tokens} tokens and cannot take {end}",
+                f"the key/value cache serves sequences of {self.max_tokens} tokens and cannot take {end}",
                 "Make the cache larger, or reset it.",
             )
         return end
 
-    def _sorted(self) -> list[Tensor]:
-        """Return the rows that the next token may see beside its own, oldest first."""
+    def _advance(self, end: int) -> None:
+        self.length, self._longest = end, max(end, self._longest)
+
+    def _sorted(self, part: Tensor) -> list[Tensor]:
+        """Return views of the rows before the next token's in its window, in order of position."""
         count = min(self.length, self.window - 1)
-        rows = torch.arange(self.length - count, self.length, device=self.dense[0].device) % self.capacity
-        return [part.index_select(2, rows) for part in self.dense]
+        first = (self.length - count) % self.capacity
+        wrapped = max(0, first + count - self.capacity)
+        return [part[:, :, first : first + count - wrapped], part[:, :, :wrapped]] if count else []
 
     def _write(self, rows: Sequence[Tensor], end: int) -> None:
-        """Put the newest rows into their places."""
+        """Write the last rows that fit, up to position `end`; the ring is full afterwards."""
         if self.dense[0].shape[2] < self.capacity:
             self._spread(self.capacity)
-        kept = min(rows[0].shape[2], self.capacity)
-        places = torch.arange(end - kept, end, device=rows[0].device) % self.capacity
+        count = min(rows[0].shape[2], self.capacity)
+        first = (end - count) % self.capacity
+        wrapped = max(0, first + count - self.capacity)
         for part, new in zip(self.dense, rows, strict=True):
-            part.index_copy_(2, places, new[:, :, -kept:].to(part.dtype))
+            fresh = new[:, :, new.shape[2] - count :]
+            part[:, :, first : first + count - wrapped].copy_(fresh[:, :, : count - wrapped])
+            if wrapped:
+                part[:, :, :wrapped].copy_(fresh[:, :, count - wrapped :])

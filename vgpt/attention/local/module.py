@@ -4,13 +4,12 @@ import torch
 from torch import Tensor
 
 from vgpt.attention.backends import attend, one_query
-from vgpt.attention.blocks import blocks
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.flex import can_flex, flex_attend
 from vgpt.attention.grouped.module import GroupedAttention
-from vgpt.attention.local.banded import banded_attention
 from vgpt.attention.local.config import LocalConfig
+from vgpt.attention.local.windowed import windowed
 from vgpt.attention.ring import RingCache
 
 
@@ -29,7 +28,7 @@ class LocalAttention(GroupedAttention):
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
         if cache is None:
-            return self._windowed(q, k, v)
+            return self._windowed(q, k, v, whole=True)
         assert isinstance(cache, RingCache)
         if q.shape[2] == 1 and self.shape.flash:
             return self._step(q, k, v, cache)
@@ -46,17 +45,14 @@ class LocalAttention(GroupedAttention):
             bias = -slopes.view(-1, 1) * ((cache.last - rows) % cache.capacity)
         return one_query(q.to(keys.dtype), keys, values, live=cache.live, sinks=self.extra.sink_bias, bias=bias)
 
-    def _windowed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _windowed(self, q: Tensor, k: Tensor, v: Tensor, *, whole: bool = False) -> Tensor:
         """Attend with T queries, the last of which stands at the last of the S keys."""
         T, S = q.shape[2], k.shape[2]
         sinks, slopes = self.extra.sink_bias, self.extra.slopes(q.device)
         if not self.shape.flash:
             mask = self.mask(S - T, T, 0, S, q.device)
             return attend(q, k, v, offset=S - T, mask=mask, flash=False, sinks=sinks, slopes=slopes)
-        if self.window >= S:
-            return attend(q, k, v, offset=S - T, sinks=sinks, slopes=slopes)
-        if T == S and can_flex(q):
+        # Prompts have any length, and each new one would be compiled anew: they do not take the fused kernel.
+        if whole and self.window < T and can_flex(q):
             return flex_attend(q, k, v, self.config.visible, sinks=sinks, slopes=slopes)
-        if T == S and (torch.compiler.is_compiling() or q.device.type != "cpu"):
-            return banded_attention(q, k, v, self.window, sinks=sinks, slopes=slopes)
-        return blocks(q, k, v, S - T, window=self.window, sinks=sinks, slopes=slopes)
+        return windowed(q, k, v, self.window, sinks=sinks, slopes=slopes)
