@@ -44,7 +44,6 @@ class RowCache(TokenCache):
         self.dense = self.buffers()
         self.config, self.layer = config, layer
         self._starts = torch.arange(batch * heads, device=device).view(batch, heads, 1) * max_tokens
-        self._row, self._places = -1, self._starts
 
     def fill(self, keys: Tensor, values: Tensor) -> None:
         """Store the first tokens, keys and values (B, H, T, D).
@@ -62,23 +61,21 @@ class RowCache(TokenCache):
         """
         self.append(keys, values)
         row, last = divmod(self.length - 1, self.config.sparse_block_size)
-        if row != self._row:
-            # Where the row's blocks lie in the memory of all heads and sequences; the same for all of its tokens.
-            self._row, self._places = row, self._starts + tokens_of(self._blocks(row), self.config.sparse_block_size)
         live = min(row, self.config.seen_blocks - 1) * self.config.sparse_block_size + last + 1
-        places = self._places[..., :live].flatten()
+        places = (self._starts + self.positions()[:, :live]).flatten()
         seen = [part.flatten(0, 2).index_select(0, places).view(*part.shape[:2], live, -1) for part in self.dense]
         return seen[0], seen[1], live
 
     def positions(self) -> Tensor:
-        """Return the positions of what the last token's row sees, (H or 1, tokens), in the order of `extend`."""
-        return tokens_of(self._blocks(self._row), self.config.sparse_block_size)
+        """Return the positions (H or 1, tokens) of the blocks that the last token's row sees, in the order of `extend`.
 
-    def _blocks(self, row: int) -> Tensor:
-        device = self._starts.device
-        if row < self.config.seen_blocks:
-            return torch.arange(row + 1, device=device)[None]
-        return row_links(self.config, self.layer, self._starts.shape[1], row + 1, device)[:, -1]
+        The last block counts whole, although its end may not be there yet.
+        """
+        size, most, device = self.config.sparse_block_size, self.config.seen_blocks, self._starts.device
+        row = (self.length - 1) // size
+        if row < most:
+            return torch.arange((row + 1) * size, device=device)[None]
+        return tokens_of(row_links(self.config, self.layer, self._starts.shape[1], row + 1, device)[:, -1], size)
 
 
 class LandmarkCache(Cache):
@@ -210,5 +207,5 @@ class LandmarkCache(Cache):
         for part in self.buffers():
             by_block = part.unflatten(2, (self.places, self.size))
             by_block[:, heads, given_up] = by_block[:, :, -1].clone()
-        self.blocks[heads, given_up] = self.blocks[:, -1]
+        self.blocks[heads, given_up] = self.blocks[:, -1].clone()
         self.blocks[:, -1] = row
