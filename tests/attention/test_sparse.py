@@ -12,7 +12,7 @@ from vgpt.attention.flex import flex_attend
 from vgpt.attention.reference import attention_by_loop
 from vgpt.attention.sparse.config import SparseConfig
 from vgpt.attention.sparse.gather import block_sparse_attention
-from vgpt.attention.sparse.module import row_links
+from vgpt.attention.sparse.rows import row_links
 from vgpt.errors import VgptError
 from vgpt.model import costs
 from vgpt.model.config import GPT2Config
