@@ -11,7 +11,8 @@ from vgpt.attention.local.config import LocalConfig
 from vgpt.attention.local.module import LocalAttention
 from vgpt.attention.ring import RingCache
 from vgpt.attention.sparse.config import SparseConfig
-from vgpt.attention.sparse.module import SparseAttention, row_links
+from vgpt.attention.sparse.module import SparseAttention
+from vgpt.attention.sparse.rows import row_links
 
 
 class Local(LocalConfig):
@@ -46,16 +47,25 @@ class RingOneShort(LocalAttention):
 
 
 class LinksOfTheLength(SparseAttention):
-    def _rows(self, tokens, device):
-        rows = -(-tokens // self.settings.sparse_block_size)
-        drawn = self.settings.model_copy(update={"link_seed": rows})
-        return row_links(drawn, self.layer, self.shape.n_head, rows, device)
+    def _whole(self, q, k, v):
+        kept = self.settings
+        if self.shape.flash:
+            self.settings = kept.model_copy(update={"link_seed": q.shape[2] // kept.sparse_block_size})
+        try:
+            return super()._whole(q, k, v)
+        finally:
+            self.settings = kept
 
 
 class LinksOfTheFirstHead(SparseAttention):
-    def _rows(self, tokens, device):
-        rows = super()._rows(tokens, device)
-        return rows[:1].expand_as(rows)
+    def _whole(self, q, k, v):
+        def first(*arguments):
+            rows = row_links(*arguments)
+            return rows[:1].expand_as(rows)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("vgpt.attention.sparse.module.row_links", first)
+            return super()._whole(q, k, v)
 
 
 class KeepsTheKeys(LatentAttention):
