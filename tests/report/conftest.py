@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
 
 import pytest
@@ -11,6 +12,7 @@ from vgpt.settings.fields import shown
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.presets import load_preset
 from vgpt.settings.train import TrainConfig
+from vgpt.tracking.histories import History, Reading
 from vgpt.tracking.store import RunInfo
 
 LOSSES = {"mha": 2.31, "gqa": 2.335, "mqa": 2.3525}
@@ -98,3 +100,22 @@ def ask() -> Callable[..., Request]:
         return make_request(words, sources)
 
     return make
+
+
+@pytest.fixture
+def course() -> Callable[[RunInfo], History]:
+    """The course of a made-up run: 10 evaluations, evenly spread, that fall to its loss; faster for a cheaper one."""
+
+    def find(run: RunInfo) -> History:
+        last, total = run.metrics["val/loss"], run.metrics["train/tokens"]
+        rate = run.metrics["perf/tokens_per_second"]
+        readings = []
+        for part in range(1, 11):
+            tokens = round(total * part / 10)
+            loss = last + 3.0 * (math.exp(-0.5 * part) - math.exp(-5.0))
+            readings.append(Reading(part * 100, loss, tokens, tokens / rate))
+        others = {"val/loss_se": {one.step: 0.01 for one in readings}, "val/bits_per_byte": {}}
+        training = tuple(Reading(one.step, one.value + 0.1, one.tokens, one.seconds) for one in readings)
+        return History(training, tuple(readings), others)
+
+    return find

@@ -13,9 +13,11 @@ from vgpt.report.as_json import as_json
 from vgpt.report.comparison import Comparison, compare
 from vgpt.report.missing import Failure, TrainingInterrupted, train_missing
 from vgpt.report.plan import Request, make_request, settings_of_first
+from vgpt.report.sparklines import curves_table
 from vgpt.report.tables import tables
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
+from vgpt.tracking.histories import HistoryReader
 from vgpt.tracking.store import RunInfo, merge_runs, read_local_runs, read_runs
 from vgpt.tracking.windows import WindowReader
 
@@ -37,6 +39,7 @@ def compare_runs(
         ),
     ] = None,
     json: JsonOption = False,
+    curves: Annotated[bool, typer.Option("--curves", help="show the course of the losses under the tables")] = False,
 ) -> None:
     """Lay variants side by side: loss, cost and cache, with what is equal and what is not.
 
@@ -51,13 +54,32 @@ def compare_runs(
         failures = _train(comparison)
         comparison = _compare(request)
     _print(comparison, json=json)
+    if curves and not json:
+        histories = _histories(request)
+        for part in curves_table(comparison, histories):
+            out().print(part, soft_wrap=False)
+        _mention(histories)
     _conclude(request, comparison, failures)
 
 
 def _compare(request: Request) -> Comparison:
     run = request.settings.run
     windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
-    return compare(request, _recorded(request), windows=windows)
+    histories = _histories(request, details=True)
+    try:
+        return compare(request, _recorded(request), windows=windows, histories=histories)
+    finally:
+        _mention(histories)
+
+
+def _histories(request: Request, *, details: bool = False) -> HistoryReader:
+    run = request.settings.run
+    return HistoryReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri, details=details)
+
+
+def _mention(histories: HistoryReader) -> None:
+    if histories.failure:
+        warn(f"losses along the way are missing: {histories.failure}")
 
 
 def _recorded(request: Request) -> list[RunInfo]:

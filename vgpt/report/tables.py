@@ -38,6 +38,7 @@ from vgpt.report.numbers import (
     stat,
 )
 from vgpt.report.significance import significance
+from vgpt.report.standings import standings_table
 
 
 def tables(comparison: Comparison) -> list[RenderableType]:
@@ -49,6 +50,7 @@ def tables(comparison: Comparison) -> list[RenderableType]:
     if not rows:
         return []
     return [
+        *standings_table(comparison),
         _quality(comparison),
         noise_caption(rows),
         Text(),

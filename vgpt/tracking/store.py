@@ -146,6 +146,15 @@ def read_local_run(run_dir: Path) -> RunInfo | None:
     )
 
 
+def directory_on_this_machine(run: RunInfo) -> Path | None:
+    """Return the run's directory on this machine; a directory that was given to another run is not it."""
+    if run.directory is not None:
+        return run.directory
+    tagged = Path(run.tags[TAG_RUN_DIR]) if TAG_RUN_DIR in run.tags else None
+    record = read_record(tagged) if tagged is not None else None
+    return tagged if record is not None and record.id == run.id else None
+
+
 def local_history(run_dir: Path, key: str) -> list[tuple[int, float]]:
     """Return (step, value) of a metric from a run's journal, by step."""
     return [(point.step, point.metrics[key]) for point in read_metrics(run_dir) if key in point.metrics]
