@@ -4,9 +4,11 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
+from vgpt.report.comparison import Comparison
 from vgpt.report.plan import Request, make_request
 from vgpt.settings.fields import shown
 from vgpt.settings.loader import Sources, load_settings
@@ -119,3 +121,25 @@ def course() -> Callable[[RunInfo], History]:
         return History(training, tuple(readings), others)
 
     return find
+
+
+@pytest.fixture
+def renamed() -> Callable[[Comparison, str, str], Comparison]:
+    """Give a run that a comparison shows by its name another one: stores may hold names that no command line takes."""
+
+    def rename(comparison: Comparison, old: str, new: str) -> Comparison:
+        def label(text: str) -> str:
+            return text.replace(f"{old} (", f"{new} (")
+
+        rows = [
+            replace(
+                row,
+                label=label(row.label),
+                runs=tuple(replace(run, run_name=new if run.run_name == old else run.run_name) for run in row.runs),
+            )
+            for row in comparison.rows
+        ]
+        statistics = [replace(one, label=label(one.label)) for one in comparison.statistics]
+        return replace(comparison, rows=tuple(rows), statistics=tuple(statistics))
+
+    return rename
