@@ -1,30 +1,23 @@
 """`vgpt compare`: variants side by side, and the runs that are missing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vgpt.attention.registry import variants
-from vgpt.cli.console import out, print_json, print_text, say, warn
+from vgpt.cli.compare_views import Views, chosen_format, histories_of, mention_failure
+from vgpt.cli.console import say, warn
 from vgpt.cli.options import JsonOption, print_settings, with_settings
-from vgpt.errors import TrackingError, UsageError, VgptError
-from vgpt.report.as_json import as_json
-from vgpt.report.captions import audit_lines
-from vgpt.report.columns import check_columns, chosen_columns, places
+from vgpt.errors import TrackingError, VgptError
 from vgpt.report.comparison import Comparison, compare
-from vgpt.report.formats import as_csv, as_latex, as_markdown, compact_table
 from vgpt.report.missing import Failure, TrainingInterrupted, train_missing
 from vgpt.report.plan import Request, make_request, settings_of_first
-from vgpt.report.sparklines import curves_table
-from vgpt.report.tables import tables
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
-from vgpt.tracking.histories import HistoryReader
 from vgpt.tracking.store import RunInfo, merge_runs, read_local_runs, read_runs
 from vgpt.tracking.windows import WindowReader
-
-Writer = Callable[[Comparison, Sequence[str]], None]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -48,14 +41,24 @@ def compare_runs(
     markdown: Annotated[bool, typer.Option("--markdown", help="print one table as Markdown")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="print one table for LaTeX, with booktabs")] = False,
     curves: Annotated[bool, typer.Option("--curves", help="show the course of the losses under the tables")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="DIR", help="draw figures, as PNG and SVG, into a directory")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="write a report of one file for a browser")
+    ] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="log figures, tables and report to MLflow, as a run of their own")
+    ] = False,
 ) -> None:
     """Lay variants side by side: loss, cost and cache, with what is equal and what is not.
 
     With a preset or any setting of the runs, the runs of exactly those settings are shown; without, the newest ones.
     """
     request = make_request(terms or [], sources)
-    write = _format(json=json, csv=csv, markdown=markdown, latex=latex)
-    check_columns(request.settings.compare.columns)
+    stdout = chosen_format(json=json, csv=csv, markdown=markdown, latex=latex)
+    views = Views(stdout, curves=curves, plot=plot, html=html, log=log)
+    views.check(request)
     if show_settings:
         print_settings(settings_of_first(request), as_json=json)
     comparison = _compare(request)
@@ -63,33 +66,22 @@ def compare_runs(
     if request.settings.compare.run_missing and comparison.missing:
         failures = _train(comparison)
         comparison = _compare(request)
-    _print(request, comparison, write)
-    if curves and write is None:
-        histories = _histories(request)
-        for part in curves_table(comparison, histories):
-            out().print(part, soft_wrap=False)
-        _mention(histories)
+    views.show(request, comparison)
+    for remark in comparison.remarks:
+        warn(remark)
+    for wanted in comparison.missing:
+        say(f"missing: {wanted.label} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
     _conclude(request, comparison, failures)
 
 
 def _compare(request: Request) -> Comparison:
     run = request.settings.run
     windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
-    histories = _histories(request, details=True)
+    histories = histories_of(request, details=True)
     try:
         return compare(request, _recorded(request), windows=windows, histories=histories)
     finally:
-        _mention(histories)
-
-
-def _histories(request: Request, *, details: bool = False) -> HistoryReader:
-    run = request.settings.run
-    return HistoryReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri, details=details)
-
-
-def _mention(histories: HistoryReader) -> None:
-    if histories.failure:
-        warn(f"losses along the way are missing: {histories.failure}")
+        mention_failure(histories)
 
 
 def _recorded(request: Request) -> list[RunInfo]:
@@ -112,51 +104,6 @@ def _train(comparison: Comparison) -> list[Failure]:
     except TrainingInterrupted as stop:
         warn("stopped; what was trained is saved, and the same command resumes it")
         raise typer.Exit(stop.code) from None
-
-
-def _format(**asked: bool) -> Writer | None:
-    """Return what prints a comparison for programs; None for tables on the terminal.
-
-    Raises:
-        UsageError: two formats were asked for.
-    """
-    chosen = [name for name, wanted in asked.items() if wanted]
-    if len(chosen) > 1:
-        flags = " and ".join(f"--{name}" for name in chosen)
-        raise UsageError(f"{flags} exclude each other: stdout carries one result", "Choose one of them.")
-    return _WRITERS[chosen[0]] if chosen else None
-
-
-def _print(request: Request, comparison: Comparison, write: Writer | None) -> None:
-    columns = request.settings.compare.columns
-    if write is None:
-        parts = compact_table(comparison, columns) if columns else tables(comparison)
-        for part in parts:
-            out().print(part, soft_wrap=False)
-    elif write is _write_json or comparison.rows:
-        write(comparison, columns)
-        for line in [] if comparison.audit.equal or write is _write_json else audit_lines(comparison.audit):
-            warn(line.plain.strip())
-    for remark in comparison.remarks:
-        warn(remark)
-    for wanted in comparison.missing:
-        say(f"missing: {wanted.label} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
-
-
-def _write_json(comparison: Comparison, columns: Sequence[str]) -> None:
-    if columns:
-        chosen = chosen_columns(comparison, columns)
-        print_json([{"attention": at.row.label} | {c.name: c.value(at) for c in chosen} for at in places(comparison)])
-    else:
-        print_json(as_json(comparison))
-
-
-_WRITERS: dict[str, Writer] = {
-    "json": _write_json,
-    "csv": lambda comparison, columns: print_text(as_csv(comparison, columns)),
-    "markdown": lambda comparison, columns: print_text(as_markdown(comparison, columns)),
-    "latex": lambda comparison, columns: print_text(as_latex(comparison, columns)),
-}
 
 
 def _conclude(request: Request, comparison: Comparison, failures: Sequence[Failure]) -> None:

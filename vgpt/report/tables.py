@@ -47,6 +47,13 @@ def tables(comparison: Comparison) -> list[RenderableType]:
 
     Each table fits 80 columns: labels and flags wrap, numbers do not.
     """
+    if not comparison.rows:
+        return []
+    return [*number_tables(comparison), *audit_lines(comparison.audit), *confound_lines(comparison.rows)]
+
+
+def number_tables(comparison: Comparison) -> list[RenderableType]:
+    """Return the tables with their captions, without what they rest on."""
     rows = comparison.rows
     if not rows:
         return []
@@ -62,8 +69,6 @@ def tables(comparison: Comparison) -> list[RenderableType]:
         _size(comparison),
         Text(),
         *matched_budgets(comparison),
-        *audit_lines(comparison.audit),
-        *confound_lines(rows),
     ]
 
 
