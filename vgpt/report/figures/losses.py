@@ -51,7 +51,7 @@ def draw_losses(comparison: Comparison, histories: Histories) -> Drawn | None:
     panels[0].set_ylabel("validation loss (nats per token)")
     _focus(panels[0], [line for lines in found.values() for _, line in lines])
     runs = sorted({line.runs for lines in found.values() for _, line in lines})
-    band = "band: from the lowest to the highest seed; " if runs[-1] > 1 else ""
+    band = "band: from the lowest to the highest seed, as far as all of them went; " if runs[-1] > 1 else ""
     count = f"{runs[0]}" if len(runs) == 1 else f"{runs[0]} to {runs[-1]}"
     add_legend(figure, handles, f"line: mean of {count} {'run' if runs[-1] == 1 else 'seeds'}; {band}lower is better")
     alt = "; ".join(
