@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
+from vgpt.report.comparison import Comparison
 from vgpt.report.plan import Request, make_request
 from vgpt.settings.fields import shown
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.presets import load_preset
 from vgpt.settings.train import TrainConfig
+from vgpt.tracking.histories import History, Reading
 from vgpt.tracking.store import RunInfo
 
 LOSSES = {"mha": 2.31, "gqa": 2.335, "mqa": 2.3525}
@@ -98,3 +102,44 @@ def ask() -> Callable[..., Request]:
         return make_request(words, sources)
 
     return make
+
+
+@pytest.fixture
+def course() -> Callable[[RunInfo], History]:
+    """The course of a made-up run: 10 evaluations, evenly spread, that fall to its loss; faster for a cheaper one."""
+
+    def find(run: RunInfo) -> History:
+        last, total = run.metrics["val/loss"], run.metrics["train/tokens"]
+        rate = run.metrics["perf/tokens_per_second"]
+        readings = []
+        for part in range(1, 11):
+            tokens = round(total * part / 10)
+            loss = last + 3.0 * (math.exp(-0.5 * part) - math.exp(-5.0))
+            readings.append(Reading(part * 100, loss, tokens, tokens / rate))
+        others = {"val/loss_se": {one.step: 0.01 for one in readings}, "val/bits_per_byte": {}}
+        training = tuple(Reading(one.step, one.value + 0.1, one.tokens, one.seconds) for one in readings)
+        return History(training, tuple(readings), others)
+
+    return find
+
+
+@pytest.fixture
+def renamed() -> Callable[[Comparison, str, str], Comparison]:
+    """Give a run that a comparison shows by its name another one: stores may hold names that no command line takes."""
+
+    def rename(comparison: Comparison, old: str, new: str) -> Comparison:
+        def label(text: str) -> str:
+            return text.replace(f"{old} (", f"{new} (")
+
+        rows = [
+            replace(
+                row,
+                label=label(row.label),
+                runs=tuple(replace(run, run_name=new if run.run_name == old else run.run_name) for run in row.runs),
+            )
+            for row in comparison.rows
+        ]
+        statistics = [replace(one, label=label(one.label)) for one in comparison.statistics]
+        return replace(comparison, rows=tuple(rows), statistics=tuple(statistics))
+
+    return rename

@@ -1,19 +1,19 @@
 """`vgpt compare`: variants side by side, and the runs that are missing."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from vgpt.attention.registry import variants
-from vgpt.cli.console import out, print_json, say, warn
+from vgpt.cli.compare_views import Views, chosen_format, histories_of, mention_failure
+from vgpt.cli.console import say, warn
 from vgpt.cli.options import JsonOption, print_settings, with_settings
 from vgpt.errors import TrackingError, VgptError
-from vgpt.report.as_json import as_json
 from vgpt.report.comparison import Comparison, compare
 from vgpt.report.missing import Failure, TrainingInterrupted, train_missing
 from vgpt.report.plan import Request, make_request, settings_of_first
-from vgpt.report.tables import tables
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
 from vgpt.tracking.store import RunInfo, merge_runs, read_local_runs, read_runs
@@ -37,12 +37,28 @@ def compare_runs(
         ),
     ] = None,
     json: JsonOption = False,
+    csv: Annotated[bool, typer.Option("--csv", help="print one table as CSV, numbers raw")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="print one table as Markdown")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="print one table for LaTeX, with booktabs")] = False,
+    curves: Annotated[bool, typer.Option("--curves", help="show the course of the losses under the tables")] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="DIR", help="draw figures, as PNG and SVG, into a directory")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="write a report of one file for a browser")
+    ] = None,
+    log: Annotated[
+        bool, typer.Option("--log", help="log figures, tables and report to MLflow, as a run of their own")
+    ] = False,
 ) -> None:
     """Lay variants side by side: loss, cost and cache, with what is equal and what is not.
 
     With a preset or any setting of the runs, the runs of exactly those settings are shown; without, the newest ones.
     """
     request = make_request(terms or [], sources)
+    stdout = chosen_format(json=json, csv=csv, markdown=markdown, latex=latex)
+    views = Views(stdout, curves=curves, plot=plot, html=html, log=log)
+    views.check(request)
     if show_settings:
         print_settings(settings_of_first(request), as_json=json)
     comparison = _compare(request)
@@ -50,14 +66,22 @@ def compare_runs(
     if request.settings.compare.run_missing and comparison.missing:
         failures = _train(comparison)
         comparison = _compare(request)
-    _print(comparison, json=json)
+    views.show(request, comparison)
+    for remark in comparison.remarks:
+        warn(remark)
+    for wanted in comparison.missing:
+        say(f"missing: {wanted.label} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
     _conclude(request, comparison, failures)
 
 
 def _compare(request: Request) -> Comparison:
     run = request.settings.run
     windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
-    return compare(request, _recorded(request), windows=windows)
+    histories = histories_of(request, details=True)
+    try:
+        return compare(request, _recorded(request), windows=windows, histories=histories)
+    finally:
+        mention_failure(histories)
 
 
 def _recorded(request: Request) -> list[RunInfo]:
@@ -80,18 +104,6 @@ def _train(comparison: Comparison) -> list[Failure]:
     except TrainingInterrupted as stop:
         warn("stopped; what was trained is saved, and the same command resumes it")
         raise typer.Exit(stop.code) from None
-
-
-def _print(comparison: Comparison, *, json: bool) -> None:
-    if json:
-        print_json(as_json(comparison))
-    else:
-        for part in tables(comparison):
-            out().print(part, soft_wrap=False)
-    for remark in comparison.remarks:
-        warn(remark)
-    for wanted in comparison.missing:
-        say(f"missing: {wanted.label} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
 
 
 def _conclude(request: Request, comparison: Comparison, failures: Sequence[Failure]) -> None:

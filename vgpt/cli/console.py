@@ -42,6 +42,11 @@ def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
 
 
+def print_text(text: str) -> None:
+    """Print a result for programs as it is: neither wrapped nor styled."""
+    sys.stdout.write(text)
+
+
 def print_error(error: VgptError) -> None:
     """Print a user's error as one panel: what is wrong, then what to do."""
     body = Text(error.message)

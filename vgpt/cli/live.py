@@ -20,10 +20,9 @@ from rich.text import Text
 
 from vgpt.cli.console import talk
 from vgpt.data.progress import Progress as DataProgress
+from vgpt.report.sparklines import sparkline
 from vgpt.training.display import Display
 from vgpt.training.display import Progress as Figures
-
-_SPARKS = "▁▂▃▄▅▆▇█"
 
 
 def interactive() -> bool:
@@ -169,17 +168,6 @@ class _LiveDisplay:
             parts += [f"{p.tokens_per_second:,.0f} tok/s", f"MFU {p.mfu:.1%}"]
         line = Text("  ".join(filter(None, parts)))
         return Group(self._bar, line, Text(sparkline(self._losses, 60), style="cyan"))
-
-
-def sparkline(values: list[float], width: int) -> str:
-    """Return values as a row of at most `width` block characters, the newest last, each the mean of its share."""
-    if not values:
-        return ""
-    share = max(1, -(-len(values) // width))
-    means = [sum(values[i : i + share]) / len(values[i : i + share]) for i in range(0, len(values), share)]
-    low, high = min(means), max(means)
-    scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_SPARKS[round((mean - low) * scale)] for mean in means)
 
 
 def _clock(seconds: float) -> str:

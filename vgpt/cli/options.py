@@ -19,7 +19,7 @@ from vgpt.settings.presets import load_preset, preset_names
 
 Command = Callable[..., Any]
 
-ALIASES = {"attn": ["--attention-type"]}
+ALIASES = {"attn": ["--attention-type"], "at_seconds": ["--at-time"]}
 """Second spellings of flags."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]

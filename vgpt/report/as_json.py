@@ -11,6 +11,7 @@ from vgpt.report.differences import RowStatistics
 from vgpt.report.grouping import Row, seed_of
 from vgpt.report.matched import budget_of
 from vgpt.report.numbers import cache_disagrees, change, stat
+from vgpt.report.standings import standing_json
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -36,6 +37,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         },
         "forced": comparison.force,
         "match": asdict(comparison.match) if comparison.match else None,
+        "milestone": {"axis": point.axis, "amount": point.amount} if (point := comparison.milestone) else None,
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),
@@ -57,6 +59,7 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
         "metrics": {name: _metric(comparison, row, name) for name in names},
         "statistics": _statistics(statistics),
         "budget": _budget(comparison, row),
+        "at_milestone": [standing_json(one) for one in comparison.standings.get(row.label, ())] or None,
         "runs": [
             {
                 "run_name": run.run_name,

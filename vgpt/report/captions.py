@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from rich.text import Text
 
 from vgpt.report.audit import Audit
+from vgpt.report.comparison import Comparison
 from vgpt.report.confounds import confounds
 from vgpt.report.grouping import Row
 
@@ -63,6 +64,13 @@ def audit_lines(audit: Audit) -> list[Text]:
         values = "; ".join(f"{_short(value)} in {', '.join(labels)}" for value, labels in owners.items())
         lines.append(Text(f"  {difference.name} ({difference.aspect}): {values}"))
     return lines
+
+
+def forced_line(comparison: Comparison) -> list[Text]:
+    """Say that verdicts were forced across unequal conditions, where they were."""
+    if not (comparison.force and comparison.audit.flagged):
+        return []
+    return [Text("FORCED: verdicts across unequal conditions; attention may not be their cause", "bold yellow")]
 
 
 def confound_lines(rows: Sequence[Row]) -> list[Text]:

@@ -1,11 +1,12 @@
 """From recorded runs to a comparison: which runs stand in which row, which are missing, and what else is to be said."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from vgpt.attention.registry import variants
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.report.audit import Audit, audit
+from vgpt.report.curves import Histories
 from vgpt.report.differences import RowStatistics, Windows, row_statistics
 from vgpt.report.grouping import (
     Row,
@@ -22,6 +23,7 @@ from vgpt.report.grouping import (
     settings_hash_of,
 )
 from vgpt.report.matched import width_rule
+from vgpt.report.milestone import Milestone, Standing, at_milestone, milestone_of
 from vgpt.report.numbers import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
 from vgpt.report.plan import Request, Wanted, base_seed, wanted_run
 from vgpt.report.terms import Term
@@ -54,6 +56,8 @@ class Comparison:
         statistics: of each row, in the same order.
         force: whether verdicts across unequal conditions were asked for.
         match: by which rule budgets were matched: as asked for, otherwise as the runs record it; None without one.
+        milestone: the point at which losses are compared; None at the end of each run.
+        standings: by label, what each run of the row had at the milestone.
     """
 
     rows: tuple[Row, ...]
@@ -64,6 +68,8 @@ class Comparison:
     statistics: tuple[RowStatistics, ...]
     force: bool
     match: Match | None = None
+    milestone: Milestone | None = None
+    standings: dict[str, tuple[Standing, ...]] = field(default_factory=dict[str, tuple[Standing, ...]])
 
 
 @dataclass
@@ -74,7 +80,13 @@ class _Draft:
     remarks: list[str]
 
 
-def compare(request: Request, runs: Sequence[RunInfo], *, windows: Windows | None = None) -> Comparison:
+def compare(
+    request: Request,
+    runs: Sequence[RunInfo],
+    *,
+    windows: Windows | None = None,
+    histories: Histories | None = None,
+) -> Comparison:
     """Choose from all recorded runs those that answer the request.
 
     With given conditions the runs of exactly those settings are wanted. Without, each variant is shown by its newest
@@ -84,9 +96,11 @@ def compare(request: Request, runs: Sequence[RunInfo], *, windows: Windows | Non
         request: what is asked for.
         runs: all runs on record.
         windows: finds the losses per window of a run; without, evaluation noise is not known.
+        histories: finds the course of a run; needed for a comparison at a point before the end alone.
 
     Raises:
         UsageError: a term is neither a variant nor a run, or a variant does not fit the given conditions.
+        VgptError: a comparison at equal tokens, FLOPs or time was asked for, and a run has nothing to show there.
     """
     draft = _Draft([], [], [], [])
     terms = list(request.terms) or _stored_terms(finished(runs))
@@ -94,7 +108,12 @@ def compare(request: Request, runs: Sequence[RunInfo], *, windows: Windows | Non
         _choose_fixed(draft, request, terms, runs)
     else:
         _choose_free(draft, request, terms, runs)
-    rows = _sorted(_distinct(draft.rows), request.settings.compare.sort)
+    rows = _distinct(draft.rows)
+    milestone, standings = milestone_of(request.settings.compare), dict[str, tuple[Standing, ...]]()
+    if milestone is not None and histories is not None and rows:
+        rows, standings = at_milestone(rows, milestone, histories)
+        windows = None  # losses per window are kept of the last evaluation alone
+    rows = _sorted(rows, request.settings.compare.sort)
     if rows and terms and not _belongs(rows[0], terms[0]):
         draft.remarks.append(f"{terms[0].text} has no run to show; differences are against {rows[0].label}")
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
@@ -108,6 +127,8 @@ def compare(request: Request, runs: Sequence[RunInfo], *, windows: Windows | Non
         statistics=row_statistics(rows, audited, windows=windows, force=options.force),
         force=options.force,
         match=_match_of(request, rows),
+        milestone=milestone if standings else None,
+        standings=standings,
     )
 
 

@@ -86,6 +86,11 @@ def shown_change(value: float) -> str:
     return "=" if value == 0 else f"{value:+.4f}"
 
 
+def shown_p(value: float) -> str:
+    """Return a p-value."""
+    return f"{value:.3f}" if value >= 0.001 else "<.001"
+
+
 def _scaled(value: float, base: int, units: tuple[str, ...], space: str) -> str:
     power = 0
     while abs(value) >= base and power < len(units) - 1:

@@ -6,10 +6,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vgpt.report.captions import forced_line
 from vgpt.report.comparison import Comparison
 from vgpt.report.differences import BETTER, LEAST_SEEDS, WORSE, Difference
 from vgpt.report.layout import add_row, new_table
-from vgpt.report.numbers import DASH, LOSS, LOSS_SE, shown_change, stat
+from vgpt.report.numbers import DASH, LOSS, LOSS_SE, shown_change, shown_p, stat
 from vgpt.report.statistics import MOST_SEEDS
 
 _STYLES = {BETTER: "bold green", WORSE: "bold red"}
@@ -76,12 +77,7 @@ def _captions(comparison: Comparison, differences: list[Difference]) -> list[Tex
     if any(one.seeds < LEAST_SEEDS for one in differences):
         text.append(f"A verdict takes {LEAST_SEEDS} seeds: --seeds {LEAST_SEEDS}. ")
     text.rstrip()
-    lines = [text]
-    if _forced(comparison):
-        lines.append(
-            Text("FORCED: verdicts across unequal conditions; attention may not be their cause", "bold yellow")
-        )
-    return lines
+    return [text, *forced_line(comparison)]
 
 
 def _forced(comparison: Comparison) -> bool:
@@ -100,9 +96,7 @@ def _seeds_needed(one: Difference) -> str:
 
 
 def _p(value: float | None) -> str:
-    if value is None:
-        return DASH
-    return f"{value:.3f}" if value >= 0.001 else "<.001"
+    return DASH if value is None else shown_p(value)
 
 
 _COLUMNS: dict[str, Callable[[Difference], str]] = {

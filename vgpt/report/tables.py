@@ -10,6 +10,7 @@ from vgpt.report.architecture import cache_bytes_at
 from vgpt.report.budgets import matched_budgets
 from vgpt.report.captions import audit_lines, confound_lines, noise_caption, peak_caption
 from vgpt.report.comparison import Comparison
+from vgpt.report.flags import flags
 from vgpt.report.grouping import Row
 from vgpt.report.layout import add_row, new_table
 from vgpt.report.numbers import (
@@ -38,6 +39,7 @@ from vgpt.report.numbers import (
     stat,
 )
 from vgpt.report.significance import significance
+from vgpt.report.standings import standings_table
 
 
 def tables(comparison: Comparison) -> list[RenderableType]:
@@ -45,10 +47,18 @@ def tables(comparison: Comparison) -> list[RenderableType]:
 
     Each table fits 80 columns: labels and flags wrap, numbers do not.
     """
+    if not comparison.rows:
+        return []
+    return [*number_tables(comparison), *audit_lines(comparison.audit), *confound_lines(comparison.rows)]
+
+
+def number_tables(comparison: Comparison) -> list[RenderableType]:
+    """Return the tables with their captions, without what they rest on."""
     rows = comparison.rows
     if not rows:
         return []
     return [
+        *standings_table(comparison),
         _quality(comparison),
         noise_caption(rows),
         Text(),
@@ -59,8 +69,6 @@ def tables(comparison: Comparison) -> list[RenderableType]:
         _size(comparison),
         Text(),
         *matched_budgets(comparison),
-        *audit_lines(comparison.audit),
-        *confound_lines(rows),
     ]
 
 
@@ -68,10 +76,10 @@ def _quality(comparison: Comparison) -> Table:
     rows, baseline = comparison.rows, comparison.rows[0]
     several = {len(row.runs) > 1 for row in rows}
     spread = {frozenset({False}): "± eval SE", frozenset({True}): "± sd of seeds"}.get(frozenset(several), "± noise")
-    flags = [Text("; ".join(_flags(comparison, row)), "yellow") for row in rows]
+    marks = [Text("; ".join(flags(comparison, row)), "yellow") for row in rows]
     columns = ["seeds", f"val loss\n{spread}", "Δ", "perplexity", "bits/byte"]
-    table = new_table("Quality", columns, words="flags" if any(flags) else "")
-    for row, flag in zip(rows, flags, strict=True):
+    table = new_table("Quality", columns, words="flags" if any(marks) else "")
+    for row, flag in zip(rows, marks, strict=True):
         add_row(
             table,
             row,
@@ -80,7 +88,7 @@ def _quality(comparison: Comparison) -> Table:
             _change(row, baseline, LOSS),
             _mean(row, PERPLEXITY, lambda value: f"{value:.2f}"),
             _mean(row, BITS, lambda value: f"{value:.4f}"),
-            *([flag] if any(flags) else []),
+            *([flag] if any(marks) else []),
         )
     return table
 
@@ -138,18 +146,6 @@ def _loss(row: Row, *, mixed: bool) -> str:
             return f"{loss.mean:.4f}"
         noise, kind = error.mean, " SE"
     return f"{loss.mean:.4f} ±{noise:.4f}{kind if mixed else ''}"
-
-
-def _flags(comparison: Comparison, row: Row) -> list[str]:
-    flags: list[str] = []
-    if names := comparison.audit.flagged.get(row.label):
-        first, *others = names
-        flags.append(f"≠ {first} +{len(others)}" if others else f"≠ {first}")
-    if len(row.runs) < row.wanted:
-        flags.append(f"{len(row.runs)} of {row.wanted} seeds")
-    if cache_disagrees(row):
-        flags.append("KV cache ≠ formula")
-    return flags
 
 
 def _measured(row: Row) -> Text:

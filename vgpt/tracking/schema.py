@@ -53,6 +53,10 @@ TAG_ID = "vgpt.id"
 TAG_RUN_NAME = "vgpt.run_name"
 TAG_RUN_DIR = "vgpt.run_dir"
 TAG_STATUS = "vgpt.status"
+TAG_KIND = "vgpt.kind"
+TAG_COMPARED = "vgpt.compared"
+
+KIND_COMPARISON = "comparison"
 
 TAGS: dict[str, str] = {
     TAG_SCHEMA: "version of this schema",
@@ -60,6 +64,8 @@ TAGS: dict[str, str] = {
     TAG_RUN_NAME: "the run's name",
     TAG_RUN_DIR: "absolute path of the run's directory on the machine that trained it",
     TAG_STATUS: "running, finished, failed, killed or diverged: finer than MLflow's own status",
+    TAG_KIND: "comparison, on a run that holds the report of a comparison; absent on runs that were trained",
+    TAG_COMPARED: "ids of the MLflow runs that a comparison is of",
     "vgpt.attn": "attention variant",
     "vgpt.attn_settings": "the variant's own settings as canonical JSON",
     "vgpt.attn_layers": "variant and settings of every layer, in the grammar of --attn",

@@ -12,7 +12,7 @@ from vgpt.tracking.lines import read_json
 from vgpt.tracking.lock import lock_owner
 from vgpt.tracking.mlflow_client import StoredRun, StoreError, open_for_reading, unreadable
 from vgpt.tracking.record import read_record
-from vgpt.tracking.schema import TAG_ID, TAG_RUN_DIR, TAG_STATUS
+from vgpt.tracking.schema import KIND_COMPARISON, TAG_ID, TAG_KIND, TAG_RUN_DIR, TAG_STATUS
 from vgpt.tracking.target import Target, resolve_target
 
 READ_TIMEOUT = 30.0
@@ -62,7 +62,7 @@ def read_runs(
 ) -> list[RunInfo]:
     """Return the runs of an experiment in MLflow that carry all tags of `where`, newest first.
 
-    An experiment, or a local SQLite store, that does not exist holds no runs.
+    An experiment, or a local SQLite store, that does not exist holds no runs. Comparisons that were logged are none.
 
     Raises:
         TrackingError: the store cannot be read, or not within `timeout` seconds.
@@ -76,9 +76,10 @@ def read_runs(
         experiment_id = store.experiment_id(experiment, create=False)
         if experiment_id is None:
             return []
-        return [_run_info(run, experiment) for run in store.runs(experiment_id, where or {})]
+        found = store.runs(experiment_id, where or {})
+        return [_run_info(run, experiment) for run in found if run.tags.get(TAG_KIND) != KIND_COMPARISON]
 
-    return _within(timeout, read, target)
+    return within(timeout, read, target)
 
 
 def metric_history(
@@ -90,7 +91,7 @@ def metric_history(
         TrackingError: the store cannot be read, or not in time.
     """
     target = resolve_target(tracking_uri)
-    return _within(timeout, lambda: open_for_reading(target).history(run_id, key), target)
+    return within(timeout, lambda: open_for_reading(target).history(run_id, key), target)
 
 
 def artifact(run_id: str, name: str, *, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT) -> bytes | None:
@@ -100,7 +101,7 @@ def artifact(run_id: str, name: str, *, tracking_uri: str | None = None, timeout
         TrackingError: the store cannot be read, or not in time.
     """
     target = resolve_target(tracking_uri)
-    return _within(timeout, lambda: open_for_reading(target).download(run_id, name), target)
+    return within(timeout, lambda: open_for_reading(target).download(run_id, name), target)
 
 
 def read_local_runs(
@@ -146,6 +147,15 @@ def read_local_run(run_dir: Path) -> RunInfo | None:
     )
 
 
+def directory_on_this_machine(run: RunInfo) -> Path | None:
+    """Return the run's directory on this machine; a directory that was given to another run is not it."""
+    if run.directory is not None:
+        return run.directory
+    tagged = Path(run.tags[TAG_RUN_DIR]) if TAG_RUN_DIR in run.tags else None
+    record = read_record(tagged) if tagged is not None else None
+    return tagged if record is not None and record.id == run.id else None
+
+
 def local_history(run_dir: Path, key: str) -> list[tuple[int, float]]:
     """Return (step, value) of a metric from a run's journal, by step."""
     return [(point.step, point.metrics[key]) for point in read_metrics(run_dir) if key in point.metrics]
@@ -186,8 +196,12 @@ def _local_run_id(run_dir: Path, identity: str) -> str:
     return ids[-1] if ids else ""
 
 
-def _within(timeout: float, read: Callable[[], Result], target: Target) -> Result:
-    """Return what `read` returns, or give up on it: MLflow's own time limits count single packets, not requests."""
+def within(timeout: float, read: Callable[[], Result], target: Target) -> Result:
+    """Return what `read` returns, or give up on it: MLflow's own time limits count single packets, not requests.
+
+    Raises:
+        TrackingError: the store fails, or does not answer within `timeout` seconds.
+    """
     results: list[Result] = []
     errors: list[Exception] = []
 

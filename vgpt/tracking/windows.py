@@ -6,9 +6,7 @@ from pathlib import Path
 
 from vgpt.errors import TrackingError
 from vgpt.tracking.lines import replace_json
-from vgpt.tracking.record import read_record
-from vgpt.tracking.schema import TAG_RUN_DIR
-from vgpt.tracking.store import READ_TIMEOUT, RunInfo, artifact
+from vgpt.tracking.store import READ_TIMEOUT, RunInfo, artifact, directory_on_this_machine
 
 WINDOWS_FILE = "val_windows.json"
 
@@ -68,7 +66,7 @@ class WindowReader:
 
     def __call__(self, run: RunInfo) -> WindowLosses | None:
         """Return the window losses of a run, or None where none were kept or none are within reach."""
-        directory = _directory_of(run)
+        directory = directory_on_this_machine(run)
         if directory is not None:
             try:
                 return parse_window_losses((directory / WINDOWS_FILE).read_bytes())
@@ -82,12 +80,3 @@ class WindowReader:
             self._mlflow = False
             return None
         return None if content is None else parse_window_losses(content)
-
-
-def _directory_of(run: RunInfo) -> Path | None:
-    """Return the run's directory on this machine; a directory that was given to another run is not it."""
-    if run.directory is not None:
-        return run.directory
-    tagged = Path(run.tags[TAG_RUN_DIR]) if TAG_RUN_DIR in run.tags else None
-    record = read_record(tagged) if tagged is not None else None
-    return tagged if record is not None and record.id == run.id else None

@@ -1,0 +1,177 @@
+"""The columns that a compact table can be made of: what each holds, raw for programs and shown for people."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from vgpt.errors import UsageError, did_you_mean
+from vgpt.report import numbers
+from vgpt.report.architecture import cache_bytes_at
+from vgpt.report.comparison import Comparison
+from vgpt.report.differences import Difference, RowStatistics
+from vgpt.report.flags import flags
+from vgpt.report.grouping import Row
+from vgpt.report.numbers import DASH, cache_disagrees, relative_change, stat
+from vgpt.report.statistics import Interval, TTest
+
+Value = float | str | None
+
+USUAL = ("seeds", "loss", "loss_sd", "delta", "p_holm", "verdict", "params", "flops", "speed", "kv_context", "flags")
+"""The columns of `--csv`, `--markdown` and `--latex` where none are chosen."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A row in its comparison: what a column looks at."""
+
+    comparison: Comparison
+    row: Row
+    found: RowStatistics
+
+    @property
+    def baseline(self) -> Row:
+        """The first row."""
+        return self.comparison.rows[0]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column.
+
+    Attributes:
+        name: what `--columns` and the head of CSV call it.
+        title: its head for people.
+        value: the raw value of a row: a number, a text, or None where there is none.
+        show: how people read a number.
+    """
+
+    name: str
+    title: str
+    value: Callable[[Place], Value]
+    show: Callable[[float], str] = "{:.4g}".format
+
+    def shown(self, place: Place) -> str:
+        """Return the value as people read it; a dash where there is none."""
+        value = self.value(place)
+        if value is None:
+            return DASH
+        return value if isinstance(value, str) else self.show(value)
+
+
+def check_columns(names: Sequence[str]) -> None:
+    """Refuse names that no comparison has, before anything is trained for it; metrics are only known afterwards.
+
+    Raises:
+        UsageError: a name is unknown, or stands twice.
+    """
+    if twice := [name for name in names if list(names).count(name) > 1]:
+        raise UsageError(f"--columns names {twice[0]!r} twice", "Name each column once.")
+    for name in names:
+        if name not in COLUMNS and "/" not in name:
+            raise _unknown(name, COLUMNS)
+
+
+def chosen_columns(comparison: Comparison, names: Sequence[str]) -> list[Column]:
+    """Return columns by name; a name with a slash is a recorded metric, whose mean over the seeds is shown.
+
+    Raises:
+        UsageError: a name is unknown, or stands twice.
+    """
+    metrics = {name for row in comparison.rows for run in row.runs for name in run.metrics}
+    check_columns(names)
+    for name in names:
+        if name not in COLUMNS and name not in metrics:
+            raise _unknown(name, metrics)
+    return [COLUMNS.get(name) or Column(name, name, _mean(name)) for name in names]
+
+
+def places(comparison: Comparison) -> list[Place]:
+    """Return the rows, the baseline first."""
+    return [Place(comparison, row, found) for row, found in zip(comparison.rows, comparison.statistics, strict=True)]
+
+
+def _unknown(name: str, known: Iterable[str]) -> UsageError:
+    return UsageError(
+        f"--columns: there is no column {name!r}{did_you_mean(name, known)}",
+        f"Columns: {', '.join(COLUMNS)}; or a metric of the runs, such as train/tokens.",
+    )
+
+
+def _mean(metric: str) -> Callable[[Place], Value]:
+    return lambda at: found.mean if (found := stat(at.row, metric)) else None
+
+
+def _sd(metric: str) -> Callable[[Place], Value]:
+    return lambda at: found.sd if (found := stat(at.row, metric)) else None
+
+
+def _relative(metric: str) -> Callable[[Place], Value]:
+    return lambda at: None if at.row is at.baseline else relative_change(at.row, at.baseline, metric)
+
+
+def _interval(read: Callable[[Interval], float]) -> Callable[[Place], Value]:
+    return lambda at: None if at.found.interval is None else read(at.found.interval)
+
+
+def _difference(read: Callable[[Difference], Value]) -> Callable[[Place], Value]:
+    return lambda at: None if at.found.difference is None else read(at.found.difference)
+
+
+def _test(read: Callable[[TTest], Value]) -> Callable[[Place], Value]:
+    return _difference(lambda one: None if one.test is None else read(one.test))
+
+
+def _kv_at(at: Place) -> Value:
+    return cache_bytes_at(at.row.runs[0], at.comparison.kv_at)
+
+
+def _measured(at: Place) -> Value:
+    if stat(at.row, numbers.KV_MEASURED) is None:
+        return None
+    return "differs" if cache_disagrees(at.row) else "as analytic"
+
+
+def _loss(value: float) -> str:
+    return f"{value:.4f}"
+
+
+def _whole(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+_ALL = (
+    Column("seeds", "seeds", lambda at: len(at.row.runs), _whole),
+    Column("loss", "val loss", _mean(numbers.LOSS), _loss),
+    Column("loss_sd", "sd of seeds", _sd(numbers.LOSS), _loss),
+    Column("loss_se", "eval SE", _mean(numbers.LOSS_SE), _loss),
+    Column("loss_low", "95% low", _interval(lambda one: one.low), _loss),
+    Column("loss_high", "95% high", _interval(lambda one: one.high), _loss),
+    Column("delta", "Δ loss", _difference(lambda one: one.delta), numbers.shown_change),
+    Column("delta_low", "Δ 95% low", _test(lambda one: one.delta - one.half_width), numbers.shown_change),
+    Column("delta_high", "Δ 95% high", _test(lambda one: one.delta + one.half_width), numbers.shown_change),
+    Column("p", "p (t)", _test(lambda one: one.p), numbers.shown_p),
+    Column("p_flip", "p (flip)", _difference(lambda one: one.p_permutation), numbers.shown_p),
+    Column("p_holm", "p (Holm)", _difference(lambda one: one.p_holm), numbers.shown_p),
+    Column("seeds_needed", "n to show", _difference(lambda one: one.seeds_needed), _whole),
+    Column("verdict", "verdict", _difference(lambda one: one.verdict)),
+    Column("perplexity", "perplexity", _mean(numbers.PERPLEXITY), "{:.2f}".format),
+    Column("bits", "bits/byte", _mean(numbers.BITS), _loss),
+    Column("params", "params", _mean(numbers.PARAMS), numbers.shown_count),
+    Column("params_delta", "Δ params", _relative(numbers.PARAMS), numbers.shown_relative),
+    Column("flops", "FLOPs/token", _mean(numbers.FLOPS), numbers.shown_count),
+    Column("flops_delta", "Δ FLOPs", _relative(numbers.FLOPS), numbers.shown_relative),
+    Column("speed", "tokens/s", _mean(numbers.SPEED), _whole),
+    Column("speed_delta", "Δ tokens/s", _relative(numbers.SPEED), numbers.shown_relative),
+    Column("mfu", "MFU", _mean(numbers.MFU), numbers.shown_percent),
+    Column("mfu_palm", "MFU PaLM", _mean(numbers.MFU_PALM), numbers.shown_percent),
+    Column("memory", "peak memory", _mean(numbers.MEMORY), numbers.shown_bytes),
+    Column("kv_token", "KV/token", _mean(numbers.KV_TOKEN), numbers.shown_bytes),
+    Column("kv_context", "KV at context", _mean(numbers.KV_CONTEXT), numbers.shown_bytes),
+    Column("kv_delta", "Δ KV", _relative(numbers.KV_CONTEXT), numbers.shown_relative),
+    Column("kv_at", "KV at --kv-at", _kv_at, numbers.shown_bytes),
+    Column("kv_measured", "KV measured", _measured),
+    Column("tokens", "tokens", _mean("train/tokens"), numbers.shown_count),
+    Column("seconds", "seconds", _mean("train/seconds"), "{:,.4g}".format),
+    Column("runs", "runs", lambda at: " ".join(run.run_name for run in at.row.runs)),
+    Column("flags", "flags", lambda at: "; ".join(flags(at.comparison, at.row)) or None),
+)
+COLUMNS = {column.name: column for column in _ALL}

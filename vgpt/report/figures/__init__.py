@@ -1,0 +1,1 @@
+"""The pictures of a comparison: loss curves, loss against costs, cache over context."""

@@ -1,0 +1,136 @@
+"""Loss against what it costs: cache, compute, time; the Pareto front marked."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vgpt.report.comparison import Comparison
+from vgpt.report.figures.style import GREY, Drawn, Look, add_legend, looks, new_figure
+from vgpt.report.grouping import Row
+from vgpt.report.numbers import FLOPS, KV_CONTEXT, LOSS, shown_bytes, shown_count, stat
+
+_COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
+    KV_CONTEXT: ("KV cache of one sequence at the context length", shown_bytes),
+    FLOPS: ("training FLOPs per token", shown_count),
+    "train/seconds": ("training time in seconds", "{:,.4g}".format),
+}
+"""What the loss is shown against: metric -> (label of its axis, how its values are read)."""
+
+
+@dataclass(frozen=True)
+class _Point:
+    row: Row
+    cost: float
+    loss: float
+    half_width: float
+
+
+def draw_tradeoffs(comparison: Comparison) -> Drawn | None:
+    """Draw validation loss against each cost that two rows or more have on record; None where there is none.
+
+    A row under other conditions than the baseline's is hollow and stands on no front, unless that was forced.
+    """
+    panels = {metric: points for metric in _COSTS if len(points := _points(comparison, metric)) > 1}
+    if not panels:
+        return None
+    title = "Validation loss against cost"
+    figure, axes = new_figure(title, len(panels))
+    look, handles = looks(comparison.rows), dict[str, Any]()
+    fair = _fair(comparison)
+    alt: list[str] = []
+    for axis, (metric, points) in zip(axes, panels.items(), strict=True):
+        label, show = _COSTS[metric]
+        front = pareto_front([(one.cost, one.loss) for one in points if one.row.label in fair])
+        _draw(axis, points, front, fair, look, handles)
+        axis.set_xlabel(label)
+        costs = [one.cost for one in points]
+        if min(costs) > 0 and max(costs) / min(costs) > 8:
+            _by_factors(axis, costs)
+        axis.xaxis.set_major_formatter(lambda value, _, show=show: show(value))
+        named = [look[one.row.label].name for one in points if (one.cost, one.loss) in front]
+        alt.append(f"{label}: on the front {', '.join(named) or 'none'}")
+    axes[0].set_ylabel("validation loss (nats per token)")
+    add_legend(figure, handles, _note(comparison, [one for points in panels.values() for one in points], fair))
+    return Drawn("tradeoffs", title, f"{'; '.join(alt)}.", figure)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the (cost, loss) that no other point beats in one and equals or beats in the other, by rising cost."""
+    front = {
+        one for one in points if not any(other != one and other[0] <= one[0] and other[1] <= one[1] for other in points)
+    }
+    return sorted(front)
+
+
+def _draw(
+    axis: Any,
+    points: Sequence[_Point],
+    front: Sequence[tuple[float, float]],
+    fair: frozenset[str],
+    look: dict[str, Look],
+    handles: dict[str, Any],
+) -> None:
+    if len(front) > 1:
+        costs, losses = zip(*front, strict=True)
+        axis.step(costs, losses, where="post", color=GREY, linewidth=1.0, linestyle="--", zorder=1)
+    for one in points:
+        style = look[one.row.label]
+        marked = (one.cost, one.loss) in front and one.row.label in fair
+        bar = axis.errorbar(
+            one.cost,
+            one.loss,
+            yerr=one.half_width or None,
+            color=style.colour,
+            marker=style.marker,
+            markersize=8,
+            markerfacecolor=style.colour if one.row.label in fair else "white",
+            linestyle="none",
+            elinewidth=1.2,
+            capsize=3,
+            zorder=3,
+        )
+        if marked:
+            axis.plot(one.cost, one.loss, marker="o", markersize=15, color="none", markeredgecolor=GREY, zorder=2)
+        handles.setdefault(style.name, bar)
+
+
+def _points(comparison: Comparison, metric: str) -> list[_Point]:
+    found: list[_Point] = []
+    for row, statistics in zip(comparison.rows, comparison.statistics, strict=True):
+        cost, loss = stat(row, metric), stat(row, LOSS)
+        if cost is not None and loss is not None:
+            half = statistics.interval.half_width if statistics.interval else 0.0
+            found.append(_Point(row, cost.mean, loss.mean, half))
+    return found
+
+
+def _fair(comparison: Comparison) -> frozenset[str]:
+    """Return the labels of the rows that may be ranked: those under the conditions of the baseline."""
+    if comparison.force or not comparison.rows:
+        return frozenset(row.label for row in comparison.rows)
+    flagged = comparison.audit.flagged
+    if comparison.rows[0].label in flagged:
+        return frozenset()
+    return frozenset(row.label for row in comparison.rows if row.label not in flagged)
+
+
+def _by_factors(axis: Any, costs: Sequence[float]) -> None:
+    """Scale an axis by powers of two, with ticks that people can read."""
+    axis.set_xscale("log", base=2)
+    low, high = min(costs), max(costs)
+    ticks = [2.0**power for power in range(-20, 80) if low / 2 <= 2.0**power <= high * 2]
+    axis.set_xticks(ticks[:: max(1, -(-len(ticks) // 5))])
+    axis.minorticks_off()
+
+
+def _note(comparison: Comparison, points: Sequence[_Point], fair: frozenset[str]) -> str:
+    parts = ["ring and dashed line: Pareto front of the means (nothing is both cheaper and better)"]
+    if any(one.half_width for one in points):
+        parts.append("bars: 95% interval over seeds")
+    else:
+        parts.append("one seed each: no seed noise known")
+    if len(fair) < len(comparison.rows):
+        parts.append("hollow: unequal conditions, not ranked")
+    elif comparison.force and comparison.audit.flagged:
+        parts.append("FORCED across unequal conditions")
+    return "; ".join(parts)

@@ -1,0 +1,40 @@
+"""All figures of a comparison, and their files."""
+
+from pathlib import Path
+
+from vgpt.errors import VgptError
+from vgpt.report.comparison import Comparison
+from vgpt.report.curves import Histories
+from vgpt.report.figures.caches import draw_caches
+from vgpt.report.figures.losses import draw_losses
+from vgpt.report.figures.style import Drawn, as_png, as_svg
+from vgpt.report.figures.tradeoffs import draw_tradeoffs
+
+
+def draw_all(comparison: Comparison, histories: Histories) -> list[Drawn]:
+    """Return the figures that there are numbers for."""
+    if not comparison.rows:
+        return []
+    found = [draw_losses(comparison, histories), draw_tradeoffs(comparison), draw_caches(comparison)]
+    return [one for one in found if one is not None]
+
+
+def save_figures(figures: list[Drawn], directory: Path) -> list[Path]:
+    """Write each figure as PNG and SVG and return the files.
+
+    Raises:
+        VgptError: they cannot be written.
+    """
+    written: list[Path] = []
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for one in figures:
+            for ending, content in ((".png", as_png(one)), (".svg", as_svg(one).encode())):
+                path = directory / f"{one.name}{ending}"
+                path.write_bytes(content)
+                written.append(path)
+    except OSError as error:
+        raise VgptError(
+            f"--plot {directory} cannot be written: {error.strerror or error}", "Choose another directory."
+        ) from error
+    return written

@@ -1,0 +1,160 @@
+"""The compact table of a comparison: on a terminal, and as CSV, Markdown and LaTeX."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from vgpt.report.captions import audit_lines, confound_lines, forced_line
+from vgpt.report.columns import USUAL, Column, Value, chosen_columns, places
+from vgpt.report.comparison import Comparison
+from vgpt.report.layout import add_row, new_table
+from vgpt.report.names import printable, row_names
+from vgpt.report.standings import standings_table
+
+_FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    "Δ": r"$\Delta$",
+    "≠": r"$\neq$",
+}
+_MARKDOWN = "\\`*_{}[]<>#|~$!&"
+
+
+def compact_table(comparison: Comparison, chosen: Sequence[str]) -> list[RenderableType]:
+    """Return one table of the chosen columns for a terminal, with the point it is of, the audit and the confounds."""
+    if not comparison.rows:
+        return []
+    columns = chosen_columns(comparison, chosen)
+    table = new_table("", [_wrapped(column.title) for column in columns])
+    table.title = None
+    names = row_names(comparison.rows)
+    for place in places(comparison):
+        add_row(
+            table,
+            replace(place.row, label=names[place.row.label]),
+            *[Text(printable(column.shown(place))) for column in columns],
+        )
+    lines = [*forced_line(comparison), *audit_lines(comparison.audit), *confound_lines(comparison.rows)]
+    return [*standings_table(comparison), table, Text(), *lines]
+
+
+def as_csv(comparison: Comparison, names: Sequence[str] = ()) -> str:
+    """Return the table as CSV (RFC 4180): raw numbers, names of columns as `--columns` takes them, nothing rounded.
+
+    An empty field is no value. A text that a spreadsheet would run as a formula is preceded by an apostrophe.
+    """
+    columns = chosen_columns(comparison, names or USUAL)
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["attention", *(column.name for column in columns)])
+    for place in places(comparison):
+        writer.writerow([_field(place.row.label), *(_field(column.value(place)) for column in columns)])
+    return text.getvalue()
+
+
+def as_markdown(comparison: Comparison, names: Sequence[str] = ()) -> str:
+    """Return the table in GitHub's Markdown, with the notes of `notes` below."""
+    columns, cells = _cells(comparison, names)
+    lines = [["attention", *(column.title for column in columns)], *cells]
+    escaped = [[_escape_markdown(cell) for cell in line] for line in lines]
+    widths = [max(3, *(len(line[i]) for line in escaped)) for i in range(len(escaped[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    padded = [
+        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        for line in escaped
+    ]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
+    return f"{table}\n\n{_escape_markdown(' '.join(notes(comparison)))}\n"
+
+
+def as_latex(comparison: Comparison, names: Sequence[str] = ()) -> str:
+    """Return the table for LaTeX with booktabs, with the notes of `notes` as its caption."""
+    columns, cells = _cells(comparison, names)
+    lines = [["attention", *(column.title for column in columns)], *cells]
+    head, *body = [" & ".join(map(_escape_latex, line)) + r" \\" for line in lines]
+    caption = _escape_latex(" ".join(notes(comparison)))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"  \centering",
+            rf"  \caption{{{caption}}}",
+            rf"  \begin{{tabular}}{{l{'r' * len(columns)}}}",
+            r"    \toprule",
+            f"    {head}",
+            r"    \midrule",
+            *(f"    {line}" for line in body),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+            r"\end{table}",
+            "",
+        ]
+    )
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return what a table must not go without, in sentences: baseline, point, conditions, force, confounds."""
+    rows = comparison.rows
+    if not rows:
+        return []
+    names = row_names(rows)
+    found = [f"Differences are against {names[rows[0].label]}."]
+    if comparison.milestone is not None:
+        found.append(f"Losses at {comparison.milestone}.")
+    found += [f"{line.plain.strip()}." for line in forced_line(comparison)]
+    if comparison.audit.equal:
+        found.append(f"Conditions are equal ({', '.join(comparison.audit.checked)}).")
+    else:
+        unequal = ", ".join(difference.name for difference in comparison.audit.differences)
+        found.append(f"Conditions are NOT equal: {unequal}.")
+    return found
+
+
+def _cells(comparison: Comparison, names: Sequence[str]) -> tuple[list[Column], list[list[str]]]:
+    columns, labels = chosen_columns(comparison, names or USUAL), row_names(comparison.rows)
+    return columns, [
+        [labels[place.row.label], *(printable(column.shown(place)) for column in columns)]
+        for place in places(comparison)
+    ]
+
+
+def _wrapped(title: str) -> str:
+    """Break a title of two words or more into two lines, since numbers are narrow."""
+    first, _, rest = title.partition(" ")
+    return f"{first}\n{rest}" if rest else title
+
+
+def _field(value: Value) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        text = printable(value)
+        return f"'{text}" if value.startswith(_FORMULA_SIGNS) else text
+    return repr(value) if math.isfinite(value) else ""
+
+
+def _escape_latex(text: str) -> str:
+    return "".join(_LATEX.get(letter, letter) for letter in text)
+
+
+def _escape_markdown(text: str) -> str:
+    """Escape what Markdown or the HTML in it would read as more than a letter."""
+    return "".join(f"\\{letter}" if letter in _MARKDOWN else letter for letter in text)

@@ -1,0 +1,159 @@
+"""The report: one file that opens from a mail, without scripts and without a network."""
+
+import time
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from vgpt.errors import VgptError
+from vgpt.report.captions import audit_lines, confound_lines, forced_line
+from vgpt.report.comparison import Comparison
+from vgpt.report.figures.style import Drawn
+from vgpt.report.formats import notes
+from vgpt.report.grouping import seed_of
+from vgpt.report.html.elements import blocks, element, inline_svg, plain, plain_table
+from vgpt.report.names import row_names
+from vgpt.report.reproduce import reproduction
+from vgpt.report.tables import number_tables
+from vgpt.tracking.store import RunInfo
+
+_STYLE = """
+:root { color-scheme: light; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 1180px; margin: 2em auto;
+  padding: 0 1.2em; }
+h1 { font-size: 1.6em; line-height: 1.25; margin-bottom: 0.2em; overflow-wrap: anywhere; }
+h2 { font-size: 1.2em; margin: 2em 0 0.6em; padding-bottom: 0.2em; border-bottom: 2px solid #e3e3e3; }
+p { margin: 0.4em 0; max-width: 95ch; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; margin: 1.2em 0 0.4em; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 0.93em; }
+caption { text-align: left; font-weight: 600; padding: 0.3em 0; }
+th, td { text-align: left; vertical-align: top; padding: 0.3em 0.9em 0.3em 0; border-bottom: 1px solid #ececec;
+  overflow-wrap: anywhere; max-width: 34ch; }
+th { vertical-align: bottom; border-bottom: 1px solid #8a8a8a; font-weight: 600; white-space: nowrap; }
+.n { text-align: right; white-space: nowrap; }
+.dim { color: #5c5c5c; } .bold { font-weight: 700; } .green { color: #00694a; } .red { color: #a33200; }
+.yellow { color: #7a5200; }
+.verdict { padding: 0.6em 0.9em; border-left: 4px solid #00694a; background: #f1f8f5; }
+.verdict.unequal { border-color: #b85c00; background: #fdf4e7; }
+figure { margin: 1.6em 0; } svg { max-width: 100%; height: auto; }
+figcaption { color: #5c5c5c; font-size: 0.93em; max-width: 95ch; overflow-wrap: anywhere; }
+pre { background: #f6f6f6; padding: 0.7em 0.9em; overflow-x: auto; font-size: 0.87em; white-space: pre-wrap;
+  overflow-wrap: anywhere; }
+"""
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+"""What the browser may load: nothing."""
+
+_PROVENANCE = {
+    "commit": "vgpt.git",
+    "vgpt": "vgpt.version",
+    "torch": "vgpt.torch",
+    "device": "vgpt.device",
+    "precision": "vgpt.dtype",
+    "data": "vgpt.data_digest",
+    "tokenizer": "vgpt.tokenizer",
+    "evaluation": "vgpt.eval_windows",
+}
+"""What a run says of where it is from: head of the column -> tag."""
+
+
+def as_html(comparison: Comparison, figures: Sequence[Drawn], *, command: str, made: float) -> str:
+    """Return the report as a page.
+
+    Args:
+        comparison: what it shows.
+        figures: of the same comparison.
+        command: what makes it again.
+        made: when it was made, seconds since 1970.
+    """
+    names = list(row_names(comparison.rows).values())
+    title = f"vgpt compare: {', '.join(names) or 'no runs'}"
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(made))
+    body = [
+        element("h1", plain(title)),
+        element("p", plain(f"Made {when}."), class_="dim"),
+        *_verdict(comparison),
+        element("h2", "Conditions"),
+        _conditions(comparison),
+        element("h2", "Results"),
+        blocks(number_tables(comparison)),
+        *_figures(figures),
+        element("h2", "Provenance"),
+        _provenance(comparison, command),
+    ]
+    head = [
+        '<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        element("title", plain(title)),
+        element("style", _STYLE),
+    ]
+    return "\n".join(
+        ["<!DOCTYPE html>", '<html lang="en">', element("head", *head), element("body", "\n".join(body)), "</html>", ""]
+    )
+
+
+def save_html(text: str, path: Path) -> None:
+    """Write a report.
+
+    Raises:
+        VgptError: it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise VgptError(
+            f"--html {path} cannot be written: {error.strerror or error}", "Choose another file."
+        ) from error
+
+
+def _verdict(comparison: Comparison) -> list[str]:
+    lines = [element("p", plain(note)) for note in notes(comparison)]
+    kind = "verdict" if comparison.audit.equal else "verdict unequal"
+    remarks = [element("p", plain(f"Note: {remark}."), class_="yellow") for remark in comparison.remarks]
+    return [element("div", *lines, class_=kind), *remarks]
+
+
+def _conditions(comparison: Comparison) -> str:
+    lines = [*audit_lines(comparison.audit), *forced_line(comparison), *confound_lines(comparison.rows)]
+    shared = comparison.audit.shared
+    if not shared:
+        return blocks(lines)
+    table = plain_table("Equal in all runs", ["condition", "value"], list(shared.items()))
+    return blocks(lines) + element("details", element("summary", f"All {len(shared)} equal conditions"), table)
+
+
+def _figures(figures: Sequence[Drawn]) -> list[str]:
+    if not figures:
+        return []
+    drawn = [element("figure", inline_svg(one), element("figcaption", plain(one.alt))) for one in figures]
+    return [element("h2", "Figures"), *drawn]
+
+
+def _provenance(comparison: Comparison, command: str) -> str:
+    runs = [run for row in comparison.rows for run in row.runs]
+    parts = [element("p", "This report is made again by"), element("pre", plain(command))]
+    head = ["run", "seed", "started", *_PROVENANCE, "MLflow run"]
+    parts.append(plain_table("Runs", head, [_line(run) for run in runs]))
+    commands: list[str] = []
+    for run in runs:
+        found = reproduction(run)
+        mark = "" if found.exact else "  # not exact: this version reads the recorded settings otherwise"
+        commands.append(f"{found.command}{mark}")
+    parts += [element("p", "Each run is trained again, in this order, by"), element("pre", plain("\n".join(commands)))]
+    if comparison.missing:
+        missing = "\n".join(wanted.command for wanted in comparison.missing)
+        parts += [element("p", "Wanted, and not on record:"), element("pre", plain(missing))]
+    return "\n".join(parts)
+
+
+def _line(run: RunInfo) -> list[str]:
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(run.start_time / 1000))
+    told = [_shortened(run.tags.get(tag, "-")) for tag in _PROVENANCE.values()]
+    return [run.run_name, seed_of(run), started, *told, run.run_id or "-"]
+
+
+def _shortened(value: str) -> str:
+    """Shorten digests, which differ from their first digits on."""
+    plainly = value.isalnum() and len(value) >= 32
+    return f"{value[:12]}" if plainly else value

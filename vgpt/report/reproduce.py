@@ -1,0 +1,73 @@
+"""The commands that would make a comparison and its runs again, from what the runs record."""
+
+import shlex
+from dataclasses import dataclass
+
+from vgpt.errors import VgptError
+from vgpt.report.grouping import attention_label, attention_of, settings_hash_of
+from vgpt.report.plan import Request
+from vgpt.schema import without_credentials
+from vgpt.settings.compare import CompareConfig
+from vgpt.settings.fields import Leaf, leaves, shown
+from vgpt.settings.loader import Sources, load_settings
+from vgpt.settings.train import TrainConfig
+from vgpt.tracking.store import RunInfo
+
+_SECTIONS = ("model", "train", "system", "workers")
+_NOT_OF_THE_RUN = ("node_rank", "rdzv_endpoint", "collective_timeout", "retries")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How to train a run again.
+
+    Attributes:
+        command: for a shell, without credentials.
+        exact: whether the settings of the command, as this version reads them, have the hash that the run recorded.
+    """
+
+    command: str
+    exact: bool
+
+
+def reproduction(run: RunInfo) -> Reproduction:
+    """Return the command that trains a recorded run again: all its settings that are not defaults."""
+    attn = attention_label(*attention_of(run))
+    known = {name: leaf for name, leaf in leaves(TrainConfig).items() if _matters(leaf)}
+    recorded = {name: run.params[name] for name in known if name in run.params}
+    plain = {name: shown(leaf.default) for name, leaf in known.items()}
+    given = {name: value for name, value in recorded.items() if value != plain[name]}
+    command = shlex.join(["vgpt", "train", *map(without_credentials, ["--attn", attn, *_flags(known, given)])])
+    try:
+        again = load_settings(TrainConfig, Sources(command_line={**given, "attn": attn})).settings
+        exact = again.settings_hash == settings_hash_of(run)
+    except VgptError:
+        exact = False
+    return Reproduction(command, exact)
+
+
+def compare_command(request: Request) -> str:
+    """Return the command of a comparison, for a shell, without credentials."""
+    words = ["vgpt", "compare", *(term.text if term.run_name else term.attn for term in request.terms)]
+    if request.sources.preset is not None:
+        words += ["--preset", request.sources.preset.name]
+    words += _flags(leaves(CompareConfig), {name: shown(v) for name, v in request.sources.command_line.items()})
+    return shlex.join(map(without_credentials, words))
+
+
+def _flags(known: dict[str, Leaf], given: dict[str, str]) -> list[str]:
+    words: list[str] = []
+    for name, leaf in known.items():
+        if name not in given:
+            continue
+        if leaf.is_bool:
+            words.append(leaf.flag if given[name] == "true" else f"--no-{leaf.flag[2:]}")
+        else:
+            words += [leaf.flag, given[name]]
+    return words
+
+
+def _matters(leaf: Leaf) -> bool:
+    if leaf.path[0] not in _SECTIONS or leaf.is_attention or leaf.variants:
+        return False
+    return leaf.name not in _NOT_OF_THE_RUN

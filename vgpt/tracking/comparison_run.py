@@ -1,0 +1,66 @@
+"""A comparison as a run of its own in MLflow, so that its figures and tables are found beside the runs it is of."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from vgpt.errors import TrackingError
+from vgpt.tracking.journal import now_ms
+from vgpt.tracking.mlflow_client import MlflowStore, StoreError
+from vgpt.tracking.schema import KIND_COMPARISON, SCHEMA_VERSION, TAG_COMPARED, TAG_KIND, TAG_SCHEMA
+from vgpt.tracking.store import within
+from vgpt.tracking.target import Target, resolve_target
+
+LOG_TIMEOUT = 60.0
+
+
+def log_comparison(
+    *,
+    name: str,
+    experiment: str,
+    run_ids: list[str],
+    files: Mapping[str, bytes],
+    tracking_uri: str | None = None,
+    timeout: float = LOG_TIMEOUT,
+) -> str:
+    """Log a comparison to the experiment of its runs and return the id of its run.
+
+    Args:
+        name: name of the run.
+        experiment: created where it does not exist.
+        run_ids: ids in MLflow of what was compared.
+        files: artifacts: name -> content.
+        tracking_uri: the store; None for the environment's or the default one.
+        timeout: seconds that all of it may take.
+
+    Raises:
+        TrackingError: the store cannot be reached or written, or not in time.
+    """
+    target = resolve_target(tracking_uri)
+    tags = {TAG_SCHEMA: SCHEMA_VERSION, TAG_KIND: KIND_COMPARISON, TAG_COMPARED: " ".join(run_ids)}
+
+    def write() -> str:
+        try:
+            return _write(target, name, experiment, tags, files)
+        except (OSError, StoreError) as error:
+            raise TrackingError(f"MLflow at {target.shown} cannot be written: {error}") from None
+
+    return within(timeout, write, target)
+
+
+def _write(target: Target, name: str, experiment: str, tags: Mapping[str, str], files: Mapping[str, bytes]) -> str:
+    store = MlflowStore(target, write=True)
+    place = store.experiment_id(experiment, create=True)
+    assert place is not None
+    run_id = store.create_run(place, name=name, started=now_ms(), tags=tags)
+    ending = "FAILED"
+    try:
+        with tempfile.TemporaryDirectory(prefix="vgpt-") as folder:
+            for file, content in files.items():
+                path = Path(folder) / file
+                path.write_bytes(content)
+                store.upload(run_id, path, "")
+        ending = "FINISHED"
+    finally:
+        store.set_status(run_id, ending, ended=now_ms())
+    return run_id
