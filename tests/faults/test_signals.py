@@ -14,6 +14,7 @@ from vgpt.tracking.journal import read_events, read_metrics
 from vgpt.tracking.lock import lock_owner
 from vgpt.training.checkpoint import find_checkpoint, newest, steps
 from vgpt.training.display import Quiet
+from vgpt.training.distributed import World
 from vgpt.training.run import train_run
 
 
@@ -96,6 +97,22 @@ def test_stopped_after_every_single_step_it_still_ends_in_the_same_bits(settings
     assert train_run(parts, Quiet()).status == "finished"
     assert same(learnt(parts), learnt(whole))
     assert record(parts) == record(whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_that_comes_while_the_processes_agree_is_not_forgotten(settings, monkeypatch, number):
+    agree, calls = World.agree, []
+
+    def signalled(world, *values, device):
+        agreed = agree(world, *values, device=device)
+        calls.append(agreed)
+        if len(calls) == 3:
+            os.kill(os.getpid(), number)
+        return agreed
+
+    monkeypatch.setattr(World, "agree", signalled)
+    train_run(settings(), Quiet())
+    assert calls[3] == [number == signal.SIGTERM and number, number == signal.SIGUSR1]
 
 
 def test_sigusr1_saves_at_once_and_goes_on(settings):

@@ -67,6 +67,18 @@ def test_two_processes_equal_one_with_doubled_accumulation_and_either_continues_
 
 
 @pytest.mark.slow
+def test_the_interval_that_an_end_cuts_in_two_keeps_the_loss_of_all_processes(tmp_path, corpus):
+    words = ("--nproc", "2", "--log-interval", "4", "--run-name", "cut")
+    train(tmp_path, corpus, *words)
+    run = tmp_path / "runs" / "cut"
+    whole = curve(run, "train/loss")
+    for name in ("step-00000008", "last", "best"):
+        subprocess.run(["rm", "-r", str(run / "ckpt" / name)], check=True)
+    assert "resuming cut at step 6" in train(tmp_path, corpus, *words)
+    assert curve(run, "train/loss") == pytest.approx(whole, rel=1e-12)
+
+
+@pytest.mark.slow
 def test_a_run_of_two_sharded_processes_is_continued_by_one(tmp_path, corpus, alone):
     train(tmp_path, corpus, "--nproc", "2", "--parallel", "fsdp", "--run-name", "two")
     run = tmp_path / "runs" / "two"

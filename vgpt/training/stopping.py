@@ -15,12 +15,11 @@ class StopRequest:
 
     Attributes:
         requested: number of the signal that asked for an end; 0 for none.
-        save: whether a checkpoint was asked for and not yet begun.
     """
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self.requested = 0
-        self.save = False
+        self._save = False
         self._say = say
         self._before: dict[signal.Signals, Any] = {}
 
@@ -43,7 +42,14 @@ class StopRequest:
         self._say(f"{signal.Signals(number).name}: saving after this step; once more to stop at once without saving")
 
     def _ask_save(self, number: int, frame: FrameType | None) -> None:
-        self.save = True
+        self._save = True
+
+    def take_save(self) -> bool:
+        """Return whether a checkpoint was asked for since the last call."""
+        asked = self._save
+        if asked:  # clearing a flag that is not set would forget a signal that comes just now
+            self._save = False
+        return asked
 
     @property
     def exit_code(self) -> int:

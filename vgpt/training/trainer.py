@@ -139,8 +139,9 @@ class Trainer:
             if state.step % config.train.eval_interval == 0 or last:
                 improved, early = self._evaluate()
             state.finished = last or early
-            requested, asked = self.world.agree(stop.requested, stop.save, device=self.compute.device)
-            stop.requested, stop.save = int(requested), False
+            requested, asked = self.world.agree(stop.requested, stop.take_save(), device=self.compute.device)
+            if requested:  # or else a signal that came while they agreed would be forgotten
+                stop.requested = int(requested)
             if state.finished or improved or requested or asked or state.step % config.run.save_interval == 0:
                 self._save()
             self.saver.poll()
@@ -201,9 +202,9 @@ class Trainer:
 
     def _log(self) -> None:
         config, state = self.config, self.state
-        self._check_finite()
+        total = self._shared_loss_sum()
         # An interval of which every update was left out has no loss.
-        loss = float(self.world.mean(self._loss_sum.clone())) / state.loss_count if state.loss_count else math.nan
+        loss = total / state.loss_count if state.loss_count else math.nan
         norm = float(self._norm)
         seconds = self._elapsed()
         rate = self._timed_steps * config.tokens_per_step / seconds
@@ -233,10 +234,12 @@ class Trainer:
         self._timed_steps = 0
         self._mark = time.perf_counter()
 
-    def _check_finite(self) -> None:
-        total = float(self._loss_sum)
+    def _shared_loss_sum(self) -> float:
+        """Return the mean over all processes of the interval's summed loss; all of them stop where it is not finite."""
+        total = float(self.world.mean(self._loss_sum.clone()))
         if not math.isfinite(total):
             self._stop_diverged(f"the training loss is {total} at step {self.state.step}")
+        return total
 
     def _evaluate(self) -> tuple[bool, bool]:
         """Evaluate; return whether it is the best so far, and whether patience has run out."""
@@ -271,10 +274,9 @@ class Trainer:
 
     def _save(self) -> None:
         """Begin to write a checkpoint; a full or read-only disk costs this checkpoint, not the run."""
-        self._check_finite()
         state = self.state
         paused = self._elapsed()
-        state.loss_sum = float(self._loss_sum)
+        state.loss_sum = self._shared_loss_sum()
         if self.step.scaler is not None:
             state.scaler = self.step.scaler.state_dict()
         weights, optimizer = self.replica.weights(), self.replica.optimizer_state(self.optimizer)
