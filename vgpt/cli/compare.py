@@ -9,8 +9,10 @@ from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say, warn
 from vgpt.cli.options import JsonOption, print_settings, with_settings
 from vgpt.errors import TrackingError, VgptError
+from vgpt.report.agenda import Agenda, agenda_json, agenda_table, make_agenda
 from vgpt.report.as_json import as_json
 from vgpt.report.comparison import Comparison, compare
+from vgpt.report.expected import Paces
 from vgpt.report.missing import Failure, TrainingInterrupted, train_missing
 from vgpt.report.plan import Request, make_request, settings_of_first
 from vgpt.report.tables import tables
@@ -45,19 +47,24 @@ def compare_runs(
     request = make_request(terms or [], sources)
     if show_settings:
         print_settings(settings_of_first(request), as_json=json)
-    comparison = _compare(request)
+    runs = _recorded(request)
+    comparison = _compare(request, runs)
+    paces = Paces(runs)
+    if request.settings.compare.plan:
+        _print_plan(make_agenda([comparison], paces), as_json=json)
+        return
     failures: list[Failure] = []
     if request.settings.compare.run_missing and comparison.missing:
-        failures = _train(comparison)
-        comparison = _compare(request)
+        failures = _train(make_agenda([comparison], paces), paces)
+        comparison = _compare(request, _recorded(request))
     _print(comparison, json=json)
     _conclude(request, comparison, failures)
 
 
-def _compare(request: Request) -> Comparison:
+def _compare(request: Request, runs: Sequence[RunInfo]) -> Comparison:
     run = request.settings.run
     windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
-    return compare(request, _recorded(request), windows=windows)
+    return compare(request, runs, windows=windows)
 
 
 def _recorded(request: Request) -> list[RunInfo]:
@@ -74,12 +81,20 @@ def _recorded(request: Request) -> list[RunInfo]:
     return merge_runs(local, stored)
 
 
-def _train(comparison: Comparison) -> list[Failure]:
+def _train(agenda: Agenda, paces: Paces) -> list[Failure]:
+    say(agenda.sentence())
     try:
-        return train_missing(comparison.missing, say)
+        return train_missing(agenda.missing, say, paces=paces)
     except TrainingInterrupted as stop:
         warn("stopped; what was trained is saved, and the same command resumes it")
         raise typer.Exit(stop.code) from None
+
+
+def _print_plan(agenda: Agenda, *, as_json: bool) -> None:
+    if as_json:
+        print_json(agenda_json(agenda))
+    else:
+        out().print(agenda_table(agenda), soft_wrap=False)
 
 
 def _print(comparison: Comparison, *, json: bool) -> None:

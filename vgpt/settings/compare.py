@@ -17,6 +17,8 @@ class ComparisonSettings(Section):
     """runs per variant, with the seeds --seed, --seed + 1, ..."""
     run_missing: bool = False
     """first train the runs that are missing, one after another"""
+    plan: bool = False
+    """show how many runs exist, how many are missing and the time they would take, and stop"""
     sort: SortKey = "given"
     """order of the rows after the baseline, which stays first"""
     force: bool = False
