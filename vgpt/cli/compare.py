@@ -4,17 +4,19 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.text import Text
 
 from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say, warn
 from vgpt.cli.options import JsonOption, print_settings, with_settings
 from vgpt.errors import TrackingError, VgptError
-from vgpt.report.agenda import Agenda, agenda_json, agenda_table, make_agenda
+from vgpt.report.agenda import Agenda, agenda_json, agenda_table, distinct, make_agenda
 from vgpt.report.as_json import as_json
-from vgpt.report.comparison import Comparison, compare
+from vgpt.report.comparison import Comparison
 from vgpt.report.expected import Paces
 from vgpt.report.missing import Failure, TrainingInterrupted, train_missing
-from vgpt.report.plan import Request, make_request, settings_of_first
+from vgpt.report.plan import Request, settings_of_first
+from vgpt.report.study import Part, Study, make_study
 from vgpt.report.tables import tables
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
@@ -44,27 +46,29 @@ def compare_runs(
 
     With a preset or any setting of the runs, the runs of exactly those settings are shown; without, the newest ones.
     """
-    request = make_request(terms or [], sources)
+    study = make_study(terms or [], sources)
     if show_settings:
-        print_settings(settings_of_first(request), as_json=json)
-    runs = _recorded(request)
-    comparison = _compare(request, runs)
+        print_settings(settings_of_first(study.first), as_json=json)
+    options = study.first.settings.compare
+    runs = _recorded(study.first)
+    answers = _answers(study, runs)
     paces = Paces(runs)
-    if request.settings.compare.plan:
-        _print_plan(make_agenda([comparison], paces), as_json=json)
+    agenda = make_agenda(answers, paces)
+    if options.plan:
+        _print_plan(agenda, as_json=json)
         return
     failures: list[Failure] = []
-    if request.settings.compare.run_missing and comparison.missing:
-        failures = _train(make_agenda([comparison], paces), paces)
-        comparison = _compare(request, _recorded(request))
-    _print(comparison, json=json)
-    _conclude(request, comparison, failures)
+    if options.run_missing and agenda.missing:
+        failures = _train(agenda, paces)
+        answers = _answers(study, _recorded(study.first))
+    _print(study, answers, json=json)
+    _conclude(study, answers, failures)
 
 
-def _compare(request: Request, runs: Sequence[RunInfo]) -> Comparison:
-    run = request.settings.run
+def _answers(study: Study, runs: Sequence[RunInfo]) -> list[Comparison]:
+    run = study.first.settings.run
     windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
-    return compare(request, runs, windows=windows)
+    return [part.answer(runs, windows) for part in study.parts]
 
 
 def _recorded(request: Request) -> list[RunInfo]:
@@ -97,33 +101,45 @@ def _print_plan(agenda: Agenda, *, as_json: bool) -> None:
         out().print(agenda_table(agenda), soft_wrap=False)
 
 
-def _print(comparison: Comparison, *, json: bool) -> None:
+def _print(study: Study, answers: Sequence[Comparison], *, json: bool) -> None:
     if json:
-        print_json(as_json(comparison))
-    else:
-        for part in tables(comparison):
-            out().print(part, soft_wrap=False)
-    for remark in comparison.remarks:
-        warn(remark)
-    for wanted in comparison.missing:
+        parts = [as_json(comparison) for comparison in answers]
+        named = [{"values": dict(part.values), **table} for part, table in zip(study.parts, parts, strict=True)]
+        print_json({"study": study.name, "parts": named} if study.name else parts[0])
+    for part, comparison in zip(study.parts, answers, strict=True):
+        if not json:
+            _print_tables(study, part, comparison)
+        for remark in comparison.remarks:
+            warn(f"{part.title}: {remark}" if part.title else remark)
+    for wanted in distinct(wanted for comparison in answers for wanted in comparison.missing):
         say(f"missing: {wanted.label} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
 
 
-def _conclude(request: Request, comparison: Comparison, failures: Sequence[Failure]) -> None:
+def _print_tables(study: Study, part: Part, comparison: Comparison) -> None:
+    parts = tables(comparison)
+    if study.name and parts:
+        out().rule(Text(": ".join(filter(None, [study.name, part.title]))))
+    for table in parts:
+        out().print(table, soft_wrap=False)
+
+
+def _conclude(study: Study, answers: Sequence[Comparison], failures: Sequence[Failure]) -> None:
     """End with an error where runs failed, or where there is nothing to show."""
+    request = study.first
+    missing = distinct(wanted for comparison in answers for wanted in comparison.missing)
     if failures:
         names = ", ".join(f"{failure.wanted.label} (exit code {failure.code})" for failure in failures)
         raise VgptError(f"{len(failures)} of the missing runs failed: {names}", "Their errors stand above the tables.")
-    if request.settings.compare.run_missing and comparison.missing:
-        names = ", ".join(wanted.label for wanted in comparison.missing)
+    if request.settings.compare.run_missing and missing:
+        names = ", ".join(wanted.label for wanted in missing)
         raise VgptError(
             f"trained, yet not on record under these conditions: {names}", "Its log in --runs-dir says how it ended."
         )
-    if comparison.rows:
+    if any(comparison.rows for comparison in answers):
         return
     what = ", ".join(term.text for term in request.terms) or "any variant"
     where = " under these conditions" if request.fixed else ""
     remedy = "vgpt compare mha gqa mqa --run-missing --preset demo trains three."
-    if comparison.missing:
+    if missing:
         remedy = "The commands above train what is missing; the same command with --run-missing runs them."
     raise VgptError(f"no finished run of {what}{where} in experiment {request.settings.run.experiment!r}", remedy)

@@ -1,5 +1,6 @@
 """Settings of `vgpt compare`: what to lay side by side, on top of all settings of the runs themselves."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -19,6 +20,8 @@ class ComparisonSettings(Section):
     """first train the runs that are missing, one after another"""
     plan: bool = False
     """show how many runs exist, how many are missing and the time they would take, and stop"""
+    study: Path | None = None
+    """TOML file of variants, seeds, learning rates and budgets to compare"""
     sort: SortKey = "given"
     """order of the rows after the baseline, which stays first"""
     force: bool = False

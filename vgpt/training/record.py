@@ -58,6 +58,8 @@ def open_record(
         "vgpt.torch": about["torch"],
         "vgpt.version": about["vgpt"],
     }
+    if config.run.group:
+        tags["vgpt.group"] = config.run.group
     if state.init_digest:
         tags["vgpt.init_digest"] = state.init_digest
     if state.forked_from:

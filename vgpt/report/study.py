@@ -1,0 +1,95 @@
+"""What a command or a study file asks for, as comparisons that are answered one by one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vgpt.errors import UsageError
+from vgpt.report.comparison import Comparison, compare
+from vgpt.report.differences import Windows
+from vgpt.report.plan import Request, make_request
+from vgpt.settings.compare import CompareConfig
+from vgpt.settings.loader import Sources, given_value
+from vgpt.settings.presets import load_preset
+from vgpt.settings.study import StudyFile, load_study
+from vgpt.tracking.store import RunInfo
+
+
+@dataclass(frozen=True)
+class Part:
+    """One comparison of a study.
+
+    Attributes:
+        values: what it has apart from the others: `{"match": "params", "lr": "0.001"}`; empty for a single one.
+        request: what it asks for.
+    """
+
+    values: Mapping[str, str]
+    request: Request
+
+    @property
+    def title(self) -> str:
+        """Its values in words; empty for a single comparison."""
+        return ", ".join(f"{name} = {value}" for name, value in self.values.items())
+
+    def answer(self, runs: Sequence[RunInfo], windows: Windows | None = None) -> Comparison:
+        """Return the comparison, from all runs on record."""
+        return compare(self.request, runs, windows=windows)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Several comparisons under one name, or a single one without a name."""
+
+    name: str
+    parts: tuple[Part, ...]
+
+    @property
+    def first(self) -> Request:
+        """The first request: what it says of showing and storing holds for all."""
+        return self.parts[0].request
+
+
+def make_study(words: Sequence[str], sources: Sources) -> Study:
+    """Read the words and settings of `vgpt compare`, and the study file that they may name.
+
+    What is typed on the command line goes before what the file says.
+
+    Raises:
+        UsageError: a flag makes no sense here, or settings, words or the file are wrong.
+    """
+    place = given_value(CompareConfig, sources, "study")
+    if place is None:
+        return Study("", (Part({}, make_request(words, sources)),))
+    study = load_study(Path(place))
+    if words:
+        raise UsageError(
+            f"{place} names the variants already: {', '.join(study.variants)}",
+            "Leave out the arguments, or change the file.",
+        )
+    preset = sources.preset
+    if preset is None and study.preset is not None:
+        preset = load_preset(study.preset)
+    shared = {**study.shared(), **sources.command_line}
+    parts = [
+        Part(values, make_request(study.variants, replace(sources, preset=preset, command_line={**shared, **values})))
+        for values in study.combinations(set(sources.command_line))
+    ]
+    for part in parts:
+        _check_budget(part, study, place)
+    return Study(study.name, tuple(parts))
+
+
+def _check_budget(part: Part, study: StudyFile, place: str) -> None:
+    """Refuse a budget that --max-steps would cut: several of them could be the same in truth.
+
+    Raises:
+        UsageError: it would be cut.
+    """
+    config = part.request.settings
+    most = config.train.max_steps * config.tokens_per_step
+    if config.train.max_tokens is not None and study.max_tokens and config.train.max_tokens > most:
+        raise UsageError(
+            f"{place}: max_tokens {config.train.max_tokens:,} is beyond max_steps, which ends at {most:,} tokens",
+            f"Below [settings]: max_steps = {-(-config.train.max_tokens // config.tokens_per_step)} or more.",
+        )
