@@ -9,7 +9,7 @@ from rich.text import Text
 from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say, warn
 from vgpt.cli.options import JsonOption, print_settings, with_settings
-from vgpt.errors import TrackingError, VgptError
+from vgpt.errors import DivergedError, TrackingError, VgptError
 from vgpt.report.agenda import Agenda, agenda_json, agenda_table, distinct, make_agenda
 from vgpt.report.as_json import as_json
 from vgpt.report.comparison import Comparison
@@ -60,6 +60,8 @@ def compare_runs(
     failures: list[Failure] = []
     if options.run_missing and agenda.missing:
         failures = _train(agenda, paces)
+        if options.sweep_lr:  # a rate that is too high is an answer, and no failure
+            failures = [failure for failure in failures if failure.code != DivergedError.exit_code]
         answers = _answers(study, _recorded(study.first))
     _print(study, answers, json=json)
     _conclude(study, answers, failures)

@@ -60,7 +60,7 @@ def make_agenda(comparisons: Sequence[Comparison], paces: Paces) -> Agenda:
     """Return the plan of one comparison, or of several that may share runs."""
     there: dict[str, set[str]] = {}
     for comparison in comparisons:
-        for row in comparison.rows:
+        for row in comparison.sweep.rows if comparison.sweep else comparison.rows:
             there.setdefault(row.label, set()).update(run.id or run.run_id or run.run_name for run in row.runs)
     missing = distinct(wanted for comparison in comparisons for wanted in comparison.missing)
     items: list[Item] = []

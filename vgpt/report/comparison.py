@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from vgpt.attention.registry import variants
 from vgpt.errors import SettingsError, UsageError, did_you_mean
@@ -31,6 +32,9 @@ from vgpt.settings.fields import shown
 from vgpt.settings.matching import Match
 from vgpt.tracking.store import RunInfo
 
+if TYPE_CHECKING:
+    from vgpt.report.sweep import Sweep
+
 _SORTED_BY = {
     "loss": (LOSS, 1),
     "params": (PARAMS, 1),
@@ -54,6 +58,7 @@ class Comparison:
         statistics: of each row, in the same order.
         force: whether verdicts across unequal conditions were asked for.
         match: by which rule budgets were matched: as asked for, otherwise as the runs record it; None without one.
+        sweep: the learning rates that each variant was tuned over; None where they were not.
     """
 
     rows: tuple[Row, ...]
@@ -64,6 +69,7 @@ class Comparison:
     statistics: tuple[RowStatistics, ...]
     force: bool
     match: Match | None = None
+    sweep: "Sweep | None" = None
 
 
 @dataclass
@@ -94,7 +100,7 @@ def compare(request: Request, runs: Sequence[RunInfo], *, windows: Windows | Non
         _choose_fixed(draft, request, terms, runs)
     else:
         _choose_free(draft, request, terms, runs)
-    rows = _sorted(_distinct(draft.rows), request.settings.compare.sort)
+    rows = sorted_rows(_distinct(draft.rows), request.settings.compare.sort)
     if rows and terms and not _belongs(rows[0], terms[0]):
         draft.remarks.append(f"{terms[0].text} has no run to show; differences are against {rows[0].label}")
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
@@ -243,7 +249,8 @@ def _distinct(rows: Iterable[Row]) -> list[Row]:
     return kept
 
 
-def _sorted(rows: list[Row], key: SortKey) -> list[Row]:
+def sorted_rows(rows: list[Row], key: SortKey) -> list[Row]:
+    """Return rows in an order that was asked for, the first one, the baseline, in its place."""
     if key == "given" or not rows:
         return rows
     metric, sign = _SORTED_BY[key]

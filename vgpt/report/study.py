@@ -1,13 +1,14 @@
 """What a command or a study file asks for, as comparisons that are answered one by one."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vgpt.errors import UsageError
 from vgpt.report.comparison import Comparison, compare
 from vgpt.report.differences import Windows
 from vgpt.report.plan import Request, make_request
+from vgpt.report.sweep import grid, tuned_comparison
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources, given_value
 from vgpt.settings.presets import load_preset
@@ -22,10 +23,12 @@ class Part:
     Attributes:
         values: what it has apart from the others: `{"match": "params", "lr": "0.001"}`; empty for a single one.
         request: what it asks for.
+        rates: the same request at every learning rate of a sweep, lowest first; empty without one.
     """
 
     values: Mapping[str, str]
     request: Request
+    rates: Mapping[float, Request] = field(default_factory=dict[float, Request])
 
     @property
     def title(self) -> str:
@@ -34,7 +37,12 @@ class Part:
 
     def answer(self, runs: Sequence[RunInfo], windows: Windows | None = None) -> Comparison:
         """Return the comparison, from all runs on record."""
-        return compare(self.request, runs, windows=windows)
+        if not self.rates:
+            return compare(self.request, runs, windows=windows)
+        at_rates = {rate: compare(request, runs) for rate, request in self.rates.items()}
+        settings = self.request.settings
+        reader = windows or (lambda run: None)
+        return tuned_comparison(at_rates, settings.train.lr, runs, reader, sort=settings.compare.sort)
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ def make_study(words: Sequence[str], sources: Sources) -> Study:
     """
     place = given_value(CompareConfig, sources, "study")
     if place is None:
-        return Study("", (Part({}, make_request(words, sources)),))
+        return Study("", (_make_part({}, words, sources),))
     study = load_study(Path(place))
     if words:
         raise UsageError(
@@ -72,12 +80,36 @@ def make_study(words: Sequence[str], sources: Sources) -> Study:
         preset = load_preset(study.preset)
     shared = {**study.shared(), **sources.command_line}
     parts = [
-        Part(values, make_request(study.variants, replace(sources, preset=preset, command_line={**shared, **values})))
+        _make_part(values, study.variants, replace(sources, preset=preset, command_line={**shared, **values}))
         for values in study.combinations(set(sources.command_line))
     ]
     for part in parts:
         _check_budget(part, study, place)
     return Study(study.name, tuple(parts))
+
+
+def _make_part(values: Mapping[str, str], words: Sequence[str], sources: Sources) -> Part:
+    """Return a comparison, at several learning rates where they are swept.
+
+    A lowest rate that was given is taken along in proportion: every schedule has the same shape.
+
+    Raises:
+        UsageError: a run is named where rates are swept, or no variant at all.
+    """
+    request = make_request(words, sources)
+    number = request.settings.compare.sweep_lr
+    if number is None:
+        return Part(values, request)
+    if not request.terms or not all(term.kind for term in request.terms):
+        raise UsageError("--sweep-lr tunes variants, not runs", "Name the variants: vgpt compare mha gqa --sweep-lr 3")
+    train = request.settings.train
+    rates: dict[float, Request] = {}
+    for lr in grid(train.lr, number):
+        typed = {"lr": str(lr)}
+        if train.min_lr is not None:
+            typed["min_lr"] = str(train.min_lr * (lr / train.lr))
+        rates[lr] = make_request(words, replace(sources, command_line={**sources.command_line, **typed}))
+    return Part(values, request, rates)
 
 
 def _check_budget(part: Part, study: StudyFile, place: str) -> None:

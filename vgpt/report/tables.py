@@ -38,6 +38,7 @@ from vgpt.report.numbers import (
     stat,
 )
 from vgpt.report.significance import significance
+from vgpt.report.sweep_table import sweep_table
 
 
 def tables(comparison: Comparison) -> list[RenderableType]:
@@ -47,11 +48,12 @@ def tables(comparison: Comparison) -> list[RenderableType]:
     """
     rows = comparison.rows
     if not rows:
-        return []
+        return sweep_table(comparison.sweep) if comparison.sweep and comparison.sweep.variants else []
     return [
         _quality(comparison),
         noise_caption(rows),
         Text(),
+        *(sweep_table(comparison.sweep) if comparison.sweep else []),
         *significance(comparison),
         _cost(rows),
         peak_caption(rows),

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from vgpt.schema import Section
 from vgpt.settings.train import TrainConfig
@@ -22,12 +22,21 @@ class ComparisonSettings(Section):
     """show how many runs exist, how many are missing and the time they would take, and stop"""
     study: Path | None = None
     """TOML file of variants, seeds, learning rates and budgets to compare"""
+    sweep_lr: Annotated[int | None, Field(ge=3, le=9)] = None
+    """tune the learning rate of each variant over this many, an odd number: half, once and twice --lr for 3"""
     sort: SortKey = "given"
     """order of the rows after the baseline, which stays first"""
     force: bool = False
     """give verdicts across unequal conditions too; the tables say so"""
     kv_at: Annotated[int, Field(ge=1, le=1_000_000_000)] = 8192
     """tokens of context for the second column of cache sizes"""
+
+    @field_validator("sweep_lr")
+    @classmethod
+    def _with_a_middle(cls, number: int | None) -> int | None:
+        if number is not None and number % 2 == 0:
+            raise ValueError("must be odd, so that --lr is in the middle: 3 or 5")
+        return number
 
 
 class CompareConfig(TrainConfig):

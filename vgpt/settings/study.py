@@ -48,6 +48,8 @@ class StudyFile(Section):
     """budgets of training tokens"""
     lr: tuple[float, ...] = ()
     """learning rates"""
+    sweep_lr: int | None = None
+    """learning rates to tune each variant over, around the given one"""
     settings: dict[str, str | bool | int | float] = Field(default_factory=dict)
     """any other settings, by flat name"""
 
@@ -68,6 +70,8 @@ class StudyFile(Section):
         typed = {name: value if isinstance(value, bool) else shown(value) for name, value in self.settings.items()}
         if self.seeds is not None:
             typed["seeds"] = str(self.seeds)
+        if self.sweep_lr is not None:
+            typed["sweep_lr"] = str(self.sweep_lr)
         return {**typed, "group": self.name}
 
     def combinations(self, overruled: set[str]) -> list[dict[str, str]]:
