@@ -44,7 +44,7 @@ class Outcome:
     err: str
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def vgpt() -> Callable[..., Outcome]:
     """Run `vgpt ARGS...` in this process."""
     from vgpt.cli.app import build_app

@@ -1,7 +1,8 @@
 """The errors a user can cause or meet: each says what is wrong and what to do next.
 
 `VgptError` and its kinds are for people: the command line prints them as one panel, without a traceback, and exits
-with `exit_code`. A programming error stays an ordinary Python exception.
+with `exit_code`; a process of a launched run exits with `worker_code`. A programming error stays an ordinary Python
+exception.
 """
 
 import difflib
@@ -17,6 +18,8 @@ class VgptError(Exception):
     """
 
     exit_code = 1
+    worker_code: int | None = None
+    """The same where a launcher started this process, which may tell by it that trying again is no use."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -45,6 +48,8 @@ class SettingsError(UsageError):
 class DataError(VgptError):
     """A corpus, shard or manifest is missing, damaged or does not fit."""
 
+    worker_code = 4
+
 
 class TokenizerError(VgptError):
     """A tokenizer cannot be trained, read or used for this text."""
@@ -52,6 +57,8 @@ class TokenizerError(VgptError):
 
 class CheckpointError(VgptError):
     """A checkpoint is missing, damaged or belongs to other settings."""
+
+    worker_code = 5
 
 
 class TrackingError(VgptError):

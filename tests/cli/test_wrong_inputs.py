@@ -1,12 +1,9 @@
 """Every wrong input gets one clear message with the way out, exit code 1 or 2, and no traceback."""
 
+import contextlib
 import gzip
 import json
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -36,7 +33,7 @@ TEXT = "It is a truth universally acknowledged, that a reader of errors must be 
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def place(tmp_path_factory, vgpt):
     """A folder with prepared data, a trained run, and everything that can be wrong."""
     place = tmp_path_factory.mktemp("place")
 
@@ -62,9 +59,9 @@ def place(tmp_path_factory):
     write("bad.model", "minbpe v9\n")
 
     def run(*words: str) -> None:
-        command = [sys.executable, "-m", "vgpt", *words]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-        subprocess.run(command, cwd=place, env=environment, check=True, capture_output=True)
+        with contextlib.chdir(place):
+            result = vgpt(*words)
+        assert result.code == 0, result.err
 
     run("prepare", "text.txt", "--out", "good", "--vocab-size", "300", "--workers", "1")
     run("prepare", "other.txt", "--out", "otherdata", "--vocab-size", "300", "--workers", "1")
@@ -152,6 +149,22 @@ def test_a_wrong_input_gets_a_clear_message_and_no_traceback(place, case, vgpt, 
     assert "Error" in result.err
     said = re.sub(r"done in \d+\.\d s", "done in ... s", result.err)  # a busy machine is no fault
     check_golden(f"wrong_inputs/{case}.txt", f"$ vgpt {CASES[case]}\n{said}exit {result.code}\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("--data truncated", 4),
+        ("--data manifest", 4),
+        ("--data good --init-from flipped", 5),
+        ("--data good --attn gpa", 2),
+    ],
+)
+def test_a_launcher_can_tell_data_and_checkpoints_that_no_retry_would_mend(place, words, code, vgpt, monkeypatch):
+    monkeypatch.chdir(place)
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    assert vgpt("train", *TINY, *words.split(), "--run-name", "launched").code == code
 
 
 def test_nothing_is_left_behind_by_what_was_refused(place):

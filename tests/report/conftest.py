@@ -16,6 +16,7 @@ from vgpt.settings.presets import load_preset
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.histories import History, Reading
 from vgpt.tracking.store import RunInfo
+from vgpt.tracking.windows import WindowLosses
 
 LOSSES = {"mha": 2.31, "gqa": 2.335, "mqa": 2.3525}
 
@@ -59,6 +60,7 @@ def make_run() -> Callable[..., RunInfo]:
             "kv/bytes_at_context": float(layers * cache.nbytes(context, 4)),
             "kv/bytes_measured": float(layers * cache.nbytes(context, 4)),
             "perf/tokens_per_second": 25_000.0,
+            "perf/decode_seconds": 0.0008 + 1e-10 * layers * cache.nbytes(context, 4),
             "perf/mfu": 0.412,
             "perf/mfu_palm": 0.433,
             "memory/peak_bytes": 412.5 * 2**20,
@@ -102,6 +104,17 @@ def ask() -> Callable[..., Request]:
         return make_request(words, sources)
 
     return make
+
+
+@pytest.fixture
+def evaluated() -> Callable[[RunInfo], WindowLosses]:
+    """The losses of a made-up run per window and position: the latter fall with the context, to 64 tokens of it."""
+
+    def find(run: RunInfo) -> WindowLosses:
+        loss = run.metrics["val/loss"]
+        return WindowLosses(400, "2x64:0", (loss, loss), tuple(loss + 1 / (position + 1) for position in range(64)))
+
+    return find
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from vgpt.report.comparison import compare
 from vgpt.report.curves import curve
 from vgpt.report.figures.caches import draw_caches
 from vgpt.report.figures.losses import draw_losses
+from vgpt.report.figures.positions import draw_positions, spans
 from vgpt.report.figures.style import COLOURS, as_png, as_svg, looks
 from vgpt.report.figures.tradeoffs import draw_tradeoffs, pareto_front
 from vgpt.report.figures.write import draw_all, save_figures
@@ -32,9 +33,13 @@ def texts(svg):
     return [" ".join(element.itertext()).strip() for element in ET.fromstring(svg).iter(f"{SVG}text")]
 
 
-def test_every_figure_is_written_as_png_and_as_svg_that_names_nothing_outside_itself(three, course, tmp_path):
-    files = save_figures(draw_all(three, course), tmp_path / "new" / "plots")
-    names = [f"{name}{ending}" for name in ("loss_curves", "tradeoffs", "cache") for ending in (".png", ".svg")]
+def test_every_figure_is_written_as_png_and_as_svg_that_names_nothing_outside_itself(
+    three, course, tmp_path, evaluated
+):
+    files = save_figures(draw_all(three, course, evaluated), tmp_path / "new" / "plots")
+    names = [
+        f"{name}{ending}" for name in ("loss_curves", "tradeoffs", "cache", "positions") for ending in (".png", ".svg")
+    ]
     assert [path.name for path in files] == names
     for path in files:
         content = path.read_bytes()
@@ -49,8 +54,8 @@ def test_every_figure_is_written_as_png_and_as_svg_that_names_nothing_outside_it
             assert b"DOCTYPE" not in content
 
 
-def test_the_same_comparison_gives_the_same_files(three, course):
-    once, twice = draw_all(three, course), draw_all(three, course)
+def test_the_same_comparison_gives_the_same_files(three, course, evaluated):
+    once, twice = draw_all(three, course, evaluated), draw_all(three, course, evaluated)
     assert [as_svg(one) for one in once] == [as_svg(one) for one in twice]
     assert [as_png(one) for one in once] == [as_png(one) for one in twice]
 
@@ -108,10 +113,26 @@ def test_cache_lines_follow_the_analytic_cost(three):
     assert gqa[8192] * 2 == mha[8192]
 
 
-def test_names_are_never_read_as_formulas_and_never_left_out(make_run, ask, renamed, course):
+def test_the_loss_by_position_is_the_mean_over_spans_that_widen(three, evaluated):
+    assert spans(1) == [(0, 1)]
+    for length in (2, 3, 64, 100, 1024):
+        found = spans(length)
+        assert [first for first, _ in found[1:]] == [end for _, end in found[:-1]]
+        assert (found[0][0], found[-1][1]) == (0, length)
+        assert all(first < end <= max(first + 1, round(1.5 * first)) for first, end in found)
+    axis = draw_positions(three, evaluated).figure.axes[0]
+    assert [line.get_color() for line in axis.lines] == list(COLOURS[:3])
+    losses = [run.metrics["val/loss"] for run in three.rows[0].runs]
+    assert axis.lines[0].get_ydata()[0] == pytest.approx(sum(losses) / 3 + 1)
+    assert axis.lines[0].get_ydata()[-1] == pytest.approx(
+        sum(losses) / 3 + sum(1 / (position + 1) for position in range(45, 64)) / 19
+    )
+
+
+def test_names_are_never_read_as_formulas_and_never_left_out(make_run, ask, renamed, course, evaluated):
     found = compare(ask("mha", "odd"), [make_run("mha"), make_run("mqa", run_name="odd")])
     for name in (r"a$\frac{$", "_hidden", "<script>alert(1)</script>", "a\x1b[31m", "漢字"):
-        for drawn in draw_all(renamed(found, "odd", name), course):
+        for drawn in draw_all(renamed(found, "odd", name), course, evaluated):
             svg = as_svg(drawn)
             assert any(name.replace("\x1b", "?") in text for text in texts(svg)), name
             assert "<script" not in svg
@@ -127,11 +148,11 @@ def test_more_rows_than_colours_are_told_apart_by_their_marks(make_run, ask):
 def test_without_numbers_there_is_no_figure(make_run, ask):
     bare = make_run("mha", tags={"vgpt.attn": "novel"})
     bare.metrics.clear()
-    assert draw_all(compare(ask(bare.run_name), [bare]), lambda run: History()) == []
-    assert draw_all(compare(ask("mha"), []), lambda run: History()) == []
+    assert draw_all(compare(ask(bare.run_name), [bare]), lambda run: History(), lambda run: None) == []
+    assert draw_all(compare(ask("mha"), []), lambda run: History(), lambda run: None) == []
 
 
-def test_a_directory_that_cannot_be_written_is_an_error_with_the_flag(three, course, tmp_path):
+def test_a_directory_that_cannot_be_written_is_an_error_with_the_flag(three, course, tmp_path, evaluated):
     (tmp_path / "file").write_text("")
     with pytest.raises(VgptError, match="--plot"):
-        save_figures(draw_all(three, course), tmp_path / "file")
+        save_figures(draw_all(three, course, evaluated), tmp_path / "file")

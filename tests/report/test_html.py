@@ -10,7 +10,7 @@ import pytest
 from vgpt.errors import VgptError
 from vgpt.report.comparison import compare
 from vgpt.report.figures.write import draw_all
-from vgpt.report.html.page import as_html, save_html
+from vgpt.report.html.page import Section, as_html, save_html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = '<script>alert("x")</script><img src="http://evil.example/x.png" onerror=alert(1)>'
@@ -56,9 +56,11 @@ def three(make_run, ask):
 
 
 @pytest.fixture
-def page(course):
+def page(course, evaluated):
     """Make the report of a comparison."""
-    return lambda found: as_html(found, draw_all(found, course), command="vgpt compare mha gqa", made=0.0)
+    return lambda found: as_html(
+        [Section(found, draw_all(found, course, evaluated))], command="vgpt compare mha gqa", made=0.0
+    )
 
 
 @pytest.fixture
@@ -89,6 +91,7 @@ def test_the_report_holds_audit_tables_differences_figures_and_provenance(three,
         "Validation loss",
         "Validation loss",
         "KV cache of one",
+        "Validation loss",
     ]
     assert sum(tag == "tr" for tag, _ in found.elements) > 30
 

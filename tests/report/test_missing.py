@@ -3,12 +3,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
 
 from vgpt.report.comparison import compare
 from vgpt.report.missing import TrainingInterrupted, train_missing
+from vgpt.tracking.lock import RunLock
 
 RECORDER = """
 import sys
@@ -60,7 +62,34 @@ def test_each_missing_run_is_trained_in_order_with_the_printed_command(missing, 
     assert train_missing(missing, said.append, program=program(tmp_path, 0)) == []
     calls = (tmp_path / "calls.txt").read_text().splitlines()
     assert calls == [wanted.command.removeprefix("vgpt ") for wanted in missing]
-    assert said[1] == "run 2 of 3: vgpt train --preset demo --attn gqa"
+    assert said[2] == "run 2 of 3: vgpt train --preset demo --attn gqa"
+
+
+def test_the_time_left_is_told_after_each_run_but_the_last(missing, tmp_path):
+    said = []
+    train_missing(missing, said.append, program=program(tmp_path, 0))
+    left = [line for line in said if "time left" in line]
+    assert [line.split(";")[0] for line in left] == ["1 of 3 done", "2 of 3 done"]
+    assert all("time left: about " in line for line in left)
+
+
+def test_a_run_that_another_process_trains_is_waited_for(missing, tmp_path):
+    directory = missing[0].config.directory
+    directory.mkdir(parents=True)
+    lock = RunLock(directory)
+    lock.__enter__()
+    calls_while_locked = []
+
+    def end_of_the_other():
+        calls_while_locked.append((tmp_path / "calls.txt").exists())
+        lock.__exit__(None, None, None)
+
+    threading.Timer(0.3, end_of_the_other).start()
+    said = []
+    assert train_missing(missing[:1], said.append, program=program(tmp_path, 0)) == []
+    assert calls_while_locked == [False]
+    assert said[1] == f"another process trains {directory} now: waiting for it"
+    assert len((tmp_path / "calls.txt").read_text().splitlines()) == 1
 
 
 def test_results_of_training_do_not_reach_stdout(missing, tmp_path, capfd):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from vgpt.errors import UsageError
-from vgpt.training.distributed import World, first_host, rendezvous, world_of_environment
+from vgpt.training.distributed import World, first_host, interface_to, rendezvous, world_of_environment
 
 TINY = """
     --n-layer 2 --n-head 2 --n-embd 16 --block-size 16 --batch-size 4 --max-steps 8 --warmup-steps 2 --lr 1e-2
@@ -175,15 +176,15 @@ def test_processes_of_torchrun_train_as_one_run(tmp_path, corpus, alone):
     assert curve(tmp_path / "runs" / "two", "train/loss") == pytest.approx(curve(alone, "train/loss"), abs=1e-5)
 
 
-@pytest.mark.slow
-def test_processes_of_srun_find_each_other(tmp_path, corpus, alone):
+def srun(places: list[Path], corpus, *words: str) -> tuple[list[int], list[str]]:
+    """Train with one process per place as srun would start them; return how they ended and what they said."""
     ranks = [
         subprocess.Popen(
-            command(corpus, "--run-name", "two"),
-            cwd=tmp_path,
+            command(corpus, *words),
+            cwd=place,
             env=environment(
                 SLURM_PROCID=str(rank),
-                SLURM_NTASKS="2",
+                SLURM_NTASKS=str(len(places)),
                 SLURM_LOCALID=str(rank),
                 SLURM_JOB_ID=str(os.getpid()),
                 SLURM_STEP_NODELIST="localhost",
@@ -192,10 +193,43 @@ def test_processes_of_srun_find_each_other(tmp_path, corpus, alone):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in range(2)
+        for rank, place in enumerate(places)
     ]
     talks = [process.communicate(timeout=120)[1] for process in ranks]
-    assert [process.returncode for process in ranks] == [0, 0], talks
+    return [process.returncode for process in ranks], talks
+
+
+@pytest.mark.slow
+def test_machines_that_do_not_share_the_run_refuse_to_train_as_one(tmp_path, corpus):
+    train(tmp_path, corpus, "--grad-accum", "2", "--run-name", "two", "--max-steps", "1000", "--save-interval", "2")
+    shutil.rmtree(tmp_path / "runs/two/ckpt/step-00001000")
+    (tmp_path / "elsewhere").mkdir()
+    codes, talks = srun(
+        [tmp_path, tmp_path / "elsewhere"], corpus.resolve(), "--run-name", "two", "--max-steps", "1000"
+    )
+    assert codes == [5, 5], talks
+    assert "must be one directory that all machines share" in " ".join(talks[0].replace("│", "").split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and the ip command")
+def test_two_hosts_train_as_one(parallel):
+    script = Path(__file__).with_name("two_hosts.py")
+    done = subprocess.run([sys.executable, script, "--parallel", parallel], capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "batches: the same" in done.stdout
+
+
+def test_the_interface_on_the_way_to_another_machine_is_found():
+    assert interface_to("127.0.0.1:29400") in psutil.net_if_addrs()
+    assert interface_to("no.such.machine.invalid:29400") is None
+
+
+@pytest.mark.slow
+def test_processes_of_srun_find_each_other(tmp_path, corpus, alone):
+    codes, talks = srun([tmp_path, tmp_path], corpus, "--run-name", "two")
+    assert codes == [0, 0], talks
     assert curve(tmp_path / "runs" / "two", "train/loss") == pytest.approx(curve(alone, "train/loss"), abs=1e-5)
 
 

@@ -8,15 +8,19 @@ import typer
 
 from vgpt.attention.registry import variants
 from vgpt.cli.compare_views import Views, chosen_format, histories_of, mention_failure
-from vgpt.cli.console import say, warn
+from vgpt.cli.console import out, print_json, say, warn
 from vgpt.cli.options import JsonOption, print_settings, with_settings
-from vgpt.errors import TrackingError, VgptError
-from vgpt.report.comparison import Comparison, compare
+from vgpt.errors import DivergedError, TrackingError, VgptError
+from vgpt.report.agenda import Agenda, agenda_json, agenda_table, distinct, make_agenda
+from vgpt.report.comparison import Comparison
+from vgpt.report.expected import Paces
 from vgpt.report.missing import Failure, TrainingInterrupted, train_missing
-from vgpt.report.plan import Request, make_request, settings_of_first
+from vgpt.report.plan import Request, settings_of_first
+from vgpt.report.study import Answered, Study, make_study
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
 from vgpt.tracking.store import RunInfo, merge_runs, read_local_runs, read_runs
+from vgpt.tracking.study_run import gather_under_study
 from vgpt.tracking.windows import WindowReader
 
 
@@ -55,31 +59,43 @@ def compare_runs(
 
     With a preset or any setting of the runs, the runs of exactly those settings are shown; without, the newest ones.
     """
-    request = make_request(terms or [], sources)
+    study = make_study(terms or [], sources)
     stdout = chosen_format(json=json, csv=csv, markdown=markdown, latex=latex)
     views = Views(stdout, curves=curves, plot=plot, html=html, log=log)
-    views.check(request)
+    views.check(study.first)
     if show_settings:
-        print_settings(settings_of_first(request), as_json=json)
-    comparison = _compare(request)
+        print_settings(settings_of_first(study.first), as_json=json)
+    options = study.first.settings.compare
+    runs = _recorded(study.first)
+    answers = _answers(study, runs)
+    paces = Paces(runs)
+    agenda = make_agenda([answer.comparison for answer in answers], paces)
+    if options.plan:
+        _print_plan(agenda, as_json=json)
+        return
     failures: list[Failure] = []
-    if request.settings.compare.run_missing and comparison.missing:
-        failures = _train(comparison)
-        comparison = _compare(request)
-    views.show(request, comparison)
-    for remark in comparison.remarks:
-        warn(remark)
-    for wanted in comparison.missing:
+    if options.run_missing and agenda.missing:
+        failures = _train(agenda, paces)
+        if options.sweep_lr:  # a rate that is too high is an answer, and no failure
+            failures = [failure for failure in failures if failure.code != DivergedError.exit_code]
+        answers = _answers(study, _recorded(study.first))
+        _gather(study, answers)
+    views.show(study, answers)
+    for answer in answers:
+        for remark in answer.comparison.remarks:
+            warn(f"{answer.part.title}: {remark}" if answer.part.title else remark)
+    comparisons = [answer.comparison for answer in answers]
+    for wanted in distinct(wanted for comparison in comparisons for wanted in comparison.missing):
         say(f"missing: {wanted.label} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
-    _conclude(request, comparison, failures)
+    _conclude(study.first, comparisons, failures)
 
 
-def _compare(request: Request) -> Comparison:
-    run = request.settings.run
+def _answers(study: Study, runs: Sequence[RunInfo]) -> list[Answered]:
+    run = study.first.settings.run
     windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
-    histories = histories_of(request, details=True)
+    histories = histories_of(study.first, details=True)
     try:
-        return compare(request, _recorded(request), windows=windows, histories=histories)
+        return [Answered(part, part.answer(runs, windows, histories)) for part in study.parts]
     finally:
         mention_failure(histories)
 
@@ -98,29 +114,50 @@ def _recorded(request: Request) -> list[RunInfo]:
     return merge_runs(local, stored)
 
 
-def _train(comparison: Comparison) -> list[Failure]:
+def _train(agenda: Agenda, paces: Paces) -> list[Failure]:
+    say(agenda.sentence())
     try:
-        return train_missing(comparison.missing, say)
+        return train_missing(agenda.missing, say, paces=paces)
     except TrainingInterrupted as stop:
         warn("stopped; what was trained is saved, and the same command resumes it")
         raise typer.Exit(stop.code) from None
 
 
-def _conclude(request: Request, comparison: Comparison, failures: Sequence[Failure]) -> None:
+def _gather(study: Study, answers: Sequence[Answered]) -> None:
+    """Put the runs of a study under its name in MLflow; what MLflow refuses is a note, and no failure."""
+    run = study.first.settings.run
+    if not study.name or run.tracker != "mlflow":
+        return
+    runs = [one for answer in answers for one in answer.comparison.recorded]
+    try:
+        gather_under_study(study.name, experiment=run.experiment, runs=runs, tracking_uri=run.tracking_uri)
+    except TrackingError as error:
+        warn(f"the runs are not gathered under {study.name!r} in MLflow: {error.message}")
+
+
+def _print_plan(agenda: Agenda, *, as_json: bool) -> None:
+    if as_json:
+        print_json(agenda_json(agenda))
+    else:
+        out().print(agenda_table(agenda), soft_wrap=False)
+
+
+def _conclude(request: Request, comparisons: Sequence[Comparison], failures: Sequence[Failure]) -> None:
     """End with an error where runs failed, or where there is nothing to show."""
+    missing = distinct(wanted for comparison in comparisons for wanted in comparison.missing)
     if failures:
         names = ", ".join(f"{failure.wanted.label} (exit code {failure.code})" for failure in failures)
         raise VgptError(f"{len(failures)} of the missing runs failed: {names}", "Their errors stand above the tables.")
-    if request.settings.compare.run_missing and comparison.missing:
-        names = ", ".join(wanted.label for wanted in comparison.missing)
+    if request.settings.compare.run_missing and missing:
+        names = ", ".join(wanted.label for wanted in missing)
         raise VgptError(
             f"trained, yet not on record under these conditions: {names}", "Its log in --runs-dir says how it ended."
         )
-    if comparison.rows:
+    if any(comparison.rows for comparison in comparisons):
         return
     what = ", ".join(term.text for term in request.terms) or "any variant"
     where = " under these conditions" if request.fixed else ""
     remedy = "vgpt compare mha gqa mqa --run-missing --preset demo trains three."
-    if comparison.missing:
+    if missing:
         remedy = "The commands above train what is missing; the same command with --run-missing runs them."
     raise VgptError(f"no finished run of {what}{where} in experiment {request.settings.run.experiment!r}", remedy)

@@ -2,9 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
+
+from rich.text import Text
 
 from vgpt.cli.console import out, print_json, print_text, say, warn
 from vgpt.errors import TrackingError, UsageError
@@ -14,17 +17,19 @@ from vgpt.report.columns import check_columns, chosen_columns, places
 from vgpt.report.comparison import Comparison
 from vgpt.report.figures.style import Drawn, as_png, as_svg
 from vgpt.report.figures.write import draw_all, save_figures
-from vgpt.report.formats import as_csv, as_latex, as_markdown, compact_table
-from vgpt.report.html.page import as_html, save_html
+from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_csv
+from vgpt.report.html.page import Section, as_html, save_html
 from vgpt.report.names import row_names
 from vgpt.report.plan import Request
-from vgpt.report.reproduce import compare_command
+from vgpt.report.reproduce import study_command
 from vgpt.report.sparklines import curves_table
+from vgpt.report.study import Answered, Study
 from vgpt.report.tables import tables
 from vgpt.tracking.comparison_run import log_comparison
 from vgpt.tracking.histories import HistoryReader
+from vgpt.tracking.windows import WindowReader
 
-Writer = Callable[[Comparison, Sequence[str]], None]
+Writer = Callable[[Study, Sequence[Answered]], None]
 
 
 def chosen_format(**asked: bool) -> Writer | None:
@@ -82,55 +87,74 @@ class Views:
         if self.log and request.settings.run.tracker != "mlflow":
             raise UsageError("--log needs MLflow, which --tracker journal leaves out", "Leave one of them out.")
 
-    def show(self, request: Request, comparison: Comparison) -> None:
+    def show(self, study: Study, answers: Sequence[Answered]) -> None:
         """Print and write everything; what MLflow refuses is a note, and no failure."""
-        histories = histories_of(request)
-        self._print(request, comparison, histories)
-        if comparison.rows and (self.plot or self.html or self.log):
-            self._draw(request, comparison, draw_all(comparison, histories))
+        histories = histories_of(study.first)
+        if self.stdout is not None:
+            self.stdout(study, answers)
+        for answer in answers:
+            self._tell(study, answer, histories)
+        told = [answer for answer in answers if answer.comparison.rows]
+        if told and (self.plot or self.html or self.log):
+            self._draw(study, told, histories)
         mention_failure(histories)
 
-    def _print(self, request: Request, comparison: Comparison, histories: HistoryReader) -> None:
-        columns = request.settings.compare.columns
-        if self.stdout is None:
-            parts = compact_table(comparison, columns) if columns else tables(comparison)
-            if self.curves and comparison.rows:
-                parts = [*parts, *curves_table(comparison, histories)]
-            for part in parts:
-                out().print(part, soft_wrap=False)
-        elif self.stdout is _write_json:
-            _write_json(comparison, columns)
-        elif comparison.rows:
-            self.stdout(comparison, columns)
-            if not comparison.audit.equal:
+    def _tell(self, study: Study, answer: Answered, histories: HistoryReader) -> None:
+        """Print a comparison on the terminal, or say there what a format for programs leaves out."""
+        comparison, columns = answer.comparison, answer.part.request.settings.compare.columns
+        if self.stdout is not None:
+            if self.stdout is not _write_json and comparison.rows and not comparison.audit.equal:
                 for line in audit_lines(comparison.audit):
                     warn(line.plain.strip())
+            return
+        parts = compact_table(comparison, columns) if columns else tables(comparison)
+        if study.name and parts:
+            out().rule(Text(": ".join(filter(None, [study.name, answer.part.title]))))
+        if self.curves and comparison.rows:
+            parts = [*parts, *curves_table(comparison, histories)]
+        for part in parts:
+            out().print(part, soft_wrap=False)
 
-    def _draw(self, request: Request, comparison: Comparison, figures: list[Drawn]) -> None:
+    def _draw(self, study: Study, answers: Sequence[Answered], histories: HistoryReader) -> None:
+        run = study.first.settings.run
+        windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
+        sections = [
+            Section(answer.comparison, _figures_of(answer, histories, windows), answer.part.title) for answer in answers
+        ]
         if self.plot is not None:
-            for path in save_figures(figures, self.plot):
+            for path in save_figures([figure for section in sections for figure in section.figures], self.plot):
                 say(f"wrote {path}")
         page = ""
         if self.html is not None or self.log:
-            page = as_html(comparison, figures, command=compare_command(request), made=time.time())
+            page = as_html(sections, name=study.name, command=study_command(study), made=time.time())
         if self.html is not None:
             save_html(page, self.html)
             say(f"wrote {self.html}")
         if self.log:
-            _log(request, comparison, figures, page)
+            _log(study, answers, sections, page)
 
 
-def _log(request: Request, comparison: Comparison, figures: Sequence[Drawn], page: str) -> None:
-    run = request.settings.run
+def _figures_of(answer: Answered, histories: HistoryReader, windows: WindowReader) -> list[Drawn]:
+    """Return the figures of a part, under names that no other part's have."""
+    before = f"{answer.part.slug}_" if answer.part.slug else ""
+    return [replace(one, name=f"{before}{one.name}") for one in draw_all(answer.comparison, histories, windows)]
+
+
+def _log(study: Study, answers: Sequence[Answered], sections: Sequence[Section], page: str) -> None:
+    run = study.first.settings.run
+    comparisons = [answer.comparison for answer in answers]
+    figures = [figure for section in sections for figure in section.figures]
     files = {f"{one.name}.png": as_png(one) for one in figures}
     files |= {f"{one.name}.svg": as_svg(one).encode() for one in figures}
-    files |= {"report.html": page.encode(), "comparison.csv": as_csv(comparison).encode()}
-    files["comparison.json"] = json.dumps(as_json(comparison), indent=1, allow_nan=False).encode()
+    files |= {"report.html": page.encode(), "comparison.csv": study_as_csv(_tables_of(answers)).encode()}
+    files["comparison.json"] = json.dumps(_json_of(study, answers), indent=1, allow_nan=False).encode()
+    names = dict.fromkeys(name for one in comparisons for name in row_names(one.rows).values())
+    compared = [one.run_id for found in comparisons for row in found.rows for one in row.runs if one.run_id]
     try:
         run_id = log_comparison(
-            name=f"compare {', '.join(row_names(comparison.rows).values())}"[:200],
+            name=f"compare {study.name or ', '.join(names)}"[:200],
             experiment=run.experiment,
-            run_ids=[one.run_id for row in comparison.rows for one in row.runs if one.run_id],
+            run_ids=list(dict.fromkeys(compared)),
             files=files,
             tracking_uri=run.tracking_uri,
         )
@@ -140,17 +164,56 @@ def _log(request: Request, comparison: Comparison, figures: Sequence[Drawn], pag
         say(f"logged as run {run_id} of experiment {run.experiment!r}")
 
 
-def _write_json(comparison: Comparison, columns: Sequence[str]) -> None:
-    if columns:
-        chosen = chosen_columns(comparison, columns)
-        print_json([{"attention": at.row.label} | {c.name: c.value(at) for c in chosen} for at in places(comparison)])
-    else:
-        print_json(as_json(comparison))
+def _tables_of(answers: Sequence[Answered]) -> list[tuple[Mapping[str, str], Comparison]]:
+    return [(answer.part.values, answer.comparison) for answer in answers]
+
+
+def _json_of(study: Study, answers: Sequence[Answered]) -> Any:
+    if not study.name:
+        return as_json(answers[0].comparison)
+    parts = [{"values": dict(one.part.values), **as_json(one.comparison)} for one in answers]
+    return {"study": study.name, "parts": parts}
+
+
+def _columns_json(comparison: Comparison, columns: Sequence[str]) -> list[dict[str, Any]]:
+    chosen = chosen_columns(comparison, columns)
+    return [{"attention": at.row.label} | {c.name: c.value(at) for c in chosen} for at in places(comparison)]
+
+
+def _columns_of(study: Study) -> Sequence[str]:
+    return study.first.settings.compare.columns
+
+
+def _write_json(study: Study, answers: Sequence[Answered]) -> None:
+    columns = _columns_of(study)
+    if not columns:
+        print_json(_json_of(study, answers))
+        return
+    print_json(
+        [dict(one.part.values) | line for one in answers for line in _columns_json(one.comparison, columns)],
+    )
+
+
+def _write_csv(study: Study, answers: Sequence[Answered]) -> None:
+    if told := [one for one in answers if one.comparison.rows]:
+        print_text(study_as_csv(_tables_of(told), _columns_of(study)))
+
+
+def _write_each(form: Callable[[Comparison, Sequence[str]], str], title: str) -> Writer:
+    """Return what prints the table of each part below its title, which has a form of its own."""
+
+    def write(study: Study, answers: Sequence[Answered]) -> None:
+        for one in answers:
+            if one.comparison.rows:
+                above = f"{title.format(one.part.title)}\n" if one.part.title else ""
+                print_text(above + form(one.comparison, _columns_of(study)))
+
+    return write
 
 
 _WRITERS: dict[str, Writer] = {
     "json": _write_json,
-    "csv": lambda comparison, columns: print_text(as_csv(comparison, columns)),
-    "markdown": lambda comparison, columns: print_text(as_markdown(comparison, columns)),
-    "latex": lambda comparison, columns: print_text(as_latex(comparison, columns)),
+    "csv": _write_csv,
+    "markdown": _write_each(as_markdown, "### {}\n"),
+    "latex": _write_each(as_latex, "% {}"),
 }

@@ -38,6 +38,7 @@ def option(leaf: Leaf) -> Any:
             metavar=None if leaf.is_bool else leaf.metavar(),
             autocompletion=(lambda: choices) if choices else None,
             rich_help_panel=leaf.panel,
+            hidden=leaf.hidden,
             show_default=not leaf.variants,
         ),
     ]

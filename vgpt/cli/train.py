@@ -6,6 +6,7 @@ import typer
 
 from vgpt.cli.console import key_values, out, print_json, say
 from vgpt.cli.options import JsonOption, with_settings
+from vgpt.errors import VgptError
 from vgpt.settings.loader import Loaded
 from vgpt.settings.train import TrainConfig
 
@@ -38,7 +39,12 @@ def train(
         config = as_worker(config, world)
     elif config.workers.world_size > 1:
         _launch(config, as_json=json)
-    result = train_run(config, training_display(), data_progress=data_bars(), world=world or ALONE)
+    try:
+        result = train_run(config, training_display(), data_progress=data_bars(), world=world or ALONE)
+    except VgptError as error:
+        if world is not None and error.worker_code is not None:
+            error.exit_code = error.worker_code
+        raise
     if world is not None and not world.main:
         raise typer.Exit(result.exit_code)
     _print(result, as_json=json)

@@ -29,7 +29,7 @@ def main(settings: Path, logs: Path) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:  # whatever it is, the launcher must be able to tell it
-        code = error.exit_code if isinstance(error, VgptError) else 70
+        code = (error.worker_code or error.exit_code) if isinstance(error, VgptError) else 70
         message = error.message if isinstance(error, VgptError) else f"{type(error).__name__}: {error}"
         broken = isinstance(error, RuntimeError) and any(word in message for word in ("onnection", "Timed out", "gloo"))
         report = {"rank": world.rank, "code": code, "cause": message.splitlines()[0], "connection": broken}

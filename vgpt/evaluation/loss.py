@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -27,11 +27,14 @@ class Evaluation:
         window_losses: mean nats per token of each window, (windows,) float64; all windows are equally long.
         tokens: predicted tokens in all windows.
         bytes: UTF-8 bytes that those tokens spell; special tokens spell none.
+        position_losses: mean nats of the tokens with 1, 2, ... tokens of context, (block_size,) float64; empty where
+            they are not known.
     """
 
     window_losses: np.ndarray
     tokens: int
     bytes: int
+    position_losses: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     @property
     def loss(self) -> float:
@@ -102,12 +105,12 @@ class Evaluator:
 
         The model is left in the mode (training or evaluation) it was found in.
         """
-        return self.evaluation(self.window_losses(model, dtype=dtype))
+        return self.evaluation(self.token_losses(model, dtype=dtype))
 
-    def window_losses(
+    def token_losses(
         self, model: GPT2Model, *, dtype: torch.dtype, losses: Losses = token_losses, part: int = 0, parts: int = 1
     ) -> torch.Tensor:
-        """Return the mean loss of the windows part, part + parts, ..., (windows,) float64, on the model's device.
+        """Return the losses of the windows part, part + parts, ..., (windows, block_size), on the model's device.
 
         Args:
             model: as in `evaluate`.
@@ -127,14 +130,15 @@ class Evaluator:
             with torch.inference_mode(), autocast(device, dtype):
                 for start in range(0, count, at_once):
                     rows = torch.from_numpy(self.rows[chosen[start : start + at_once]]).to(device)
-                    found.append(losses(model, rows[:, :-1], rows[:, 1:]).double().mean(1))
+                    found.append(losses(model, rows[:, :-1], rows[:, 1:]).float())
         finally:
             model.train(training)
         return torch.cat(found)
 
     def evaluation(self, losses: torch.Tensor) -> Evaluation:
-        """Return the figures of the losses of all windows, in their order."""
-        return Evaluation(losses.cpu().numpy(), self.rows[:, 1:].size, self.bytes)
+        """Return the figures of the losses of all windows, (windows, block_size), in their order."""
+        exact = losses.double()
+        return Evaluation(exact.mean(1).cpu().numpy(), self.rows[:, 1:].size, self.bytes, exact.mean(0).cpu().numpy())
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -12,6 +12,7 @@ from vgpt.report.grouping import Row, seed_of
 from vgpt.report.matched import budget_of
 from vgpt.report.numbers import cache_disagrees, change, stat
 from vgpt.report.standings import standing_json
+from vgpt.report.sweep_table import sweep_json
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -30,6 +31,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             "seeds_equal": len({row.seeds for row in rows}) <= 1,
             "checked": list(comparison.audit.checked),
             "shared": comparison.audit.shared,
+            "tuned": list(comparison.audit.tuned),
             "differences": [
                 {"aspect": entry.aspect, "name": entry.name, "values": entry.values}
                 for entry in comparison.audit.differences
@@ -38,6 +40,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "forced": comparison.force,
         "match": asdict(comparison.match) if comparison.match else None,
         "milestone": {"axis": point.axis, "amount": point.amount} if (point := comparison.milestone) else None,
+        "sweep": sweep_json(comparison.sweep) if comparison.sweep else None,
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),

@@ -78,6 +78,7 @@ class Audit:
         checked: aspects on which at least one run has something recorded, in the order of reports.
         shared: value by name of every condition that is equal.
         differences: every condition that is not equal.
+        tuned: settings that were tuned for each row by the same rule, and may differ.
         flagged: label of each row whose conditions are not those of the first row -> names of what differs there.
     """
 
@@ -85,6 +86,7 @@ class Audit:
     shared: dict[str, str]
     differences: tuple[Difference, ...]
     flagged: dict[str, tuple[str, ...]]
+    tuned: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -99,13 +101,14 @@ class _Condition:
     read: Callable[[RunInfo], str]
 
 
-def audit(rows: Sequence[Row]) -> Audit:
+def audit(rows: Sequence[Row], *, tuned: Sequence[str] = ()) -> Audit:
     """Compare the conditions of all rows with those of the first.
 
     The variant, its own settings and the seed may differ; everything else that bears on loss, cost or speed is
     looked at: data, tokenizer, tokens trained on, batch, schedule, optimizer, trunk, positions, precision, device,
     evaluation and the versions of the software. What only some runs recorded counts as a difference. Where the widths
     of MLPs were matched, the rule and the width of its reference must be equal, not the widths.
+    What is `tuned` for each row with equal effort may differ between rows, as the audit then says.
     """
     runs = [run for row in rows for run in row.runs]
     checked: dict[str, None] = {}
@@ -113,7 +116,7 @@ def audit(rows: Sequence[Row]) -> Audit:
     differences: list[Difference] = []
     flagged: dict[str, list[str]] = {}
     for condition in _conditions(runs):
-        if not any(condition.read(run) for run in runs):
+        if not any(condition.read(run) for run in runs) or condition.name in tuned:
             continue
         checked.setdefault(condition.aspect)
         values = {row.label: {condition.read(run) or NOT_RECORDED for run in row.runs} for row in rows}
@@ -127,7 +130,7 @@ def audit(rows: Sequence[Row]) -> Audit:
             if len(values[row.label]) > 1 or values[row.label] != values[rows[0].label]:
                 flagged.setdefault(row.label, []).append(condition.name)
     by_label = {label: tuple(names) for label, names in flagged.items()}
-    return Audit(tuple(checked), shared, tuple(differences), by_label)
+    return Audit(tuple(checked), shared, tuple(differences), by_label, tuple(tuned))
 
 
 def condition_settings() -> list[str]:

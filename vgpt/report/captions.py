@@ -54,7 +54,8 @@ def peak_caption(rows: Sequence[Row]) -> Text:
 def audit_lines(audit: Audit) -> list[Text]:
     """Return the audit's verdict, and one line per condition that is not equal."""
     if audit.equal:
-        verdict = Text.assemble(("Conditions: equal", "green"), f" ({', '.join(audit.checked)})")
+        tuned = f", but for {', '.join(audit.tuned)}, tuned for each with equal effort" if audit.tuned else ""
+        verdict = Text.assemble((f"Conditions: equal{tuned}", "green"), f" ({', '.join(audit.checked)})")
         return [verdict, Text(f"Each run: {_shared(audit.shared)}", "dim")]
     lines = [Text("Conditions: NOT equal; differences between the rows are not due to attention alone", "bold yellow")]
     for difference in audit.differences:

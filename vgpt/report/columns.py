@@ -164,6 +164,8 @@ _ALL = (
     Column("mfu", "MFU", _mean(numbers.MFU), numbers.shown_percent),
     Column("mfu_palm", "MFU PaLM", _mean(numbers.MFU_PALM), numbers.shown_percent),
     Column("memory", "peak memory", _mean(numbers.MEMORY), numbers.shown_bytes),
+    Column("decode", "decode step", _mean(numbers.DECODE), numbers.shown_milliseconds),
+    Column("decode_delta", "Δ decode", _relative(numbers.DECODE), numbers.shown_relative),
     Column("kv_token", "KV/token", _mean(numbers.KV_TOKEN), numbers.shown_bytes),
     Column("kv_context", "KV at context", _mean(numbers.KV_CONTEXT), numbers.shown_bytes),
     Column("kv_delta", "Δ KV", _relative(numbers.KV_CONTEXT), numbers.shown_relative),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from vgpt.attention.registry import variants
 from vgpt.errors import SettingsError, UsageError, did_you_mean
@@ -33,6 +34,9 @@ from vgpt.settings.fields import shown
 from vgpt.settings.matching import Match
 from vgpt.tracking.store import RunInfo
 
+if TYPE_CHECKING:
+    from vgpt.report.sweep import Sweep
+
 _SORTED_BY = {
     "loss": (LOSS, 1),
     "params": (PARAMS, 1),
@@ -58,6 +62,7 @@ class Comparison:
         match: by which rule budgets were matched: as asked for, otherwise as the runs record it; None without one.
         milestone: the point at which losses are compared; None at the end of each run.
         standings: by label, what each run of the row had at the milestone.
+        sweep: the learning rates that each variant was tuned over; None where they were not.
     """
 
     rows: tuple[Row, ...]
@@ -70,6 +75,12 @@ class Comparison:
     match: Match | None = None
     milestone: Milestone | None = None
     standings: dict[str, tuple[Standing, ...]] = field(default_factory=dict[str, tuple[Standing, ...]])
+    sweep: "Sweep | None" = None
+
+    @property
+    def recorded(self) -> list[RunInfo]:
+        """All runs that it rests on, those of a sweep's other rates among them."""
+        return [run for row in (self.sweep.rows if self.sweep else self.rows) for run in row.runs]
 
 
 @dataclass
@@ -113,7 +124,7 @@ def compare(
     if milestone is not None and histories is not None and rows:
         rows, standings = at_milestone(rows, milestone, histories)
         windows = None  # losses per window are kept of the last evaluation alone
-    rows = _sorted(rows, request.settings.compare.sort)
+    rows = sorted_rows(rows, request.settings.compare.sort)
     if rows and terms and not _belongs(rows[0], terms[0]):
         draft.remarks.append(f"{terms[0].text} has no run to show; differences are against {rows[0].label}")
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
@@ -264,7 +275,8 @@ def _distinct(rows: Iterable[Row]) -> list[Row]:
     return kept
 
 
-def _sorted(rows: list[Row], key: SortKey) -> list[Row]:
+def sorted_rows(rows: list[Row], key: SortKey) -> list[Row]:
+    """Return rows in an order that was asked for, the first one, the baseline, in its place."""
     if key == "given" or not rows:
         return rows
     metric, sign = _SORTED_BY[key]

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rich.console import RenderableType
@@ -62,12 +62,19 @@ def as_csv(comparison: Comparison, names: Sequence[str] = ()) -> str:
 
     An empty field is no value. A text that a spreadsheet would run as a formula is preceded by an apostrophe.
     """
-    columns = chosen_columns(comparison, names or USUAL)
+    return study_as_csv([({}, comparison)], names)
+
+
+def study_as_csv(parts: Sequence[tuple[Mapping[str, str], Comparison]], names: Sequence[str] = ()) -> str:
+    """Return several comparisons as one table, which begins with the columns of what tells them apart."""
     text = io.StringIO()
     writer = csv.writer(text)
-    writer.writerow(["attention", *(column.name for column in columns)])
-    for place in places(comparison):
-        writer.writerow([_field(place.row.label), *(_field(column.value(place)) for column in columns)])
+    columns = chosen_columns(parts[0][1], names or USUAL)
+    writer.writerow([*parts[0][0], "attention", *(column.name for column in columns)])
+    for values, comparison in parts:
+        apart = [_field(value) for value in values.values()]
+        for place in places(comparison):
+            writer.writerow([*apart, _field(place.row.label), *(_field(column.value(place)) for column in columns)])
     return text.getvalue()
 
 

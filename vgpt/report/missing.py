@@ -3,16 +3,21 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from vgpt.report.agenda import shown_time
+from vgpt.report.expected import Paces, tokens_left
 from vgpt.report.plan import Wanted
+from vgpt.tracking.lock import lock_owner
 
 INTERRUPTED, TRY_AGAIN = 130, 75
 """Exit codes of a run that was stopped: by Ctrl-C; by SIGTERM, as batch systems send it."""
 
 _STDERR = 2
+_LOOK_SECONDS = 0.5
 _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGTERM}
 
 
@@ -36,13 +41,18 @@ def train_missing(
     missing: Sequence[Wanted],
     say: Callable[[str], None],
     *,
+    paces: Paces | None = None,
     program: Sequence[str] = (sys.executable, "-m", "vgpt"),
 ) -> list[Failure]:
     """Train each run; one that fails does not keep the others from being trained.
 
+    A run that another process trains at this moment - one that outlived a comparison that was killed, say - is waited
+    for, and then continued if it needs to be.
+
     Args:
         missing: what to train.
         say: prints one line of talk.
+        paces: what is known of their speed; learns from each run, so that the time left is told after it.
         program: what runs `vgpt`.
 
     Returns:
@@ -52,15 +62,31 @@ def train_missing(
         TrainingInterrupted: by Ctrl-C or SIGTERM, after the process in training has saved and ended.
     """
     failures: list[Failure] = []
+    paces = paces or Paces([])
     for number, wanted in enumerate(missing, start=1):
         say(f"run {number} of {len(missing)}: {wanted.command}")
+        _wait_for_owner(wanted, say)
+        tokens, begun = tokens_left(wanted), time.monotonic()
         code = _call([*program, *wanted.arguments])
         if code in (INTERRUPTED, TRY_AGAIN):
             raise TrainingInterrupted(code)
         if code:
             failures.append(Failure(wanted, code))
             say(f"failed with exit code {code}: {wanted.command}")
+        else:
+            paces.note(wanted, time.monotonic() - begun, tokens)
+        if rest := missing[number:]:
+            say(f"{number} of {len(missing)} done; time left: {shown_time(paces.total(rest))}")
     return failures
+
+
+def _wait_for_owner(wanted: Wanted, say: Callable[[str], None]) -> None:
+    directory = wanted.config.directory
+    if lock_owner(directory) is None:
+        return
+    say(f"another process trains {directory} now: waiting for it")
+    while lock_owner(directory) is not None:
+        time.sleep(_LOOK_SECONDS)
 
 
 def _call(command: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ PERPLEXITY, BITS = "val/perplexity", "val/bits_per_byte"
 PARAMS = "params/total"
 FLOPS = "flops/train_per_token"
 SPEED, MFU, MFU_PALM = "perf/tokens_per_second", "perf/mfu", "perf/mfu_palm"
+DECODE = "perf/decode_seconds"
 MEMORY = "memory/peak_bytes"
 KV_TOKEN, KV_CONTEXT, KV_MEASURED = "kv/bytes_per_token", "kv/bytes_at_context", "kv/bytes_measured"
 DASH = "-"
@@ -69,6 +70,11 @@ def shown_count(value: float) -> str:
 def shown_bytes(value: float) -> str:
     """Return a size in binary units: 768 B, 3 KiB, 1.5 MiB."""
     return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"), " ")
+
+
+def shown_milliseconds(seconds: float) -> str:
+    """Return a short time: `0.84 ms`."""
+    return f"{1000 * seconds:.3g} ms"
 
 
 def shown_percent(value: float) -> str:

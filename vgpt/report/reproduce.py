@@ -1,11 +1,13 @@
 """The commands that would make a comparison and its runs again, from what the runs record."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vgpt.errors import VgptError
 from vgpt.report.grouping import attention_label, attention_of, settings_hash_of
 from vgpt.report.plan import Request
+from vgpt.report.study import Study
 from vgpt.schema import without_credentials
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import Leaf, leaves, shown
@@ -48,10 +50,19 @@ def reproduction(run: RunInfo) -> Reproduction:
 
 def compare_command(request: Request) -> str:
     """Return the command of a comparison, for a shell, without credentials."""
-    words = ["vgpt", "compare", *(term.text if term.run_name else term.attn for term in request.terms)]
-    if request.sources.preset is not None:
-        words += ["--preset", request.sources.preset.name]
-    words += _flags(leaves(CompareConfig), {name: shown(v) for name, v in request.sources.command_line.items()})
+    return _command([term.text if term.run_name else term.attn for term in request.terms], request.sources)
+
+
+def study_command(study: Study) -> str:
+    """Return the command of a study: that of its file, or of its only comparison."""
+    return _command([], study.sources) if study.name else compare_command(study.first)
+
+
+def _command(terms: Sequence[str], sources: Sources) -> str:
+    words = ["vgpt", "compare", *terms]
+    if sources.preset is not None:
+        words += ["--preset", sources.preset.name]
+    words += _flags(leaves(CompareConfig), {name: shown(v) for name, v in sources.command_line.items()})
     return shlex.join(map(without_credentials, words))
 
 

@@ -40,6 +40,7 @@ from vgpt.report.numbers import (
 )
 from vgpt.report.significance import significance
 from vgpt.report.standings import standings_table
+from vgpt.report.sweep_table import sweep_table
 
 
 def tables(comparison: Comparison) -> list[RenderableType]:
@@ -56,12 +57,13 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
     """Return the tables with their captions, without what they rest on."""
     rows = comparison.rows
     if not rows:
-        return []
+        return sweep_table(comparison.sweep) if comparison.sweep and comparison.sweep.variants else []
     return [
         *standings_table(comparison),
         _quality(comparison),
         noise_caption(rows),
         Text(),
+        *(sweep_table(comparison.sweep) if comparison.sweep else []),
         *significance(comparison),
         _cost(rows),
         peak_caption(rows),

@@ -1,8 +1,9 @@
 """Settings of `vgpt compare`: what to lay side by side, on top of all settings of the runs themselves."""
 
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from vgpt.schema import Section
 from vgpt.settings.train import TrainConfig
@@ -17,6 +18,12 @@ class ComparisonSettings(Section):
     """runs per variant, with the seeds --seed, --seed + 1, ..."""
     run_missing: bool = False
     """first train the runs that are missing, one after another"""
+    plan: bool = False
+    """show how many runs exist, how many are missing and the time they would take, and stop"""
+    study: Path | None = None
+    """TOML file of variants, seeds, learning rates and budgets to compare"""
+    sweep_lr: Annotated[int | None, Field(ge=3, le=9)] = None
+    """tune the learning rate of each variant over this many, an odd number: half, once and twice --lr for 3"""
     sort: SortKey = "given"
     """order of the rows after the baseline, which stays first"""
     force: bool = False
@@ -39,6 +46,13 @@ class ComparisonSettings(Section):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} name different points: choose one of them")
         return self
+
+    @field_validator("sweep_lr")
+    @classmethod
+    def _with_a_middle(cls, number: int | None) -> int | None:
+        if number is not None and number % 2 == 0:
+            raise ValueError("must be odd, so that --lr is in the middle: 3 or 5")
+        return number
 
 
 class CompareConfig(TrainConfig):

@@ -58,6 +58,12 @@ class Leaf:
         return get_origin(self.info.annotation) in (tuple, list)
 
     @property
+    def hidden(self) -> bool:
+        """Whether the help leaves it out: commands write it for each other."""
+        extra = self.info.json_schema_extra
+        return isinstance(extra, dict) and extra.get("hidden") is True
+
+    @property
     def help(self) -> str:
         """What the setting is, with choices too many for the metavar, and each variant's default where it has some."""
         text = self.info.description or ""

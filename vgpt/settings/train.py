@@ -139,6 +139,8 @@ class RunSettings(Section):
     """mlflow = local journal mirrored to MLflow; journal = local files alone"""
     experiment: Annotated[str, Field(min_length=1, max_length=200)] = "vgpt"
     """MLflow experiment"""
+    group: Annotated[str | None, Field(pattern=RUN_NAME.pattern, json_schema_extra={"hidden": True})] = None
+    """study that the run belongs to: its tag vgpt.group"""
     tracking_uri: Annotated[str | None, Field(repr=False)] = None
     """MLflow store; none = MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this directory"""
 

@@ -1,7 +1,7 @@
 """A comparison as a run of its own in MLflow, so that its figures and tables are found beside the runs it is of."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vgpt.errors import TrackingError
@@ -9,7 +9,7 @@ from vgpt.tracking.journal import now_ms
 from vgpt.tracking.mlflow_client import MlflowStore, StoreError
 from vgpt.tracking.schema import KIND_COMPARISON, SCHEMA_VERSION, TAG_COMPARED, TAG_KIND, TAG_SCHEMA
 from vgpt.tracking.store import within
-from vgpt.tracking.target import Target, resolve_target
+from vgpt.tracking.target import resolve_target
 
 LOG_TIMEOUT = 60.0
 
@@ -36,20 +36,28 @@ def log_comparison(
     Raises:
         TrackingError: the store cannot be reached or written, or not in time.
     """
-    target = resolve_target(tracking_uri)
     tags = {TAG_SCHEMA: SCHEMA_VERSION, TAG_KIND: KIND_COMPARISON, TAG_COMPARED: " ".join(run_ids)}
+    return writing(tracking_uri, lambda store: _write(store, name, experiment, tags, files), timeout)
+
+
+def writing(tracking_uri: str | None, work: Callable[[MlflowStore], str], timeout: float) -> str:
+    """Return what `work` makes of the store, opened for writing.
+
+    Raises:
+        TrackingError: the store cannot be reached or written, or not in time.
+    """
+    target = resolve_target(tracking_uri)
 
     def write() -> str:
         try:
-            return _write(target, name, experiment, tags, files)
+            return work(MlflowStore(target, write=True))
         except (OSError, StoreError) as error:
             raise TrackingError(f"MLflow at {target.shown} cannot be written: {error}") from None
 
     return within(timeout, write, target)
 
 
-def _write(target: Target, name: str, experiment: str, tags: Mapping[str, str], files: Mapping[str, bytes]) -> str:
-    store = MlflowStore(target, write=True)
+def _write(store: MlflowStore, name: str, experiment: str, tags: Mapping[str, str], files: Mapping[str, bytes]) -> str:
     place = store.experiment_id(experiment, create=True)
     assert place is not None
     run_id = store.create_run(place, name=name, started=now_ms(), tags=tags)

@@ -40,6 +40,7 @@ SUMMARY_METRICS: dict[str, str] = {
     "kv/bytes_at_context": "analytic cache size at block_size tokens, one sequence, bytes",
     "kv/bytes_read": "analytic bytes of the cache that a decoding step at block_size tokens reads",
     "kv/bytes_measured": "cache size at block_size tokens as measured from its tensors, bytes",
+    "perf/decode_seconds": "seconds of a cached decoding step up to block_size tokens, one sequence; median",
     "memory/peak_bytes": "peak memory of training, bytes",
     "train/steps": "optimizer steps taken",
     "train/skipped_steps": "updates left out because the gradient was not finite",
@@ -55,8 +56,9 @@ TAG_RUN_DIR = "vgpt.run_dir"
 TAG_STATUS = "vgpt.status"
 TAG_KIND = "vgpt.kind"
 TAG_COMPARED = "vgpt.compared"
+TAG_GROUP = "vgpt.group"
 
-KIND_COMPARISON = "comparison"
+KIND_COMPARISON, KIND_STUDY = "comparison", "study"
 
 TAGS: dict[str, str] = {
     TAG_SCHEMA: "version of this schema",
@@ -64,7 +66,8 @@ TAGS: dict[str, str] = {
     TAG_RUN_NAME: "the run's name",
     TAG_RUN_DIR: "absolute path of the run's directory on the machine that trained it",
     TAG_STATUS: "running, finished, failed, killed or diverged: finer than MLflow's own status",
-    TAG_KIND: "comparison, on a run that holds the report of a comparison; absent on runs that were trained",
+    TAG_KIND: "comparison, on a run that holds the report of one; study, on the parent of a study's runs; "
+    "absent on runs that were trained",
     TAG_COMPARED: "ids of the MLflow runs that a comparison is of",
     "vgpt.attn": "attention variant",
     "vgpt.attn_settings": "the variant's own settings as canonical JSON",
@@ -84,7 +87,7 @@ TAGS: dict[str, str] = {
     "vgpt.device": "device trained on",
     "vgpt.dtype": "precision of the forward and backward pass",
     "vgpt.peak_source": "where flops/peak is from: a table of devices, or a measurement",
-    "vgpt.group": "comparison or sweep that the run belongs to",
+    TAG_GROUP: "study that the run was trained for, or that it is the parent of",
 }
 
 ARTIFACTS: dict[str, str] = {
@@ -92,7 +95,7 @@ ARTIFACTS: dict[str, str] = {
     "environment.json": "versions, device and commit that the run was made with",
     "conditions.json": "what must be equal for a fair comparison: data digest, tokenizer fingerprint, schedule, trunk",
     "result.json": "final metrics as the trainer summarised them",
-    "val_windows.json": "loss of each evaluation window at the end, with the step and the name of the windows",
+    "val_windows.json": "loss of each evaluation window and of each position in them at the end, with step and windows",
     "summary.json": "status and final metrics",
 }
 

@@ -12,7 +12,7 @@ from vgpt.tracking.lines import read_json
 from vgpt.tracking.lock import lock_owner
 from vgpt.tracking.mlflow_client import StoredRun, StoreError, open_for_reading, unreadable
 from vgpt.tracking.record import read_record
-from vgpt.tracking.schema import KIND_COMPARISON, TAG_ID, TAG_KIND, TAG_RUN_DIR, TAG_STATUS
+from vgpt.tracking.schema import TAG_ID, TAG_KIND, TAG_RUN_DIR, TAG_STATUS
 from vgpt.tracking.target import Target, resolve_target
 
 READ_TIMEOUT = 30.0
@@ -62,7 +62,8 @@ def read_runs(
 ) -> list[RunInfo]:
     """Return the runs of an experiment in MLflow that carry all tags of `where`, newest first.
 
-    An experiment, or a local SQLite store, that does not exist holds no runs. Comparisons that were logged are none.
+    An experiment, or a local SQLite store, that does not exist holds no runs. Comparisons that were logged are none,
+    nor are the parents of studies.
 
     Raises:
         TrackingError: the store cannot be read, or not within `timeout` seconds.
@@ -77,7 +78,7 @@ def read_runs(
         if experiment_id is None:
             return []
         found = store.runs(experiment_id, where or {})
-        return [_run_info(run, experiment) for run in found if run.tags.get(TAG_KIND) != KIND_COMPARISON]
+        return [_run_info(run, experiment) for run in found if TAG_KIND not in run.tags]
 
     return within(timeout, read, target)
 

@@ -1,6 +1,7 @@
-"""Loss per evaluation window of a finished run, kept so that runs can be compared window by window later."""
+"""Loss per evaluation window and per position of a finished run, kept so that runs can be compared by them later."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,11 +21,13 @@ class WindowLosses:
         windows: number, length and hash of the windows, as in the tag `vgpt.eval_windows`: only runs with the same text
             here were evaluated on the same tokens.
         losses: mean nats per token of each window, in order, to 7 significant digits.
+        positions: mean nats of the tokens with 1, 2, ... tokens of context, likewise; empty where they were not kept.
     """
 
     step: int
     windows: str
     losses: tuple[float, ...]
+    positions: tuple[float, ...] = ()
 
     def save(self, run_dir: Path) -> Path:
         """Write the run directory's val_windows.json and return its path.
@@ -33,19 +36,27 @@ class WindowLosses:
             OSError: it cannot be written.
         """
         path = run_dir / WINDOWS_FILE
-        rounded = [float(f"{loss:.7g}") for loss in self.losses]
-        replace_json(path, {"step": self.step, "windows": self.windows, "losses": rounded}, sync=True)
+        table = {"step": self.step, "windows": self.windows, "losses": _rounded(self.losses)}
+        if self.positions:
+            table["positions"] = _rounded(self.positions)
+        replace_json(path, table, sync=True)
         return path
+
+
+def _rounded(losses: Iterable[float]) -> list[float]:
+    return [float(f"{loss:.7g}") for loss in losses]
 
 
 def parse_window_losses(text: str | bytes) -> WindowLosses | None:
     """Read the content of a val_windows.json; None where it is not one, or where a loss is no finite number."""
     try:
         table = json.loads(text)
-        found = WindowLosses(int(table["step"]), str(table["windows"]), tuple(map(float, table["losses"])))
-    except (ValueError, KeyError, TypeError):
+        losses, positions = (tuple(map(float, table.get(name, []))) for name in ("losses", "positions"))
+        found = WindowLosses(int(table["step"]), str(table["windows"]), losses, positions)
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    return found if all(abs(loss) < float("inf") for loss in found.losses) else None
+    kept = all(abs(loss) < float("inf") for loss in (*found.losses, *found.positions))
+    return found if found.losses and kept else None
 
 
 class WindowReader:

@@ -2,10 +2,12 @@
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
+import psutil
 import torch
 from torch import distributed as dist
 
@@ -54,12 +56,12 @@ class World:
         return value
 
     def interleaved(self, share: torch.Tensor) -> torch.Tensor:
-        """Return the elements of all processes' equally long vectors: the first of each rank, the second, ..."""
+        """Return the rows of all processes' equally long tensors: the first of each rank, the second, ..."""
         if self.alone:
             return share
         parts = [torch.empty_like(share) for _ in range(self.size)]
         dist.all_gather(parts, share)
-        return torch.stack(parts, 1).flatten()
+        return torch.stack(parts, 1).flatten(0, 1)
 
     def wait(self) -> None:
         """Return when all processes have come here."""
@@ -133,6 +135,20 @@ def rendezvous(environment: Mapping[str, str]) -> str | None:
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
     port = 20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000
     return f"{first_host(nodes)}:{environment.get('MASTER_PORT', port)}"
+
+
+def interface_to(endpoint: str) -> str | None:
+    """Return the name of this machine's network interface on the way to `host:port`; None where there is no way."""
+    host, _, port = endpoint.rpartition(":")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.connect(address)  # of datagrams: nothing is sent
+            here = probe.getsockname()[0]
+    except (OSError, UnicodeError):
+        return None
+    found = psutil.net_if_addrs().items()
+    return next((name for name, places in found if any(place.address == here for place in places)), None)
 
 
 def first_host(nodes: str) -> str:

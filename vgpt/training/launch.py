@@ -21,6 +21,7 @@ import psutil
 from vgpt.errors import UsageError, VgptError
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import lock_owner
+from vgpt.training.distributed import interface_to
 from vgpt.training.files import write_json
 
 # Retrying these would fail again, or is not wanted: usage, divergence, data, checkpoint.
@@ -61,14 +62,16 @@ def launch(config: TrainConfig, say: Callable[[str], None]) -> int:
     """
     directory = config.directory
     directory.mkdir(parents=True, exist_ok=True)
-    if (owner := lock_owner(directory)) is not None:
+    # The other machines of a run find its lock held by the first one, rightly.
+    if config.workers.node_rank == 0 and (owner := lock_owner(directory)) is not None:
         raise UsageError(f"the run {config.name} is in use by {owner}", "Wait for it, or choose another --run-name.")
-    settings = directory / "launch.json"
+    machine = f"-node-{config.workers.node_rank}" if config.workers.nnodes > 1 else ""
+    settings = directory / f"launch{machine}.json"
     # Credentials in the address of the store reach the processes by their environment, never by a file.
     bare = config.run.model_copy(update={"tracking_uri": None})
     write_json(settings, config.model_copy(update={"run": bare}).model_dump(mode="json"))
     for attempt in range(config.workers.retries + 1):
-        outcome = _once(config, settings, directory / "logs" / f"attempt-{attempt}")
+        outcome = _once(config, settings, directory / "logs" / f"attempt-{attempt}{machine}")
         if outcome.code in (0, 75, 130):
             return outcome.code
         if outcome.code in _FINAL or attempt == config.workers.retries:
@@ -106,6 +109,9 @@ def _once(config: TrainConfig, settings: Path, logs: Path) -> Outcome:
     )
     threads = max(1, (os.cpu_count() or 1) // workers.nproc)
     inherited = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    if workers.nnodes > 1 and "GLOO_SOCKET_IFNAME" not in os.environ:
+        # Else gloo takes the address that this machine's name resolves to, often one that no other machine reaches.
+        inherited |= {"GLOO_SOCKET_IFNAME": name} if (name := interface_to(workers.rdzv_endpoint or "")) else {}
     if config.run.tracking_uri is not None:
         inherited["MLFLOW_TRACKING_URI"] = config.run.tracking_uri
     with _Environment(**inherited), _Forwarded(signal.SIGUSR1):

@@ -11,6 +11,7 @@ from vgpt.data.dataset import Dataset
 from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.settings.fields import shown
 from vgpt.settings.train import TrainConfig
+from vgpt.tracking.schema import TAG_GROUP
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
 from vgpt.tracking.windows import WindowLosses
 from vgpt.training.checkpoint import TrainingState
@@ -58,6 +59,8 @@ def open_record(
         "vgpt.torch": about["torch"],
         "vgpt.version": about["vgpt"],
     }
+    if config.run.group:
+        tags[TAG_GROUP] = config.run.group
     if state.init_digest:
         tags["vgpt.init_digest"] = state.init_digest
     if state.forked_from:
@@ -117,8 +120,12 @@ def record_windows(
     tracker: Tracker,
     say: Callable[[str], None],
 ) -> None:
-    """Keep the final loss of each window: comparisons tell evaluation noise from it. A full disk costs only that."""
-    losses = WindowLosses(step, windows_name(evaluator), tuple(final.window_losses.tolist()))
+    """Keep the final loss of each window and of each position in them. A full disk costs only that.
+
+    Comparisons tell evaluation noise from the former, and what more context is worth from the latter.
+    """
+    each, by_position = tuple(final.window_losses.tolist()), tuple(final.position_losses.tolist())
+    losses = WindowLosses(step, windows_name(evaluator), each, by_position)
     try:
         tracker.artifact(losses.save(config.directory))
     except OSError as error:

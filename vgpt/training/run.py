@@ -131,7 +131,31 @@ def _as_one_of_many(config: TrainConfig, display: Display, compute: Compute, wor
     if checkpoint is not None and checkpoint.state.finished and (summary := read_summary(config.directory)):
         display.say(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
         return RunResult(config.name, config.directory, "already", 0, summary)
+    _check_agreement(config, checkpoint, data, compute, world)
     return _train(config, display, data, compute, checkpoint, world)
+
+
+def _check_agreement(
+    config: TrainConfig, checkpoint: Checkpoint | None, data: Dataset, compute: Compute, world: World
+) -> None:
+    """Refuse to train as one run from different beginnings, as machines without a common directory would.
+
+    Raises:
+        CheckpointError: processes found different checkpoints.
+        DataError: processes opened different data.
+    """
+    step, digest = checkpoint.state.step if checkpoint else 0, int(data.manifest.digest[:12], 16)
+    last, first, one, other = world.agree(step, -step, digest, -digest, device=compute.device)
+    if last != -first:
+        raise CheckpointError(
+            f"the processes of {config.name} found checkpoints of different steps, from {-first:.0f} to {last:.0f}",
+            f"--runs-dir {config.run.runs_dir} must be one directory that all machines share.",
+        )
+    if one != -other:
+        raise DataError(
+            f"the processes of {config.name} read different data from {config.train.data}",
+            "Copy the prepared directory to every machine, or share it.",
+        )
 
 
 def finished_result(config: TrainConfig) -> RunResult | None:

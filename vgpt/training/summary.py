@@ -1,18 +1,25 @@
 """The figures of a finished run: what comparisons read, from the trainer and from the run's directory."""
 
 import json
+import math
+import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 
 from vgpt.evaluation.loss import Evaluation
 from vgpt.model.costs import cache_bytes, cache_read_bytes, count_parameters
+from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.training.devices import Compute
 from vgpt.training.hardware import Peak, peak_memory
 from vgpt.training.replica import FSDPReplica
 from vgpt.training.trainer import Trainer
+
+_DECODED = 32
+"""Decoding steps that are timed."""
 
 
 def summarise(trainer: Trainer, final: Evaluation, compute: Compute, peak: Peak) -> dict[str, float]:
@@ -21,7 +28,8 @@ def summarise(trainer: Trainer, final: Evaluation, compute: Compute, peak: Peak)
     rate = state.tokens / state.seconds if state.seconds else 0.0
     element = torch.finfo(compute.dtype).bits // 8
     context = architecture.block_size
-    measured = measured_cache_bytes(trainer, context, compute.dtype)
+    peak_bytes = peak_memory(compute.device)  # of training; what follows needs memory too
+    measured, decode_seconds = measure_decoding(trainer, context, compute.dtype)
     count = count_parameters(architecture)
     return {
         **final.metrics(),
@@ -36,29 +44,41 @@ def summarise(trainer: Trainer, final: Evaluation, compute: Compute, peak: Peak)
         "kv/bytes_at_context": cache_bytes(architecture, context, element),
         "kv/bytes_read": cache_read_bytes(architecture, context, element),
         "kv/bytes_measured": measured,
-        "memory/peak_bytes": peak_memory(compute.device),
+        "memory/peak_bytes": peak_bytes,
         "train/tokens": state.tokens,
         "train/steps": state.step,
         "train/skipped_steps": state.skipped_steps,
         "train/seconds": state.seconds,
         "perf/tokens_per_second": rate,
+        **({} if math.isnan(decode_seconds) else {"perf/decode_seconds": decode_seconds}),
         "perf/mfu": trainer.costs.mfu(rate),
         "perf/mfu_palm": trainer.costs.mfu_palm(rate),
     }
 
 
-def measured_cache_bytes(trainer: Trainer, tokens: int, dtype: torch.dtype) -> int:
-    """Return the bytes in use in real caches after `tokens` tokens of one sequence went through them."""
-    # Where the weights are shared out, a model of the same shape will do: sizes do not depend on weights.
-    model = GPT2Model(trainer.model.config) if isinstance(trainer.replica, FSDPReplica) else trainer.model
-    caches = model.make_caches(1, tokens, dtype=dtype)
-    ids = torch.zeros(1, tokens, dtype=torch.int64, device=model.wte.weight.device)
-    training = model.training
-    model.eval()
-    with torch.inference_mode(), torch.autocast(ids.device.type, dtype=dtype, enabled=dtype is not torch.float32):
-        model.hidden(ids, caches)
-    model.train(training)
-    return sum(cache.nbytes for cache in caches)
+def measure_decoding(trainer: Trainer, tokens: int, dtype: torch.dtype) -> tuple[int, float]:
+    """Decode the last of `tokens` tokens of one sequence, as `vgpt sample` does.
+
+    Returns:
+        The bytes in use in the caches afterwards, and the seconds of a step: the median of up to 32.
+    """
+    model, device = trainer.model, trainer.compute.device
+    if isinstance(trainer.replica, FSDPReplica):
+        # Where the weights are shared out, a model of the same shape will do: neither depends on weights.
+        model = GPT2Model(model.config).to(device)
+    decoder = Decoder(model, dtype)
+    caches = decoder.make_caches(1, tokens)
+    ids = torch.zeros(1, tokens, dtype=torch.int64, device=device)
+    steps = min(_DECODED, tokens - 1)
+    decoder.next_logits(ids[:, : tokens - steps], caches)
+    seconds: list[float] = []
+    for _ in range(steps):
+        begun = time.perf_counter()
+        decoder.next_logits(ids[:, :1], caches)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - begun)
+    return sum(cache.nbytes for cache in caches), median(seconds) if seconds else math.nan
 
 
 def read_summary(directory: Path) -> dict[str, float] | None:

@@ -263,7 +263,7 @@ class Trainer:
     def evaluation(self) -> Evaluation:
         """Evaluate the model as it is; each process takes a share of the windows."""
         world = self.world
-        share = self.evaluator.window_losses(
+        share = self.evaluator.token_losses(
             self.model,
             dtype=self.compute.dtype,
             losses=lambda _, ids, targets: self.replica.token_losses(ids, targets),

@@ -1,4 +1,4 @@
-"""Loss against what it costs: cache, compute, time; the Pareto front marked."""
+"""Loss against what it costs: cache, compute, time of decoding; the Pareto front marked."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from typing import Any
 from vgpt.report.comparison import Comparison
 from vgpt.report.figures.style import GREY, Drawn, Look, add_legend, looks, new_figure
 from vgpt.report.grouping import Row
-from vgpt.report.numbers import FLOPS, KV_CONTEXT, LOSS, shown_bytes, shown_count, stat
+from vgpt.report.numbers import DECODE, FLOPS, KV_CONTEXT, LOSS, shown_bytes, shown_count, shown_milliseconds, stat
 
 _COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     KV_CONTEXT: ("KV cache of one sequence at the context length", shown_bytes),
     FLOPS: ("training FLOPs per token", shown_count),
-    "train/seconds": ("training time in seconds", "{:,.4g}".format),
+    DECODE: ("time of a decoding step at the context length, one sequence", shown_milliseconds),
 }
 """What the loss is shown against: metric -> (label of its axis, how its values are read)."""
 

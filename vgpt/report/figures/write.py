@@ -5,17 +5,30 @@ from pathlib import Path
 from vgpt.errors import VgptError
 from vgpt.report.comparison import Comparison
 from vgpt.report.curves import Histories
+from vgpt.report.differences import Windows
 from vgpt.report.figures.caches import draw_caches
 from vgpt.report.figures.losses import draw_losses
+from vgpt.report.figures.positions import draw_positions
 from vgpt.report.figures.style import Drawn, as_png, as_svg
 from vgpt.report.figures.tradeoffs import draw_tradeoffs
 
 
-def draw_all(comparison: Comparison, histories: Histories) -> list[Drawn]:
-    """Return the figures that there are numbers for."""
+def draw_all(comparison: Comparison, histories: Histories, windows: Windows) -> list[Drawn]:
+    """Return the figures that there are numbers for.
+
+    Args:
+        comparison: what they show.
+        histories: finds the course of a run.
+        windows: finds its losses per window and position.
+    """
     if not comparison.rows:
         return []
-    found = [draw_losses(comparison, histories), draw_tradeoffs(comparison), draw_caches(comparison)]
+    found = [
+        draw_losses(comparison, histories),
+        draw_tradeoffs(comparison),
+        draw_caches(comparison),
+        draw_positions(comparison, windows),
+    ]
     return [one for one in found if one is not None]
 
 

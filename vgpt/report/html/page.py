@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 1180px; margin: 2em auto;
   padding: 0 1.2em; }
 h1 { font-size: 1.6em; line-height: 1.25; margin-bottom: 0.2em; overflow-wrap: anywhere; }
+h2.part { font-size: 1.35em; border-bottom-color: #8a8a8a; }
 h2 { font-size: 1.2em; margin: 2em 0 0.6em; padding-bottom: 0.2em; border-bottom: 2px solid #e3e3e3; }
 p { margin: 0.4em 0; max-width: 95ch; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; margin: 1.2em 0 0.4em; }
@@ -56,29 +58,33 @@ _PROVENANCE = {
 """What a run says of where it is from: head of the column -> tag."""
 
 
-def as_html(comparison: Comparison, figures: Sequence[Drawn], *, command: str, made: float) -> str:
+@dataclass(frozen=True)
+class Section:
+    """A comparison of a report with its figures; `title` tells it from the report's others."""
+
+    comparison: Comparison
+    figures: Sequence[Drawn]
+    title: str = ""
+
+
+def as_html(sections: Sequence[Section], *, name: str = "", command: str, made: float) -> str:
     """Return the report as a page.
 
     Args:
-        comparison: what it shows.
-        figures: of the same comparison.
+        sections: what it shows: one comparison, or the several of a study.
+        name: name of the study.
         command: what makes it again.
         made: when it was made, seconds since 1970.
     """
-    names = list(row_names(comparison.rows).values())
-    title = f"vgpt compare: {', '.join(names) or 'no runs'}"
+    names = dict.fromkeys(label for one in sections for label in row_names(one.comparison.rows).values())
+    title = f"vgpt compare: {f'{name}: ' if name else ''}{', '.join(names) or 'no runs'}"
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(made))
     body = [
         element("h1", plain(title)),
         element("p", plain(f"Made {when}."), class_="dim"),
-        *_verdict(comparison),
-        element("h2", "Conditions"),
-        _conditions(comparison),
-        element("h2", "Results"),
-        blocks(number_tables(comparison)),
-        *_figures(figures),
+        *(_section(one) for one in sections),
         element("h2", "Provenance"),
-        _provenance(comparison, command),
+        _provenance([one.comparison for one in sections], command),
     ]
     head = [
         '<meta charset="utf-8">',
@@ -89,6 +95,23 @@ def as_html(comparison: Comparison, figures: Sequence[Drawn], *, command: str, m
     ]
     return "\n".join(
         ["<!DOCTYPE html>", '<html lang="en">', element("head", *head), element("body", "\n".join(body)), "</html>", ""]
+    )
+
+
+def _section(one: Section) -> str:
+    title = [element("h2", plain(one.title), class_="part")] if one.title else []
+    if not one.comparison.rows:
+        return "\n".join([*title, element("p", "No run of these settings has finished.", class_="yellow")])
+    return "\n".join(
+        [
+            *title,
+            *_verdict(one.comparison),
+            element("h2", "Conditions"),
+            _conditions(one.comparison),
+            element("h2", "Results"),
+            blocks(number_tables(one.comparison)),
+            *_figures(one.figures),
+        ]
     )
 
 
@@ -130,20 +153,20 @@ def _figures(figures: Sequence[Drawn]) -> list[str]:
     return [element("h2", "Figures"), *drawn]
 
 
-def _provenance(comparison: Comparison, command: str) -> str:
-    runs = [run for row in comparison.rows for run in row.runs]
+def _provenance(comparisons: Sequence[Comparison], command: str) -> str:
+    found = {run.id or run.run_id or run.run_name: run for one in comparisons for row in one.rows for run in row.runs}
+    runs = list(found.values())
     parts = [element("p", "This report is made again by"), element("pre", plain(command))]
     head = ["run", "seed", "started", *_PROVENANCE, "MLflow run"]
     parts.append(plain_table("Runs", head, [_line(run) for run in runs]))
     commands: list[str] = []
     for run in runs:
-        found = reproduction(run)
-        mark = "" if found.exact else "  # not exact: this version reads the recorded settings otherwise"
-        commands.append(f"{found.command}{mark}")
+        again = reproduction(run)
+        mark = "" if again.exact else "  # not exact: this version reads the recorded settings otherwise"
+        commands.append(f"{again.command}{mark}")
     parts += [element("p", "Each run is trained again, in this order, by"), element("pre", plain("\n".join(commands)))]
-    if comparison.missing:
-        missing = "\n".join(wanted.command for wanted in comparison.missing)
-        parts += [element("p", "Wanted, and not on record:"), element("pre", plain(missing))]
+    if missing := dict.fromkeys(wanted.command for one in comparisons for wanted in one.missing):
+        parts += [element("p", "Wanted, and not on record:"), element("pre", plain("\n".join(missing)))]
     return "\n".join(parts)
 
 

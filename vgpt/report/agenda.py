@@ -1,0 +1,111 @@
+"""What a comparison has before it: for each variant the runs that exist, those that are missing, and the time."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vgpt.report.comparison import Comparison
+from vgpt.report.expected import Paces, shown_duration, steps_done
+from vgpt.report.layout import display_label
+from vgpt.report.plan import Wanted
+
+UNKNOWN = "unknown until the first has run"
+
+
+@dataclass(frozen=True)
+class Item:
+    """The runs of one variant.
+
+    Attributes:
+        label: the variant with its settings.
+        there: finished runs on record.
+        missing: runs to train.
+        begun: those of them that were begun, and go on where they were left.
+        seconds: how long the missing runs should take; None where that is unknown.
+    """
+
+    label: str
+    there: int
+    missing: int
+    begun: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Agenda:
+    """The whole plan; `missing` holds the runs in the order in which they are trained, each once."""
+
+    items: tuple[Item, ...]
+    missing: tuple[Wanted, ...]
+    seconds: float | None
+
+    @property
+    def there(self) -> int:
+        """Finished runs on record."""
+        return sum(item.there for item in self.items)
+
+    def sentence(self) -> str:
+        """Return the plan in one line."""
+        if not self.missing:
+            return f"plan: all {self.there} runs exist; nothing to train"
+        begun = sum(item.begun for item in self.items)
+        half = f", {begun} of them begun" if begun else ""
+        return f"plan: {self.there} runs exist, {len(self.missing)} are missing{half}; time: {shown_time(self.seconds)}"
+
+
+def make_agenda(comparisons: Sequence[Comparison], paces: Paces) -> Agenda:
+    """Return the plan of one comparison, or of several that may share runs."""
+    there: dict[str, set[str]] = {}
+    for comparison in comparisons:
+        for row in comparison.sweep.rows if comparison.sweep else comparison.rows:
+            there.setdefault(row.label, set()).update(run.id or run.run_id or run.run_name for run in row.runs)
+    missing = distinct(wanted for comparison in comparisons for wanted in comparison.missing)
+    items: list[Item] = []
+    for label in dict.fromkeys([*there, *(wanted.label for wanted in missing)]):
+        own = [wanted for wanted in missing if wanted.label == label]
+        begun = sum(steps_done(wanted) > 0 for wanted in own)
+        items.append(Item(label, len(there.get(label, ())), len(own), begun, paces.total(own)))
+    return Agenda(tuple(items), missing, paces.total(missing))
+
+
+def distinct(missing: Iterable[Wanted]) -> tuple[Wanted, ...]:
+    """Return runs without those that would learn the same as one before them."""
+    kept: dict[str, Wanted] = {}
+    for wanted in missing:
+        kept.setdefault(wanted.config.settings_hash, wanted)
+    return tuple(kept.values())
+
+
+def agenda_table(agenda: Agenda) -> Table:
+    """Return the plan as a table; what it sums up stands in its caption."""
+    table = Table(title="Plan", title_justify="left", title_style="bold", caption=agenda.sentence())
+    table.caption_justify = "left"
+    table.add_column("attention", overflow="fold")
+    for column in ("exist", "missing", "begun", "expected time"):
+        table.add_column(column, justify="right")
+    for item in agenda.items:
+        numbers = [str(item.there), str(item.missing), str(item.begun)]
+        time = shown_time(item.seconds) if item.missing else "-"
+        table.add_row(*map(Text, [display_label(item.label), *numbers, time]))
+    return table
+
+
+def agenda_json(agenda: Agenda) -> dict[str, Any]:
+    """Return the plan as plain data; a time that is not known is null."""
+    return {
+        "exist": agenda.there,
+        "missing": len(agenda.missing),
+        "seconds": agenda.seconds,
+        "variants": [vars(item) for item in agenda.items],
+        "runs": [
+            {"attention": wanted.label, "seed": wanted.seed, "command": wanted.command} for wanted in agenda.missing
+        ],
+    }
+
+
+def shown_time(seconds: float | None) -> str:
+    """Return an expected time in words."""
+    return UNKNOWN if seconds is None else f"about {shown_duration(seconds)}"

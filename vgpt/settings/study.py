@@ -1,0 +1,125 @@
+"""Study files: which variants are compared, over which seeds, learning rates and budgets, in one TOML file.
+
+name = "demo-study"                     # tag vgpt.group of its runs
+variants = ["mha", "gqa", "mqa"]        # the baseline first
+preset = "demo"
+seeds = 3
+match = ["none", "params"]              # each value makes a comparison of its own,
+lr = [1e-3, 2e-3]                       # each combination of values one
+max_tokens = [400_000, 800_000]
+
+[settings]                              # any other setting, under the word of its flag
+dropout = 0.1
+"""
+
+import tomllib
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from vgpt.errors import SettingsError, UsageError, did_you_mean
+from vgpt.schema import Section
+from vgpt.settings.compare import CompareConfig
+from vgpt.settings.fields import leaves, shown
+from vgpt.settings.train import RUN_NAME
+
+AXES = ("match", "max_tokens", "lr")
+"""Keys whose values each make a comparison of their own."""
+
+_NOT_HERE = ("attn", "run_name", "study", "group", "plan", "run_missing")
+
+
+class StudyFile(Section):
+    """The content of a study file."""
+
+    name: str
+    """name of the study"""
+    variants: Annotated[tuple[str, ...], Field(min_length=1)]
+    """what is compared, the baseline first"""
+    preset: str | None = None
+    """preset of all runs"""
+    seeds: Annotated[int | None, Field(ge=1, le=1000)] = None
+    """runs per variant"""
+    match: tuple[str, ...] = ()
+    """budgets to be made equal"""
+    max_tokens: tuple[int, ...] = ()
+    """budgets of training tokens"""
+    lr: tuple[float, ...] = ()
+    """learning rates"""
+    sweep_lr: int | None = None
+    """learning rates to tune each variant over, around the given one"""
+    settings: dict[str, str | bool | int | float] = Field(default_factory=dict)
+    """any other settings, by flat name"""
+
+    @field_validator(*AXES, mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: Any) -> Any:
+        return value if isinstance(value, list | tuple) else (value,)
+
+    @field_validator("name")
+    @classmethod
+    def _plain_name(cls, name: str) -> str:
+        if not RUN_NAME.fullmatch(name):
+            raise ValueError("must be letters, digits, '.', '_' or '-', start with a letter or digit, at most 80 long")
+        return name
+
+    def shared(self) -> dict[str, Any]:
+        """Return what all its comparisons share, as typed on the command line: flat name -> value."""
+        typed = {name: value if isinstance(value, bool) else shown(value) for name, value in self.settings.items()}
+        if self.seeds is not None:
+            typed["seeds"] = str(self.seeds)
+        if self.sweep_lr is not None:
+            typed["sweep_lr"] = str(self.sweep_lr)
+        return {**typed, "group": self.name}
+
+    def combinations(self, overruled: set[str]) -> list[dict[str, str]]:
+        """Return the values of the axes in each comparison; an axis in `overruled` is set on the command line."""
+        axes = {name: values for name in AXES if (values := getattr(self, name)) and name not in overruled}
+        return [dict(zip(axes, map(shown, values), strict=True)) for values in product(*axes.values())]
+
+
+def load_study(path: Path) -> StudyFile:
+    """Read a study file.
+
+    Raises:
+        UsageError: no such file, or no TOML in it.
+        SettingsError: unknown keys, each with the nearest known one, or wrong values.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--study {path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UsageError(f"--study {path}: not valid TOML: {error}", f"Mend {path}.") from error
+    known = leaves(CompareConfig)
+    allowed = [name for name in known if name not in _NOT_HERE]
+    faults = [
+        f"{name}: unknown key{did_you_mean(name, StudyFile.model_fields)}{_belongs_below(name, allowed)}"
+        for name in table.keys() - StudyFile.model_fields.keys()
+    ]
+    settings = table.get("settings", {})
+    for name in settings if isinstance(settings, dict) else ():
+        if name in StudyFile.model_fields and table.get(name) is not None:
+            faults.append(f"settings.{name}: stands above as {name} already")
+        elif name in _NOT_HERE:
+            faults.append(f"settings.{name}: a study sets this itself")
+        elif name not in known:
+            faults.append(f"settings.{name}: unknown setting{did_you_mean(name, allowed)}")
+    try:
+        study = StudyFile.model_validate({name: table[name] for name in table.keys() & StudyFile.model_fields.keys()})
+    except ValidationError as error:
+        for fault in error.errors():
+            given = "" if fault["type"] == "missing" else f" = {fault['input']!r}"
+            faults.append(f"{'.'.join(map(str, fault['loc']))}{given}: {fault['msg'].removeprefix('Value error, ')}")
+        study = None
+    if faults or study is None:
+        raise SettingsError(
+            [f"{path}: {fault}" for fault in sorted(faults)], f"Keys: {', '.join(StudyFile.model_fields)}."
+        )
+    return study
+
+
+def _belongs_below(name: str, allowed: list[str]) -> str:
+    return "; it belongs below [settings]" if name in allowed else ""
