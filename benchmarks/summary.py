@@ -9,6 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
+ATTENTION_GOALS = {
+    "local:window_size=128": {"4096": 4.0, "8192": 8.0},
+    "linear": {"4096": 5.0, "8192": 9.0},
+    "sparse": {"4096": 2.0, "8192": 3.5},
+}
+"""How many times as fast as full attention each must be, by tokens."""
 
 
 class Claim(NamedTuple):
@@ -80,6 +86,34 @@ def tokenizer_claims() -> Iterator[Claim]:
         yield Claim(text, ours["train_seconds"] / theirs["train_seconds"], 3.0, False, "x", spread)
 
 
+def attention_claims() -> Iterator[Claim]:
+    found = load("attention")["results"]["fp32"]
+    for name, goals in ATTENTION_GOALS.items():
+        ms = found[name]["ms"]
+        for tokens, goal in goals.items():
+            text = f"{name}, forward and backward, fp32, T={tokens}: SDPA causal / {name}, time"
+            spread = f"{found['sdpa']['ms'][tokens]['spread']:.0%} / {ms[tokens]['spread']:.0%}"
+            yield Claim(text, found[name]["faster"][tokens], goal, True, "x", spread)
+        spread = f"{ms['8192']['spread']:.0%} / {ms['4096']['spread']:.0%}"
+        yield Claim(f"{name}: time at T=8192 / at 4096", found[name]["doubling"]["4096"], 2.3, False, "x", spread)
+
+
+def variant_claims() -> Iterator[Claim]:
+    for batch, contexts in load("decode_variants")["batches"].items():
+        for part, ours, theirs in (("layer", "mla", "mla-expanded"), ("forms", "absorbed", "expanded")):
+            for tokens in ("1024", "4096"):
+                figures = contexts[tokens][part]
+                what = "whole step of the layer" if part == "layer" else "mixing alone"
+                text = f"decoding with mla, fp32, batch {batch}, context {tokens}, {what}: expanded / absorbed, time"
+                ratio = figures[theirs]["median"] / figures[ours]["median"]
+                yield Claim(text, ratio, 15.0, True, "x", spreads({"figures": figures}, theirs, ours))
+        for kind, short in (("linear", "256"), ("local", "512")):
+            near, far = contexts[short]["layer"][kind], contexts["8192"]["layer"][kind]
+            text = f"decoding with {kind}, fp32, batch {batch}: a step at context 8192 / at {short}, time"
+            spread = f"{far['spread']:.0%} / {near['spread']:.0%}"
+            yield Claim(text, far["median"] / near["median"], 1.25, False, "x", spread)
+
+
 def spreads(found: dict[str, Any], *subjects: str) -> str:
     return " / ".join(f"{found['figures'][name]['spread']:.0%}" for name in subjects)
 
@@ -93,6 +127,8 @@ def claim_table() -> Iterator[str]:
         "decode": decode_claims,
         "tracking": tracking_claims,
         "tokenizer": tokenizer_claims,
+        "attention": attention_claims,
+        "decode_variants": variant_claims,
     }
     for name, claims in parts.items():
         if (RESULTS / f"{name}.json").exists():
@@ -126,7 +162,42 @@ def decode_table() -> Iterator[str]:
         yield f"| 124M, bf16, prompt {case['prompt']}, {case['new']} new tokens, batch {batch} | {speeds} |"
 
 
-TABLES = {"claims": claim_table, "training": speed_table, "decoding": decode_table}
+def variant_table() -> Iterator[str]:
+    """Yield the rows of the table of decoding steps, in milliseconds."""
+    batches = load("decode_variants")["batches"]
+    names = list(next(iter(next(iter(batches.values())).values()))["layer"])
+    yield f"| ms per step of a layer, fp32 | {' | '.join(names)} |"
+    yield "|---" * (len(names) + 1) + "|"
+    for batch, contexts in batches.items():
+        for tokens, found in contexts.items():
+            cells = [f"{layer[name]['median']:.3g}" if name in (layer := found["layer"]) else "-" for name in names]
+            yield f"| batch {batch}, context {int(tokens):,} | {' | '.join(cells)} |"
+
+
+def attention_table() -> Iterator[str]:
+    """Yield the rows of the table of attention alone, forward and backward, in milliseconds."""
+    results = load("attention")["results"]
+    lengths = list(results["fp32"]["sdpa"]["ms"])
+    yield f"| forward and backward, ms | {' | '.join(f'T={int(tokens):,}' for tokens in lengths)} |"
+    yield "|---" * (len(lengths) + 1) + "|"
+    for dtype, found in results.items():
+        for name, record in found.items():
+            cells = [
+                f"{record['ms'][tokens]['median']:,.1f} ({record['faster'][tokens]:.2f}x)"
+                if name != "sdpa"
+                else f"{record['ms'][tokens]['median']:,.1f}"
+                for tokens in lengths
+            ]
+            yield f"| {name}, {dtype} | {' | '.join(cells)} |"
+
+
+TABLES = {
+    "claims": claim_table,
+    "training": speed_table,
+    "decoding": decode_table,
+    "attention": attention_table,
+    "variant-steps": variant_table,
+}
 
 
 if __name__ == "__main__":

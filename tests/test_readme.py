@@ -79,6 +79,8 @@ TABLES = {
     "claims": (PAGES[2], results("claims")),
     "training": (PAGES[2], results("training")),
     "decoding": (PAGES[2], results("decoding")),
+    "attention": (PAGES[2], results("attention")),
+    "variant-steps": (PAGES[2], results("variant-steps")),
 }
 
 

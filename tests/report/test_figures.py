@@ -71,7 +71,7 @@ def test_axes_carry_units_and_the_legend_names_every_row_once(three, course):
     ):
         found = texts(as_svg(drawn))
         assert set(labels) <= set(found)
-        assert [found.count(name) for name in ("mha", "gqa", "mqa")] == [1, 1, 1]
+        assert [found.count(name) for name in ("mha", "gqa n_kv_head=2", "mqa")] == [1, 1, 1]
 
 
 def test_lines_and_bands_are_those_of_the_curves(three, course):

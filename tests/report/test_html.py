@@ -74,7 +74,7 @@ def test_the_report_holds_audit_tables_differences_figures_and_provenance(three,
     found = Page(page(three))
     assert found.open == []
     for words in (
-        "vgpt compare: mha, gqa, mqa",
+        "vgpt compare: mha, gqa n_kv_head=2, mqa",
         "Made 1970-01-01 00:00 UTC.",
         "Conditions: equal (data, budget",
         "confound of mqa",

@@ -26,8 +26,8 @@ _FACTS = {
 
 def noise_caption(rows: Sequence[Row]) -> Text:
     """Say what the noise beside the losses is and is not, and warn where a difference means nothing yet."""
-    single = [row.label for row in rows if len(row.runs) == 1]
-    text = Text(f"Δ: against {rows[0].label}. ", style="dim")
+    single = [row.title for row in rows if len(row.runs) == 1]
+    text = Text(f"Δ: against {rows[0].title}. ", style="dim")
     if single:
         text.append("± eval SE: standard error over the evaluation windows. ")
         who = "" if len(single) == len(rows) else f" for {', '.join(single)}"
@@ -35,14 +35,14 @@ def noise_caption(rows: Sequence[Row]) -> Text:
     if len(single) < len(rows):
         text.append("± sd: standard deviation over seeds. ")
     if len({row.seeds for row in rows}) > 1:
-        text.append(f"Seeds are not the same: {'; '.join(f'{row.label} {_seeds(row)}' for row in rows)}. ")
+        text.append(f"Seeds are not the same: {'; '.join(f'{row.title} {_seeds(row)}' for row in rows)}. ")
     text.rstrip()
     return text
 
 
 def peak_caption(rows: Sequence[Row]) -> Text:
     """Say what MFU is a share of: it never comes from an unnamed peak."""
-    sources = {row.label: _peaks(row) for row in rows}
+    sources = {row.title: _peaks(row) for row in rows}
     text = Text("MFU counts the variant's own FLOPs, MFU PaLM by the formula of other papers; of ", style="dim")
     if len(set(sources.values())) == 1:
         text.append(f"{next(iter(sources.values()))}.")
@@ -76,7 +76,7 @@ def forced_line(comparison: Comparison) -> list[Text]:
 
 def confound_lines(rows: Sequence[Row]) -> list[Text]:
     """Name what variants bring along besides their way of mixing tokens."""
-    found = [(row.label, confounds(row, rows[0])) for row in rows]
+    found = [(row.title, confounds(row, rows[0])) for row in rows]
     return [Text(f"  confound of {label}: {'; '.join(names)}", "yellow") for label, names in found if names]
 
 

@@ -25,6 +25,7 @@ from vgpt.report.grouping import (
 )
 from vgpt.report.matched import width_rule
 from vgpt.report.milestone import Milestone, Standing, at_milestone, milestone_of
+from vgpt.report.names import with_names
 from vgpt.report.numbers import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
 from vgpt.report.plan import Request, Wanted, base_seed, wanted_run
 from vgpt.report.terms import Term
@@ -124,7 +125,7 @@ def compare(
     if milestone is not None and histories is not None and rows:
         rows, standings = at_milestone(rows, milestone, histories)
         windows = None  # losses per window are kept of the last evaluation alone
-    rows = sorted_rows(rows, request.settings.compare.sort)
+    rows = sorted_rows(with_names(rows), request.settings.compare.sort)
     if rows and terms and not _belongs(rows[0], terms[0]):
         draft.remarks.append(f"{terms[0].text} has no run to show; differences are against {rows[0].label}")
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)

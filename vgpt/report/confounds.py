@@ -13,5 +13,5 @@ def confounds(row: Row, baseline: Row) -> list[str]:
     found = confounds_of(row)
     size = relative_change(row, baseline, PARAMS)
     if size is not None and abs(size) > NEGLIGIBLE:
-        found = [*found, f"{size:+.1%} parameters against {baseline.label}"]
+        found = [*found, f"{size:+.1%} parameters against {baseline.title}"]
     return found

@@ -50,7 +50,7 @@ def compact_table(comparison: Comparison, chosen: Sequence[str]) -> list[Rendera
     for place in places(comparison):
         add_row(
             table,
-            replace(place.row, label=names[place.row.label]),
+            replace(place.row, name=names[place.row.label]),
             *[Text(printable(column.shown(place))) for column in columns],
         )
     lines = [*forced_line(comparison), *audit_lines(comparison.audit), *confound_lines(comparison.rows)]

@@ -21,6 +21,7 @@ class Row:
         settings: the variant's own settings.
         runs: its finished runs under one set of conditions, by seed.
         wanted: how many runs were asked for; fewer were found where it exceeds `len(runs)`.
+        name: a shorter label that no other row of the comparison has; empty for none.
     """
 
     label: str
@@ -28,6 +29,12 @@ class Row:
     settings: dict[str, Any]
     runs: tuple[RunInfo, ...]
     wanted: int = 0
+    name: str = ""
+
+    @property
+    def title(self) -> str:
+        """What people are shown."""
+        return self.name or self.label
 
     @property
     def seeds(self) -> tuple[str, ...]:

@@ -21,6 +21,19 @@ def short_label(attn: AttentionConfig) -> str:
     return format_variant(_changed(attn))
 
 
+def telling_label(attn: AttentionConfig) -> str:
+    """Return a variant with its first setting, the one that it is about, and those others that are not its defaults.
+
+    A reader of results does not know the defaults: `gqa:n_kv_head=2` tells what `gqa` does not.
+    """
+    if isinstance(attn, MixConfig):
+        return short_label(attn)
+    first = next(iter(type(attn).model_fields), None)
+    named = {} if first is None else {first: attn.model_dump(mode="json")[first]}
+    changed = _changed(attn)
+    return format_variant({"kind": changed.pop("kind"), **named, **changed})
+
+
 def _changed(attn: AttentionConfig) -> dict[str, Any]:
     plain = {name: info.get_default(call_default_factory=True) for name, info in type(attn).model_fields.items()}
     dumped = attn.model_dump(mode="json")

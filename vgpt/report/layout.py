@@ -37,7 +37,7 @@ def new_table(title: str, columns: Sequence[str], *, words: str = "") -> Table:
 def add_row(table: Table, row: Row, *cells: Cell) -> None:
     """Add the line of a row; nothing in it is read as markup."""
     texts = [cell if isinstance(cell, Text) else Text(cell) for cell in cells]
-    table.add_row(Text(display_label(row.label)), *texts)
+    table.add_row(Text(display_label(row.title)), *texts)
 
 
 def display_label(label: str) -> str:

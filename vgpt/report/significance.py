@@ -50,7 +50,7 @@ def _differences(comparison: Comparison) -> Table:
     found = [one.difference for one in comparison.statistics[1:]]
     # A column in which no row has a number is left out.
     columns = {name: show for name, show in _COLUMNS.items() if any(one and show(one) != DASH for one in found)}
-    title = f"Differences to {baseline.label} in validation loss"
+    title = f"Differences to {baseline.title} in validation loss"
     if _forced(comparison):
         title += " (--force: across unequal conditions)"
     table = new_table(title, list(columns), words="verdict")
