@@ -128,6 +128,7 @@ def documented():
 
 @pytest.mark.parametrize("command", documented())
 def test_every_command_shown_is_one_that_vgpt_takes(command, vgpt, tmp_path, monkeypatch):
+    (tmp_path / "presets").symlink_to(ROOT / "presets")
     monkeypatch.chdir(tmp_path)
     result = vgpt(*documented()[command], "--show-settings")
     assert result.code == 0, result.err
