@@ -9,6 +9,7 @@ from rich.text import Text
 
 from vgpt.report.comparison import Comparison
 from vgpt.report.expected import Paces, shown_duration, steps_done
+from vgpt.report.labels import telling_label
 from vgpt.report.layout import display_label
 from vgpt.report.plan import Wanted
 
@@ -21,6 +22,7 @@ class Item:
 
     Attributes:
         label: the variant with its settings.
+        name: the same in short.
         there: finished runs on record.
         missing: runs to train.
         begun: those of them that were begun, and go on where they were left.
@@ -28,6 +30,7 @@ class Item:
     """
 
     label: str
+    name: str
     there: int
     missing: int
     begun: int
@@ -59,15 +62,18 @@ class Agenda:
 def make_agenda(comparisons: Sequence[Comparison], paces: Paces) -> Agenda:
     """Return the plan of one comparison, or of several that may share runs."""
     there: dict[str, set[str]] = {}
+    names: dict[str, str] = {}
     for comparison in comparisons:
         for row in comparison.sweep.rows if comparison.sweep else comparison.rows:
+            names[row.label] = row.title
             there.setdefault(row.label, set()).update(run.id or run.run_id or run.run_name for run in row.runs)
     missing = distinct(wanted for comparison in comparisons for wanted in comparison.missing)
     items: list[Item] = []
     for label in dict.fromkeys([*there, *(wanted.label for wanted in missing)]):
         own = [wanted for wanted in missing if wanted.label == label]
         begun = sum(steps_done(wanted) > 0 for wanted in own)
-        items.append(Item(label, len(there.get(label, ())), len(own), begun, paces.total(own)))
+        name = names.get(label) or display_label(telling_label(own[0].config.model.attn))
+        items.append(Item(label, name, len(there.get(label, ())), len(own), begun, paces.total(own)))
     return Agenda(tuple(items), missing, paces.total(missing))
 
 
@@ -89,7 +95,7 @@ def agenda_table(agenda: Agenda) -> Table:
     for item in agenda.items:
         numbers = [str(item.there), str(item.missing), str(item.begun)]
         time = shown_time(item.seconds) if item.missing else "-"
-        table.add_row(*map(Text, [display_label(item.label), *numbers, time]))
+        table.add_row(*map(Text, [item.name, *numbers, time]))
     return table
 
 
