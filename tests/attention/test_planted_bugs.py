@@ -43,6 +43,7 @@ class HeadWindowsModule(GroupedAttention):
         return torch.stack([super(HeadWindowsModule, self).mask(*place, head=h) for h in range(self.shape.n_head)])
 
 
+@pytest.mark.slow
 def test_a_plug_in_with_a_window_keeps_the_contract_and_its_mask_is_reached(register):
     assert failures(register(Window, GroupedAttention)) == []
     assert failures(register(Window, GroupedAttention, window=90), only=["visibility", "decoding", "pairs"]) == []

@@ -236,6 +236,7 @@ def test_child_processes_are_told_by_absolute_paths(write, monkeypatch, tmp_path
     assert os.environ[VARIABLE].split(os.pathsep) == [str(one), str(other)]
 
 
+@pytest.mark.slow
 def test_a_comparison_trains_what_is_missing_with_the_plugin(place):
     local = place / "here.py"
     local.write_text(HEADER + FINE)

@@ -30,9 +30,8 @@ def wait_for(what, process):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize(
-    "trainer_too", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["the comparison alone", "its trainer too"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("trainer_too", [False, True], ids=["the comparison alone", "its trainer too"])
 def test_killed_in_the_midst_and_started_again_it_trains_only_the_rest(tmp_path, monkeypatch, trainer_too):
     monkeypatch.chdir(tmp_path)
     prepare([str(Path(package.__file__).parent / "text")], PrepareConfig(out="data", vocab_size=300, workers=1))

@@ -84,8 +84,8 @@ def check(directory, runs):
 
 
 def test_many_runs_in_a_store_are_compared_and_their_courses_are_read_from_it(tmp_path):
-    fill(f"sqlite:///{tmp_path / 'mlflow.db'}", 60)
-    check(tmp_path, 60)
+    fill(f"sqlite:///{tmp_path / 'mlflow.db'}", 24)
+    check(tmp_path, 24)
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from vgpt.settings.prepare import PrepareConfig
 ROOT = Path(__file__).parents[2]
 # A preparation that stops at a stage and waits there to be killed, its workers running.
 PREPARE = """
-import resource, sys, time
+import resource, signal, sys, time
 from pathlib import Path
 import vgpt.data.encode
 from vgpt.data.prepare import prepare
@@ -40,6 +40,8 @@ class Stop:
 
 if __name__ == "__main__":
     vgpt.data.encode._TASK_BYTES = 2000
+    # A shell starts what runs in its background deaf to Ctrl-C, and these tests with it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if sys.argv[4] != "0":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]),) * 2)
     config = PrepareConfig(out=Path(sys.argv[2]), vocab_size=300, workers=int(sys.argv[5]), overwrite=True)
