@@ -54,6 +54,14 @@ def test_a_run_of_another_machine_is_read_from_mlflow(recorded, store_uri):
     assert WindowReader(mlflow=True, tracking_uri=store_uri)(run) == LOSSES
 
 
+def test_what_was_read_once_is_not_read_again(recorded, store_uri):
+    (run,) = read_runs(tracking_uri=store_uri)
+    reader = WindowReader(mlflow=False)
+    assert reader(run) == LOSSES
+    shutil.rmtree(recorded)
+    assert reader(run) == LOSSES
+
+
 def test_a_directory_that_was_given_to_another_run_is_not_read(recorded, store_uri):
     (run,) = read_runs(tracking_uri=store_uri)
     (recorded / WINDOWS_FILE).write_text(json.dumps({"step": 1, "windows": "other", "losses": [9.0]}))

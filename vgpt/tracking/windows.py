@@ -62,7 +62,8 @@ def parse_window_losses(text: str | bytes) -> WindowLosses | None:
 class WindowReader:
     """Finds the window losses of runs: on this machine first, then among the artifacts in MLflow.
 
-    A store that cannot be read is asked once and then no more: a comparison does without.
+    A store that cannot be read is asked once and then no more: a comparison does without. What was found is kept: every
+    row of a comparison is held against the same baseline.
 
     Args:
         mlflow: whether to ask MLflow at all.
@@ -74,9 +75,16 @@ class WindowReader:
         self._mlflow = mlflow
         self._uri = tracking_uri
         self._timeout = timeout
+        self._known: dict[str, WindowLosses | None] = {}
 
     def __call__(self, run: RunInfo) -> WindowLosses | None:
         """Return the window losses of a run, or None where none were kept or none are within reach."""
+        key = run.id or run.run_id or run.run_name
+        if key not in self._known:
+            self._known[key] = self._read(run)
+        return self._known[key]
+
+    def _read(self, run: RunInfo) -> WindowLosses | None:
         directory = directory_on_this_machine(run)
         if directory is not None:
             try:
