@@ -130,3 +130,9 @@ def test_one_value_is_read_as_its_strongest_source_has_it():
         None,
         None,
     ]
+
+
+@pytest.mark.parametrize("setting", ["match_to", "run_name", "data"])
+def test_a_text_that_utf8_cannot_carry_is_a_fault_wherever_it_stands(setting):
+    with pytest.raises(SettingsError, match="must be text without NUL that UTF-8 can carry"):
+        load_settings(TrainConfig, Sources(environment={f"VGPT_{setting.upper()}": "\ud800"}))

@@ -205,6 +205,9 @@ def _validated(
 ) -> S:
     try:
         settings = model.model_validate(tree)
+    except UnicodeEncodeError as error:
+        # Of a text that `_no_text` has named, and that pydantic itself cannot carry far enough to name other faults.
+        raise SettingsError(faults) from error
     except ValidationError as error:
         texts: dict[str, list[str]] = {}  # the branches of a union report apart; join them
         for details in error.errors():
