@@ -31,18 +31,7 @@ def draw_losses(comparison: Comparison, histories: Histories) -> Drawn | None:
     handles: dict[str, Any] = {}
     for panel, (axis, lines) in zip(panels, found.items(), strict=True):
         for style, line in lines:
-            if line.runs > 1:
-                panel.fill_between(line.x, line.low, line.high, color=style.colour, alpha=0.18, linewidth=0)
-            (handle,) = panel.plot(
-                line.x,
-                line.mean,
-                color=style.colour,
-                linestyle=style.dash,
-                linewidth=1.6,
-                marker=style.marker if len(line.x) <= 30 else None,
-                markersize=3.5,
-            )
-            handles.setdefault(style.name, handle)
+            handles.setdefault(style.name, draw_curve(panel, style, line, marked=len(line.x) <= 30))
         panel.set_xlabel(_LABELS[axis])
         panel.xaxis.set_major_formatter(lambda value, _: shown_count(value))
         panel.locator_params(axis="x", nbins=5)
@@ -59,6 +48,22 @@ def draw_losses(comparison: Comparison, histories: Histories) -> Drawn | None:
         for style, line in found.get("tokens", [])
     )
     return Drawn("loss_curves", title, f"Validation loss: {alt}.", figure)
+
+
+def draw_curve(panel: Any, style: Look, line: Curve, *, marked: bool = True) -> Any:
+    """Draw a mean with the band of its seeds, where there are several; return what a legend shows of it."""
+    if line.runs > 1:
+        panel.fill_between(line.x, line.low, line.high, color=style.colour, alpha=0.18, linewidth=0)
+    (handle,) = panel.plot(
+        line.x,
+        line.mean,
+        color=style.colour,
+        linestyle=style.dash,
+        linewidth=1.6,
+        marker=style.marker if marked else None,
+        markersize=3.5,
+    )
+    return handle
 
 
 def _focus(panel: Any, lines: list[Curve]) -> None:

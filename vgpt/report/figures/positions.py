@@ -1,25 +1,15 @@
 """Loss by position in the evaluation windows: what more context is worth to each variant."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from vgpt.report.comparison import Comparison
+from vgpt.report.curves import Curve
 from vgpt.report.differences import Windows
+from vgpt.report.figures.losses import draw_curve
 from vgpt.report.figures.style import Drawn, add_legend, looks, new_figure
 from vgpt.report.grouping import Row
-
-
-@dataclass(frozen=True)
-class _Line:
-    """Mean, lowest and highest of a row's runs over spans of positions; x is the middle of each span, from 1."""
-
-    x: tuple[float, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    runs: int
 
 
 def draw_positions(comparison: Comparison, windows: Windows) -> Drawn | None:
@@ -36,18 +26,7 @@ def draw_positions(comparison: Comparison, windows: Windows) -> Drawn | None:
     handles: dict[str, Any] = {}
     for label, line in lines.items():
         style = look[label]
-        if line.runs > 1:
-            panel.fill_between(line.x, line.low, line.high, color=style.colour, alpha=0.18, linewidth=0)
-        (handle,) = panel.plot(
-            line.x,
-            line.mean,
-            color=style.colour,
-            linestyle=style.dash,
-            linewidth=1.6,
-            marker=style.marker,
-            markersize=3.5,
-        )
-        handles.setdefault(style.name, handle)
+        handles.setdefault(style.name, draw_curve(panel, style, line))
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     panel.set_xlabel("tokens of context")
@@ -67,14 +46,14 @@ def spans(length: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], length], strict=True))
 
 
-def _line(row: Row, windows: Windows) -> _Line | None:
+def _line(row: Row, windows: Windows) -> Curve | None:
     found = [one.positions for run in row.runs if (one := windows(run)) is not None and one.positions]
     if not found or len({len(positions) for positions in found}) > 1:
         return None
     where = spans(len(found[0]))
     values = [[_mean(positions, *span) for positions in found] for span in where]
     x = tuple((first + 1 + end) / 2 for first, end in where)
-    return _Line(x, tuple(map(fmean, values)), tuple(map(min, values)), tuple(map(max, values)), len(found))
+    return Curve(x, tuple(map(fmean, values)), tuple(map(min, values)), tuple(map(max, values)), len(found))
 
 
 def _mean(positions: Sequence[float], first: int, end: int) -> float:
