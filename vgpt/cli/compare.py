@@ -61,13 +61,16 @@ def compare_runs(
     """
     study = make_study(terms or [], sources)
     stdout = chosen_format(json=json, csv=csv, markdown=markdown, latex=latex)
-    views = Views(stdout, curves=curves, plot=plot, html=html, log=log)
+    run = study.first.settings.run
+    # One reader for tables and figures: each run's losses may have to come from a server.
+    windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
+    views = Views(stdout, curves=curves, plot=plot, html=html, log=log, windows=windows)
     views.check(study.first)
     if show_settings:
         print_settings(settings_of_first(study.first), as_json=json)
     options = study.first.settings.compare
     runs = _recorded(study.first)
-    answers = _answers(study, runs)
+    answers = _answers(study, runs, windows)
     paces = Paces(runs)
     agenda = make_agenda([answer.comparison for answer in answers], paces)
     if options.plan:
@@ -78,7 +81,7 @@ def compare_runs(
         failures = _train(agenda, paces)
         if options.sweep_lr:  # a rate that is too high is an answer, and no failure
             failures = [failure for failure in failures if failure.code != DivergedError.exit_code]
-        answers = _answers(study, _recorded(study.first))
+        answers = _answers(study, _recorded(study.first), windows)
         _gather(study, answers)
     views.show(study, answers)
     for answer in answers:
@@ -90,9 +93,7 @@ def compare_runs(
     _conclude(study.first, comparisons, failures)
 
 
-def _answers(study: Study, runs: Sequence[RunInfo]) -> list[Answered]:
-    run = study.first.settings.run
-    windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
+def _answers(study: Study, runs: Sequence[RunInfo], windows: WindowReader) -> list[Answered]:
     histories = histories_of(study.first, details=True)
     try:
         return [Answered(part, part.answer(runs, windows, histories)) for part in study.parts]

@@ -15,6 +15,7 @@ from vgpt.report.as_json import as_json
 from vgpt.report.captions import audit_lines
 from vgpt.report.columns import check_columns, chosen_columns, places
 from vgpt.report.comparison import Comparison
+from vgpt.report.differences import Windows
 from vgpt.report.figures.style import Drawn, as_png, as_svg
 from vgpt.report.figures.write import draw_all, save_figures
 from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_csv
@@ -27,7 +28,6 @@ from vgpt.report.study import Answered, Study
 from vgpt.report.tables import tables
 from vgpt.tracking.comparison_run import log_comparison
 from vgpt.tracking.histories import HistoryReader
-from vgpt.tracking.windows import WindowReader
 
 Writer = Callable[[Study, Sequence[Answered]], None]
 
@@ -67,6 +67,7 @@ class Views:
         plot: directory of figures.
         html: file of the report.
         log: log all of it to MLflow.
+        windows: finds the losses of a run per window and position.
     """
 
     stdout: Writer | None
@@ -74,6 +75,7 @@ class Views:
     plot: Path | None = None
     html: Path | None = None
     log: bool = False
+    windows: Windows = lambda run: None
 
     def check(self, request: Request) -> None:
         """Refuse what cannot come to a good end before anything is read or trained.
@@ -116,10 +118,9 @@ class Views:
             out().print(part, soft_wrap=False)
 
     def _draw(self, study: Study, answers: Sequence[Answered], histories: HistoryReader) -> None:
-        run = study.first.settings.run
-        windows = WindowReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
         sections = [
-            Section(answer.comparison, _figures_of(answer, histories, windows), answer.part.title) for answer in answers
+            Section(answer.comparison, _figures_of(answer, histories, self.windows), answer.part.title)
+            for answer in answers
         ]
         if self.plot is not None:
             for path in save_figures([figure for section in sections for figure in section.figures], self.plot):
@@ -134,7 +135,7 @@ class Views:
             _log(study, answers, sections, page)
 
 
-def _figures_of(answer: Answered, histories: HistoryReader, windows: WindowReader) -> list[Drawn]:
+def _figures_of(answer: Answered, histories: HistoryReader, windows: Windows) -> list[Drawn]:
     """Return the figures of a part, under names that no other part's have."""
     before = f"{answer.part.slug}_" if answer.part.slug else ""
     return [replace(one, name=f"{before}{one.name}") for one in draw_all(answer.comparison, histories, windows)]
