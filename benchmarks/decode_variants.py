@@ -40,7 +40,7 @@ NOT_LAYERS = {"mix"}
 PIECE = 512
 """Tokens by which a cache is filled."""
 MOST_STEPS = 64
-"""Steps of one measurement, at most."""
+"""Steps of one measurement of a layer, at most: each may leave a token in the cache."""
 EXPANDED = "mla-expanded"
 
 
@@ -92,12 +92,14 @@ def filled(attn: CausalSelfAttention, batch: int, context: int, dtype: torch.dty
     return cache
 
 
-def timed(step: Callable[[], object], seconds: float, clock: Callable[[], float]) -> Callable[[], float]:
-    """Return a measurement of a step in milliseconds, repeated for about `seconds`."""
+def timed(
+    step: Callable[[], object], seconds: float, clock: Callable[[], float], most: int | None = None
+) -> Callable[[], float]:
+    """Return a measurement of a step in milliseconds, repeated for about `seconds` and at most `most` times."""
 
     def measure() -> float:
         count, began = 0, clock()
-        while count < MOST_STEPS and (count == 0 or clock() - began < seconds):
+        while (most is None or count < most) and (count == 0 or clock() - began < seconds):
             step()
             count += 1
         return 1000 * (clock() - began) / count
@@ -149,7 +151,7 @@ def cell(
         if name == EXPANDED and context > args.expand_up_to:
             continue
         cache = filled(attn, batch, context, dtype, spare)
-        subjects[name] = timed(layer_step(attn, cache, x, context), args.seconds, clock)
+        subjects[name] = timed(layer_step(attn, cache, x, context), args.seconds, clock, MOST_STEPS)
     figures = {"layer": interleave(subjects, args.rounds)}
     mla = layers.get("mla")
     if isinstance(mla, LatentAttention) and context <= args.expand_up_to:

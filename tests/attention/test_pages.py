@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from vgpt.attention.backends import naive, one_query
+from vgpt.attention.backends import naive
 from vgpt.attention.cache import PAGE, TokenCache
+from vgpt.attention.one_query import one_query
 
 
 @pytest.mark.parametrize("steps", [[1] * (2 * PAGE + 3), [PAGE, 1, PAGE, 1], [3, 2 * PAGE, 1], [PAGE - 1, 1, 1]])

@@ -17,6 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vgpt.attention.blocks import blocks
+from vgpt.attention.one_query import one_query
+from vgpt.attention.sinks import softmax_with_sinks
 
 # Speed of `blocks` relative to `sdpa`, forward and backward (above 1 = faster), by benchmarks/attention_backends.py on
 # 2 cores of an AMD EPYC with avx512_bf16, torch 2.13:
@@ -86,46 +88,6 @@ def attend(
     return _sdpa(q, k, v, offset, mask, scale, sinks, slopes)
 
 
-def one_query(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    live: int | None = None,
-    *,
-    bias: Tensor | None = None,
-    scale: float | None = None,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
-) -> Tensor:
-    """Attend with one query per head, which sees all keys and stands at the newest one: a decoding step.
-
-    Args:
-        q: queries (B, H, 1, D).
-        k: keys (B, G, S, D). Contiguous ones are read as they lie; the CPU's bfloat16 product copies others.
-        v: values (B, G, S, Dv), likewise.
-        live: keys that exist; the rows after them are hidden and must hold finite numbers.
-        bias: added to the scores in place of slopes, (H or 1, S), where the keys do not lie in the order of positions.
-        scale: see `attend`.
-        sinks: see `attend`.
-        slopes: see `attend`.
-    """
-    B, H, _, D = q.shape
-    G, S, Dv = k.shape[1], k.shape[2], v.shape[-1]
-    queries = q.reshape(B * G, H // G, D) * (D**-0.5 if scale is None else scale)
-    scores = torch.bmm(queries, k.reshape(B * G, S, D).mT)
-    if bias is None and slopes is not None:
-        last = (S if live is None else live) - 1
-        wide = torch.promote_types(scores.dtype, torch.float32)
-        bias = -slopes.to(wide).view(H, 1) * (last - torch.arange(S, device=q.device))
-    if bias is not None:
-        wide = scores.to(torch.promote_types(scores.dtype, bias.dtype)).view(B, H, S)
-        scores = (wide + bias).view(B * G, H // G, S)
-    if live is not None and live < S:
-        scores[:, :, live:] = -torch.inf
-    weights = softmax_with_sinks(scores.view(B, H, 1, S), sinks).to(v.dtype).view(B * G, H // G, S)
-    return torch.bmm(weights, v.reshape(B * G, S, Dv)).view(B, H, 1, Dv)
-
-
 def naive(
     q: Tensor,
     k: Tensor,
@@ -148,14 +110,6 @@ def naive(
         )
     weights = softmax_with_sinks(scores.masked_fill(~mask, -torch.inf), sinks)
     return weights.to(v.dtype) @ v
-
-
-def softmax_with_sinks(scores: Tensor, sinks: Tensor | None) -> Tensor:
-    """Return the softmax of (B, H, T, S) over the last dimension, with sinks (H,) in its denominator."""
-    if sinks is None:
-        return scores.softmax(-1)
-    column = sinks.to(scores.dtype).view(-1, 1, 1).expand(*scores.shape[:-1], 1)
-    return torch.cat((scores, column), -1).softmax(-1)[..., :-1]
 
 
 def alibi_slopes(heads: int, device: torch.device | str | None = None) -> Tensor:

@@ -70,7 +70,11 @@ class Decoder:
         self.dtype = model.wte.weight.dtype if dtype is None else dtype
         self._model = _twin(model, self.dtype)
         self._head: nn.Module | None = None
-        if pack and can_pack(self.device, self.dtype):
+        if not pack:
+            return
+        for block in _blocks(self._model):
+            block.attn.pack()
+        if can_pack(self.device, self.dtype):
             self._head = PackedLinear(self._model.head_weight, None)
             _pack(self._model)
 
@@ -96,10 +100,12 @@ def _twin(model: GPT2Model, dtype: torch.dtype) -> GPT2Model:
     return copy.deepcopy(model, memo).eval()  # type: ignore[arg-type]  # the memo's values may be anything
 
 
+def _blocks(model: GPT2Model) -> list[GPT2Block]:
+    return list(model.h)  # type: ignore[arg-type]  # ModuleList forgets its element type
+
+
 def _pack(model: GPT2Model) -> None:
-    blocks: list[GPT2Block] = list(model.h)  # type: ignore[arg-type]  # ModuleList forgets its element type
-    for block in blocks:
-        block.attn.pack()
+    for block in _blocks(model):
         block.mlp = _packed_mlp(block.mlp)
     for module in list(model.h.modules()):
         for name, child in list(module.named_children()):

@@ -3,11 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from vgpt.attention.backends import attend, one_query
+from vgpt.attention.backends import attend
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grouped.config import GroupedConfig
+from vgpt.attention.one_query import one_query
 from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.attention.switches import Switches
 

@@ -11,11 +11,12 @@ Letters: c = kv_lora_rank, n = qk_nope_head_dim, e = qk_rope_head_dim, Dv = v_he
 import torch
 from torch import Tensor, nn
 
-from vgpt.attention.backends import attend, one_query
+from vgpt.attention.backends import attend
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.latent.config import MLAConfig
+from vgpt.attention.one_query import one_query, wants_whole_rows
 from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.attention.switches import Switches, rms_norm
 
@@ -61,6 +62,7 @@ class LatentAttention(CausalSelfAttention):
         self.kv_b_proj = nn.Linear(self.rank, self.heads * (self.nope + self.value), bias=False)
         self.c_proj = nn.Linear(self.heads * self.value, shape.n_embd, bias=shape.bias)
         self.extra = Switches(shape, self.nope + self.rope, self.value)
+        self.plain_scores = not shape.sinks and shape.pos != "alibi"
         self._packed: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
@@ -89,10 +91,12 @@ class LatentAttention(CausalSelfAttention):
         return TokenCache(batch, max_tokens, [(1, self.rank + self.rope)], dtype=dtype, device=device)
 
     def pack(self) -> None:
-        """Lay out the two halves of `kv_b_proj` by themselves: the CPU's bfloat16 product would copy them each step."""
+        """Keep the two halves of `kv_b_proj`, apart where the CPU's bfloat16 product would copy them at each step."""
         self._packed = None
-        w_k, w_v = self._up_projections()
-        self._packed = w_k.contiguous(), w_v.contiguous()
+        into, back = self._carriers()
+        if into.dtype is torch.bfloat16 and into.device.type == "cpu":
+            into, back = into.contiguous(), back.mT.contiguous().mT
+        self._packed = into, back
 
     def _queries(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the queries' parts (B, T, H, n) and, not rotated yet, (B, T, H, e)."""
@@ -125,29 +129,19 @@ class LatentAttention(CausalSelfAttention):
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cache: TokenCache) -> Tensor:
         """Attend with queries of the last T tokens to the rows of the cache; as `_expanded` for the same tokens."""
         B, T, H, _ = q_nope.shape
-        w_k, w_v = self._up_projections()
-        by_head = q_nope.permute(2, 0, 1, 3).reshape(H, B * T, self.nope)
-        carried = torch.bmm(by_head, w_k).view(H, B, T, self.rank).transpose(0, 1)  # (B, H, T, c)
+        into, back = self._carriers()
+        by_head = q_nope.reshape(B * T, H, self.nope).transpose(0, 1)
+        carried = torch.bmm(by_head, into).view(H, B, T, self.rank).transpose(0, 1)  # (B, H, T, c)
         (rows,) = cache.dense
-        q = torch.cat((carried, q_rope.transpose(1, 2)), -1).to(rows.dtype)
-        # The values are the front of the rows. The CPU's bfloat16 product would copy a front to make it contiguous;
-        # there it is quicker to weigh whole rows and drop the end.
-        whole = rows.dtype is torch.bfloat16 and rows.device.type == "cpu"
+        q = _as(torch.cat((carried, q_rope.transpose(1, 2)), -1), rows.dtype)
+        whole = wants_whole_rows(q, rows)  # the values are their front
         values = rows if whole else rows[..., : self.rank]
         if T == 1 and self.plain_causal:
-            y = one_query(
-                q,
-                rows,
-                values,
-                cache.length,
-                scale=self.scale,
-                sinks=self.extra.sink_bias,
-                slopes=self.extra.slopes(q.device),
-            )
+            y = one_query(q, rows, values, cache.length, scale=self.scale, **self._additions(q))
         else:
             y = self._attend(q, rows[:, :, : cache.length], values[:, :, : cache.length])
-        y = y[..., : self.rank].to(q_nope.dtype).transpose(0, 1).reshape(H, B * T, self.rank)
-        return torch.bmm(y, w_v.mT).view(H, B, T, self.value).permute(1, 2, 0, 3).reshape(B, T, H * self.value)
+        y = _as(y[..., : self.rank] if whole else y, q_nope.dtype).transpose(0, 1).reshape(H, B * T, self.rank)
+        return torch.bmm(y, back).view(H, B, T, self.value).permute(1, 2, 0, 3).reshape(B, T, H * self.value)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         start = k.shape[2] - q.shape[2]
@@ -159,13 +153,22 @@ class LatentAttention(CausalSelfAttention):
             mask=None if self.plain_causal else self.mask(start, q.shape[2], 0, k.shape[2], q.device),
             flash=self.shape.flash,
             scale=self.scale,
-            sinks=self.extra.sink_bias,
-            slopes=self.extra.slopes(q.device),
+            **self._additions(q),
         )
 
-    def _up_projections(self) -> tuple[Tensor, Tensor]:
-        """Return W_UK (H, n, c) and W_UV (H, Dv, c), views of `kv_b_proj` unless packed."""
+    def _additions(self, q: Tensor) -> dict[str, Tensor | None]:
+        if self.plain_scores:
+            return {}
+        return {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes(q.device)}
+
+    def _carriers(self) -> tuple[Tensor, Tensor]:
+        """Return W_UK (H, n, c) and the transpose of W_UV (H, c, Dv), views of `kv_b_proj` unless packed."""
         if self._packed is not None:
             return self._packed
         w_k, w_v = self.kv_b_proj.weight.view(self.heads, -1, self.rank).split([self.nope, self.value], 1)
-        return w_k, w_v
+        return w_k, w_v.mT
+
+
+def _as(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Cast where the type differs; asking torch to do nothing takes longer than asking first."""
+    return x if x.dtype is dtype else x.to(dtype)

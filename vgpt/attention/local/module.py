@@ -3,13 +3,14 @@
 import torch
 from torch import Tensor
 
-from vgpt.attention.backends import attend, one_query
+from vgpt.attention.backends import attend
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.flex import can_flex, flex_attend
 from vgpt.attention.grouped.module import GroupedAttention
 from vgpt.attention.local.config import LocalConfig
 from vgpt.attention.local.windowed import windowed
+from vgpt.attention.one_query import one_query
 from vgpt.attention.ring import RingCache
 
 

@@ -5,11 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vgpt.attention.backends import attend, one_query, softmax_with_sinks
+from vgpt.attention.backends import attend
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.flex import can_flex, flex_attend
 from vgpt.attention.grouped.module import GroupedAttention
+from vgpt.attention.one_query import one_query
+from vgpt.attention.sinks import softmax_with_sinks
 from vgpt.attention.sparse.cache import LandmarkCache, RowCache
 from vgpt.attention.sparse.config import SparseConfig
 from vgpt.attention.sparse.gather import block_sparse_attention

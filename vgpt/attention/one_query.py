@@ -1,0 +1,129 @@
+"""Softmax attention of one query per head, which sees all keys: a decoding step.
+
+Two ways lead to the same numbers: two matrix products with a softmax between them, and torch's fused kernel. A product
+of few rows keeps about one thread of a CPU busy; the fused kernel takes as many as there are batch entries times heads.
+So where there are fewer groups of queries than threads, as with a single key/value head at batch 1, each group is split
+among the threads and goes through the kernel. How much faster that is at batch 1 with 12 queries to one key/value head,
+by benchmarks/one_query.py on 2 cores of an AMD EPYC with avx512_bf16, torch 2.13:
+
+    keys                  128    256    512   1024   4096
+    float32, width 64     1.1    1.1    1.1    1.2    1.2
+    float32, width 224    1.2    1.1    1.1    1.1    1.1
+    bfloat16, width 64    2.1    1.8    1.4    0.9    0.5
+    bfloat16, width 224   1.6    1.1    0.7    0.5    0.3
+"""
+
+import functools
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vgpt.attention.sinks import softmax_with_sinks
+
+# Keys up to which the fused kernel is faster where threads would be idle, by type.
+_MOST_KEYS = {torch.float32: 2**62, torch.bfloat16: 256}
+
+
+def one_query(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    live: int | None = None,
+    *,
+    bias: Tensor | None = None,
+    scale: float | None = None,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """Attend with queries that stand at the newest key.
+
+    Args:
+        q: queries (B, H, 1, D).
+        k: keys (B, G, S, D). Contiguous ones are read as they lie; the CPU's bfloat16 product copies others.
+        v: values (B, G, S, Dv), likewise.
+        live: keys that exist; the rows after them are hidden and must hold finite numbers.
+        bias: added to the scores in place of slopes, (H or 1, S), where the keys do not lie in the order of positions.
+        scale: see `attend`.
+        sinks: see `attend`.
+        slopes: see `attend`.
+
+    Returns:
+        (B, H, 1, Dv).
+    """
+    B, H, _, D = q.shape
+    G, S, Dv = k.shape[1], k.shape[2], v.shape[-1]
+    if Dv == D and q.device.type == "cpu" and bias is None and sinks is None and slopes is None:
+        parts = _parts(B * G, H // G, S, q.dtype, torch.get_num_threads())
+        if parts:
+            return _fused(q, k, v, live, parts, scale)
+    return _by_products(q, k, v, live, bias, scale, sinks, slopes)
+
+
+def wants_whole_rows(q: Tensor, k: Tensor) -> bool:
+    """Return whether values that are the front of the keys are better given as the whole keys, of which G = 1.
+
+    The end of the output is then to be dropped. The fused kernel knows one width alone, and the CPU's bfloat16 product
+    would copy a front to make it contiguous.
+    """
+    if q.device.type != "cpu":
+        return False
+    B, H = q.shape[:2]
+    return q.dtype is torch.bfloat16 or _parts(B, H, k.shape[2], q.dtype, torch.get_num_threads()) > 0
+
+
+@functools.lru_cache(maxsize=1024)
+def _parts(entries: int, fold: int, keys: int, dtype: torch.dtype, threads: int) -> int:
+    """Return in how many parts the fused kernel takes each of `entries` groups of `fold` queries; 0: products win."""
+    if keys > _MOST_KEYS.get(dtype, 0) or fold == 1 or entries >= threads:
+        return 0
+    return next(
+        parts for parts in range(2, fold + 1) if fold % parts == 0 and (parts * entries >= threads or parts == fold)
+    )
+
+
+def _fused(q: Tensor, k: Tensor, v: Tensor, live: int | None, parts: int, scale: float | None) -> Tensor:
+    B, H, _, D = q.shape
+    entries = B * k.shape[1]
+
+    def spread(rows: Tensor) -> Tensor:
+        rows = rows if live is None else rows[:, :, :live]
+        return rows.flatten(0, 1).unsqueeze(1).expand(-1, parts, -1, -1)
+
+    keys = spread(k)
+    values = keys if v is k else spread(v)
+    y = F.scaled_dot_product_attention(q.reshape(entries, parts, -1, D), keys, values, scale=scale)
+    return y.reshape(B, H, 1, D)
+
+
+def _by_products(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    live: int | None,
+    bias: Tensor | None,
+    scale: float | None,
+    sinks: Tensor | None,
+    slopes: Tensor | None,
+) -> Tensor:
+    B, H, _, D = q.shape
+    G, S, Dv = k.shape[1], k.shape[2], v.shape[-1]
+    keys = k.reshape(B * G, S, D).mT
+    # The scale goes into the product: in a short context each further operation costs as much as the product does.
+    scores = torch.baddbmm(
+        q.new_empty(()), q.reshape(B * G, H // G, D), keys, beta=0, alpha=D**-0.5 if scale is None else scale
+    )
+    if bias is None and slopes is not None:
+        last = (S if live is None else live) - 1
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        bias = -slopes.to(wide).view(H, 1) * (last - torch.arange(S, device=q.device))
+    if bias is not None:
+        wide = scores.to(torch.promote_types(scores.dtype, bias.dtype)).view(B, H, S)
+        scores = (wide + bias).view(B * G, H // G, S)
+    if live is not None and live < S:
+        scores[:, :, live:] = -torch.inf
+    if sinks is None:
+        weights = scores.softmax(-1).to(v.dtype)
+    else:
+        weights = softmax_with_sinks(scores.view(B, H, 1, S), sinks).to(v.dtype).view(B * G, H // G, S)
+    return torch.bmm(weights, v.reshape(B * G, S, Dv)).view(B, H, 1, Dv)
