@@ -35,11 +35,11 @@ def ways(batch: int, keys: int, width: int, dtype: torch.dtype) -> dict[str, Cal
     )
     front = v
     if WIDTHS[width] == "mla":
-        # What mla gives: bfloat16 products read whole rows, others the front of them (see wants_whole_rows).
+        # As one_query_to_rows: bfloat16 products read whole rows, others the front of them.
         v, front = k, k if dtype is torch.bfloat16 else k[..., :LATENT]
     both = {
         "products": lambda: _by_products(q, k, front, None, None, None, None, None),
-        "fused": lambda: _fused(q, k, v, None, min(HEADS, torch.get_num_threads()), None),
+        "fused": lambda: _fused(q[:, :, 0], k, v, None, min(HEADS, torch.get_num_threads()), None)[:, :, None],
     }
     wide = min(front.shape[-1], LATENT)
     gap = float((both["products"]()[..., :wide] - both["fused"]()[..., :wide]).abs().max())

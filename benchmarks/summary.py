@@ -101,7 +101,7 @@ def attention_claims() -> Iterator[Claim]:
 def variant_claims() -> Iterator[Claim]:
     for batch, contexts in load("decode_variants")["batches"].items():
         for part, ours, theirs in (("layer", "mla", "mla-expanded"), ("forms", "absorbed", "expanded")):
-            for tokens in ("1024", "4096"):
+            for tokens in ("256", "1024", "4096"):
                 figures = contexts[tokens][part]
                 what = "whole step of the layer" if part == "layer" else "mixing alone"
                 text = f"decoding with mla, fp32, batch {batch}, context {tokens}, {what}: expanded / absorbed, time"

@@ -3,30 +3,41 @@
 import pytest
 import torch
 
-from vgpt.attention.backends import naive
-from vgpt.attention.one_query import _by_products, _fused, _parts, one_query, wants_whole_rows
+from vgpt.attention import one_query as rule
+from vgpt.attention.backends import alibi_slopes, naive
+from vgpt.attention.one_query import _parts, one_query, one_query_to_rows
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize(("groups", "parts"), [(1, 2), (1, 12), (2, 3), (4, 3)])
+@pytest.mark.parametrize(("groups", "parts"), [(1, 0), (1, 2), (1, 12), (2, 0), (2, 3), (4, 3)])
 @pytest.mark.parametrize("live", [None, 1, 40])
 @pytest.mark.parametrize("scale", [None, 0.3])
-def test_both_ways_are_the_textbook_formula_with_gradients(noise, batch, groups, parts, live, scale):
+def test_each_way_is_the_textbook_formula_with_gradients(noise, monkeypatch, batch, groups, parts, live, scale):
+    monkeypatch.setattr(rule, "_parts", lambda *_: parts)
     q, k, v = noise(batch, 12, 1, 16), noise(batch, groups, 64, 16, seed=1), noise(batch, groups, 64, 16, seed=2)
     inputs = [x.requires_grad_() for x in (q, k, v)]
     mask = torch.ones(1, 64 if live is None else live, dtype=torch.bool)
-    expected = naive(q, k[:, :, :live], v[:, :, :live], mask, scale=scale)
-    gradients = torch.autograd.grad(expected.square().sum(), inputs)
-    for y in (_fused(q, k, v, live, parts, scale), _by_products(q, k, v, live, None, scale, None, None)):
-        torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-6)
-        for ours, theirs in zip(torch.autograd.grad(y.square().sum(), inputs), gradients, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    agree(one_query(q, k, v, live, scale=scale), naive(q, k[:, :, :live], v[:, :, :live], mask, scale=scale), inputs)
 
 
-def test_values_may_be_the_keys(noise):
-    q, k = noise(1, 12, 1, 16), noise(1, 1, 64, 16, seed=1)
-    expected = naive(q, k, k, torch.ones(1, 64, dtype=torch.bool))
-    torch.testing.assert_close(_fused(q, k, k, 64, 4, None), expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("parts", [0, 2, 4])
+@pytest.mark.parametrize("switched", [False, True])
+def test_rows_are_keys_and_with_their_front_values(noise, monkeypatch, batch, parts, switched):
+    monkeypatch.setattr(rule, "_parts", lambda *_: parts)
+    q, rows = noise(batch, 12, 24), noise(batch, 1, 64, 24, seed=1)
+    inputs = [x.requires_grad_() for x in (q, rows)]
+    options = {"sinks": noise(12, seed=2), "slopes": alibi_slopes(12)} if switched else {}
+    mask = torch.ones(1, 40, dtype=torch.bool)
+    expected = naive(q[:, :, None], rows[:, :, :40], rows[:, :, :40, :16], mask, 39, **options)
+    agree(one_query_to_rows(q, rows, 16, 40, **options), expected[:, :, 0], inputs)
+
+
+def agree(y, expected, inputs):
+    torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-6)
+    gradients = (torch.autograd.grad(x.square().sum(), inputs) for x in (y, expected))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -51,14 +62,12 @@ def test_groups_are_split_where_threads_would_be_idle(entries, fold, keys, dtype
 
 def test_the_answer_does_not_depend_on_the_threads(noise):
     q, k, v = noise(1, 12, 1, 16), noise(1, 1, 64, 16, seed=1), noise(1, 1, 64, 16, seed=2)
-    before, answers, whole = torch.get_num_threads(), [], []
+    before, answers = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            answers.append(one_query(q, k, v, 50))
-            whole.append(wants_whole_rows(q, k))
+            answers.append((one_query(q, k, v, 50), one_query_to_rows(q[:, :, 0], k, 8, 50)))
     finally:
         torch.set_num_threads(before)
-    assert whole == [False, True, True]
-    for answer in answers[1:]:
-        torch.testing.assert_close(answer, answers[0], rtol=1e-5, atol=1e-6)
+    for several in answers[1:]:
+        torch.testing.assert_close(several, answers[0], rtol=1e-5, atol=1e-6)

@@ -7,10 +7,10 @@ among the threads and goes through the kernel. How much faster that is at batch 
 by benchmarks/one_query.py on 2 cores of an AMD EPYC with avx512_bf16, torch 2.13:
 
     keys                  128    256    512   1024   4096
-    float32, width 64     1.1    1.1    1.1    1.2    1.2
-    float32, width 224    1.2    1.1    1.1    1.1    1.1
-    bfloat16, width 64    2.1    1.8    1.4    0.9    0.5
-    bfloat16, width 224   1.6    1.1    0.7    0.5    0.3
+    float32, width 64     1.0    1.1    1.1    1.1    1.1
+    float32, width 224    1.1    1.1    1.2    1.2    1.1
+    bfloat16, width 64    1.8    1.7    1.4    1.1    0.6
+    bfloat16, width 224   1.8    1.4    0.7    0.5    0.3
 """
 
 import functools
@@ -56,20 +56,45 @@ def one_query(
     if Dv == D and q.device.type == "cpu" and bias is None and sinks is None and slopes is None:
         parts = _parts(B * G, H // G, S, q.dtype, torch.get_num_threads())
         if parts:
-            return _fused(q, k, v, live, parts, scale)
+            keys = k.reshape(B * G, 1, S, D)
+            values = keys if v is k else v.reshape(B * G, 1, S, D)
+            return _fused(q.reshape(B * G, H // G, D), keys, values, live, parts, scale).view(B, H, 1, D)
     return _by_products(q, k, v, live, bias, scale, sinks, slopes)
 
 
-def wants_whole_rows(q: Tensor, k: Tensor) -> bool:
-    """Return whether values that are the front of the keys are better given as the whole keys, of which G = 1.
+def one_query_to_rows(
+    q: Tensor,
+    rows: Tensor,
+    front: int,
+    live: int,
+    *,
+    scale: float | None = None,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
+) -> Tensor:
+    """Attend as `one_query` to one row per token, which is the key and with its first features the value.
 
-    The end of the output is then to be dropped. The fused kernel knows one width alone, and the CPU's bfloat16 product
-    would copy a front to make it contiguous.
+    Args:
+        q: queries (B, H, D), contiguous.
+        rows: (B, 1, S, D), contiguous.
+        front: features of a row that are the value.
+        live: see `one_query`.
+        scale: see `attend`.
+        sinks: see `attend`.
+        slopes: see `attend`.
+
+    Returns:
+        (B, H, front).
     """
-    if q.device.type != "cpu":
-        return False
     B, H = q.shape[:2]
-    return q.dtype is torch.bfloat16 or _parts(B, H, k.shape[2], q.dtype, torch.get_num_threads()) > 0
+    on_cpu = q.device.type == "cpu"
+    if on_cpu and sinks is None and slopes is None:
+        parts = _parts(B, H, rows.shape[2], q.dtype, torch.get_num_threads())
+        if parts:  # the kernel knows one width alone
+            return _fused(q, rows, rows, live, parts, scale).narrow(-1, 0, front)
+    # The CPU's bfloat16 product would copy a front to make it contiguous.
+    values = rows if on_cpu and q.dtype is torch.bfloat16 else rows[..., :front]
+    return _by_products(q[:, :, None], rows, values, live, None, scale, sinks, slopes)[:, :, 0, :front]
 
 
 @functools.lru_cache(maxsize=1024)
@@ -83,17 +108,13 @@ def _parts(entries: int, fold: int, keys: int, dtype: torch.dtype, threads: int)
 
 
 def _fused(q: Tensor, k: Tensor, v: Tensor, live: int | None, parts: int, scale: float | None) -> Tensor:
-    B, H, _, D = q.shape
-    entries = B * k.shape[1]
-
-    def spread(rows: Tensor) -> Tensor:
-        rows = rows if live is None else rows[:, :, :live]
-        return rows.flatten(0, 1).unsqueeze(1).expand(-1, parts, -1, -1)
-
-    keys = spread(k)
-    values = keys if v is k else spread(v)
-    y = F.scaled_dot_product_attention(q.reshape(entries, parts, -1, D), keys, values, scale=scale)
-    return y.reshape(B, H, 1, D)
+    """Attend with groups of queries (entries, fold, D) to keys and values (entries, 1, S, D); as the queries."""
+    entries, fold, D = q.shape
+    live = k.shape[2] if live is None else live
+    keys = k.narrow(2, 0, live).expand(-1, parts, -1, -1)
+    values = keys if v is k else v.narrow(2, 0, live).expand(-1, parts, -1, -1)
+    split = q.view(entries, parts, fold // parts, D)
+    return F.scaled_dot_product_attention(split, keys, values, scale=scale).view(entries, fold, D)
 
 
 def _by_products(

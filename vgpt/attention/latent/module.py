@@ -16,7 +16,7 @@ from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.latent.config import MLAConfig
-from vgpt.attention.one_query import one_query, wants_whole_rows
+from vgpt.attention.one_query import one_query_to_rows
 from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.attention.switches import Switches, rms_norm
 
@@ -128,20 +128,31 @@ class LatentAttention(CausalSelfAttention):
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cache: TokenCache) -> Tensor:
         """Attend with queries of the last T tokens to the rows of the cache; as `_expanded` for the same tokens."""
-        B, T, H, _ = q_nope.shape
-        into, back = self._carriers()
-        by_head = q_nope.reshape(B * T, H, self.nope).transpose(0, 1)
-        carried = torch.bmm(by_head, into).view(H, B, T, self.rank).transpose(0, 1)  # (B, H, T, c)
-        (rows,) = cache.dense
-        q = _as(torch.cat((carried, q_rope.transpose(1, 2)), -1), rows.dtype)
-        whole = wants_whole_rows(q, rows)  # the values are their front
-        values = rows if whole else rows[..., : self.rank]
+        B, T = q_nope.shape[:2]
         if T == 1 and self.plain_causal:
-            y = one_query(q, rows, values, cache.length, scale=self.scale, **self._additions(q))
-        else:
-            y = self._attend(q, rows[:, :, : cache.length], values[:, :, : cache.length])
-        y = _as(y[..., : self.rank] if whole else y, q_nope.dtype).transpose(0, 1).reshape(H, B * T, self.rank)
-        return torch.bmm(y, back).view(H, B, T, self.value).permute(1, 2, 0, 3).reshape(B, T, H * self.value)
+            return self._absorbed_step(q_nope.squeeze(1), q_rope.squeeze(1), cache)
+        into, back = self._carriers()
+        by_head = q_nope.reshape(B * T, self.heads, self.nope).transpose(0, 1)
+        carried = torch.bmm(by_head, into).view(self.heads, B, T, self.rank).transpose(0, 1)  # (B, H, T, c)
+        rows = cache.dense[0][:, :, : cache.length]
+        q = _as(torch.cat((carried, q_rope.transpose(1, 2)), -1), rows.dtype)
+        # The values are the front of the rows; the fused kernel would pad a front to the width of the whole.
+        y = _as(self._attend(q, rows, rows)[..., : self.rank], q_nope.dtype)
+        y = y.transpose(0, 1).reshape(self.heads, B * T, self.rank)
+        return torch.bmm(y, back).view(self.heads, B, T, self.value).permute(1, 2, 0, 3).flatten(2)
+
+    def _absorbed_step(self, q_nope: Tensor, q_rope: Tensor, cache: TokenCache) -> Tensor:
+        """Attend with one token's queries (B, H, n) and (B, H, e); return (B, 1, H Dv).
+
+        Few operations, since in a short context each costs as much as one of the four products.
+        """
+        into, back = self._carriers()
+        (rows,) = cache.dense
+        carried = torch.bmm(q_nope.transpose(0, 1), into).transpose(0, 1)  # (B, H, c)
+        q = _as(torch.cat((carried, q_rope), -1), rows.dtype)
+        y = one_query_to_rows(q, rows, self.rank, cache.length, scale=self.scale, **self._additions(q))
+        outputs = torch.bmm(_as(y, q_nope.dtype).transpose(0, 1), back)  # (H, B, Dv)
+        return outputs.transpose(0, 1).reshape(y.shape[0], 1, -1)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         start = k.shape[2] - q.shape[2]
