@@ -3,7 +3,8 @@
 What is measured is the mixing of tokens alone, without the projections of the layer: from queries, keys and values as
 the projection leaves them, (B, T, 3 H D), to the heads' outputs (B, T, H D), by the path that the layer itself takes
 there. The shape is that of GPT-2 small (12 heads of width 64). All subjects and lengths take turns in one process, so
-that drift of the machine meets all alike. Before that each must agree with the plain formula.
+that drift of the machine meets all alike. Before that each must agree with the plain formula. The process keeps freed
+memory, as `vgpt train` has it: else pages taken anew add up to a fifth to the time of the fast ones at 8192 tokens.
 
 `cost of 2x` is the time at twice the tokens: 2 for what is linear in T, 4 for what is quadratic.
 
@@ -27,6 +28,7 @@ from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.config import Shape
 from vgpt.attention.registry import build_attention, resolve_attention
 from vgpt.errors import VgptError
+from vgpt.training.allocator import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
@@ -238,12 +240,13 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure peak memory at the last length too (on Linux)")
     add_out(parser)
     args = parser.parse_args()
+    kept = keep_freed_memory()
     args.lengths = sorted(map(int, args.lengths.split(",")))
     machine = hardware()
     print(machine)
     names = known(args.variants, args.device)
     results = {dtype: run(names, args, dtype) for dtype in args.dtypes.split(",")}
-    case = {"batch": args.batch, "heads": HEADS, "width": WIDTH, "device": args.device}
+    case = {"batch": args.batch, "heads": HEADS, "width": WIDTH, "device": args.device, "memory_kept": kept}
     write(args.out, {"benchmark": "attention", "hardware": machine, "case": case, "results": results})
 
 

@@ -5,7 +5,8 @@ token per sequence. `mla-expanded` is mla without its absorbed form: it makes th
 anew at each step. The second table leaves out what both forms share (projections of the token, norms, rotation), so
 that the forms themselves are compared.
 
-A single layer's weights stay in the processor's caches; in a deep model every variant also waits for them.
+A single layer's weights stay in the processor's caches; in a deep model every variant also waits for them. The process
+keeps freed memory, as `vgpt sample` has it.
 
     python benchmarks/decode_variants.py --out benchmarks/results/decode_variants.json
     python benchmarks/decode_variants.py --dtype bf16 --contexts 256,1024 --variants mha mla gqa:n_kv_head=2
@@ -30,6 +31,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
+from vgpt.training.allocator import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
@@ -211,6 +213,7 @@ def main() -> None:
     )
     add_out(parser)
     args = parser.parse_args()
+    kept = keep_freed_memory()
     machine = hardware()
     print(machine)
     wanted = [*args.variants, *([EXPANDED] if "mla" in args.variants else [])]
@@ -224,6 +227,7 @@ def main() -> None:
     print("decoding / full forward, largest relative difference:", {name: f"{gap:.1g}" for name, gap in gaps.items()})
     batches = {str(batch): run(layers, batch, args) for batch in map(int, args.batches.split(","))}
     case = {"n_embd": WIDTH, "n_head": HEADS, "dtype": args.dtype, "clock": args.clock, "unit": "ms per step"}
+    case["memory_kept"] = kept
     settings = {name: attn.config.model_dump(mode="json") for name, attn in layers.items()}
     write(
         args.out,

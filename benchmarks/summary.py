@@ -150,6 +150,20 @@ def speed_table() -> Iterator[str]:
         yield f"| {case['n_layer']}x{case['n_embd']}, T={case['T']}, batch {case['B']} | {speeds} |"
 
 
+def memory_table() -> Iterator[str]:
+    """Yield the rows of the table of steps with and without kept memory."""
+    yield "| training | ms by default | ms kept | faster | peak by default | peak kept |"
+    yield "|---|---|---|---|---|---|"
+    shapes = load("train_step")["shapes"]
+    for name, found in load("kept_memory")["results"].items():
+        shape, dtype = name.split()
+        case = shapes[shape]["case"]
+        ms = [f"{found['ms'][subject]['median']:,.1f}" for subject in ("default", "kept")]
+        peaks = [f"{found['peak_bytes'][subject] / 2**20:,.0f} MiB" for subject in ("default", "kept")]
+        cells = [f"{case['n_layer']}x{case['n_embd']}, T={case['T']}, {dtype}", *ms, f"{found['faster']:.2f}x", *peaks]
+        yield f"| {' | '.join(cells)} |"
+
+
 def decode_table() -> Iterator[str]:
     """Yield the rows of the table of decoding speeds, in tokens per second."""
     result = load("decode")
@@ -194,6 +208,7 @@ def attention_table() -> Iterator[str]:
 TABLES = {
     "claims": claim_table,
     "training": speed_table,
+    "kept-memory": memory_table,
     "decoding": decode_table,
     "attention": attention_table,
     "variant-steps": variant_table,

@@ -3,7 +3,8 @@
 A step is forward, backward, clipping of the gradient norm at 1, AdamW, on random tokens. Each subject steps as its
 users do by default: vgpt through its TrainStep and fused AdamW; HF GPT-2 (sdpa attention) and litgpt with torch's
 AdamW as constructed without options and `clip_grad_norm_`. All are the same trunk: pre-norm, GELU by tanh, biases,
-tied output layer; litgpt has rotary positions instead of learned ones, and no tied weights.
+tied output layer; litgpt has rotary positions instead of learned ones, and no tied weights. Memory is handed out as by
+default for all of them; that `vgpt train` has freed memory kept makes its steps faster still (kept_memory.py).
 
     python benchmarks/train_step.py --shapes small,medium --rounds 7 --out benchmarks/results/train_step.json
 """

@@ -81,6 +81,7 @@ TABLES = {
     "decoding": (PAGES[2], results("decoding")),
     "attention": (PAGES[2], results("attention")),
     "variant-steps": (PAGES[2], results("variant-steps")),
+    "kept-memory": (PAGES[2], results("kept-memory")),
 }
 
 

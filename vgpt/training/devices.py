@@ -9,6 +9,7 @@ import torch
 
 from vgpt.errors import UsageError
 from vgpt.settings.train import SystemSettings
+from vgpt.training.allocator import keep_freed_memory
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,7 +36,7 @@ class Compute:
 
 
 def resolve(settings: SystemSettings, *, local_rank: int | None = None) -> Compute:
-    """Choose device and precision.
+    """Choose device and precision, and set this process up for them.
 
     Args:
         settings: what is asked for.
@@ -49,6 +50,8 @@ def resolve(settings: SystemSettings, *, local_rank: int | None = None) -> Compu
         device = _device(f"cuda:{local_rank}")
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings.tf32
+    if device.type == "cpu":
+        keep_freed_memory()
     if settings.dtype == "auto":
         dtype, reason = _native_dtype(device)
         return Compute(device, dtype, reason)
