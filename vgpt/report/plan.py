@@ -8,7 +8,8 @@ from typing import Any
 from vgpt.attention.plugin_record import plugin_flags
 from vgpt.errors import UsageError
 from vgpt.report.audit import condition_settings
-from vgpt.report.grouping import attention_label, seed_of
+from vgpt.report.grouping import seed_of
+from vgpt.report.labels import full_label
 from vgpt.report.terms import Term, parse_terms, with_variant_flags
 from vgpt.schema import without_credentials
 from vgpt.settings.compare import CompareConfig
@@ -130,10 +131,8 @@ def wanted_run(request: Request, term: Term, seed: int, reference: RunInfo | Non
     if seed != own_seed.train.seed:
         typed["seed"] = str(seed)
     config = load_settings(CompareConfig, _with(request.sources, {**typed, "attn": term.attn})).settings
-    settings = config.model.attn.model_dump(mode="json")
-    label = attention_label(settings.pop("kind"), settings)
-    plugins = plugin_flags(config.model.attn, config.model.n_layer)
-    return Wanted(label, seed, config, (*_arguments(request.sources, term.attn, typed), *plugins))
+    flags = (*_arguments(request.sources, term.attn, typed), *plugin_flags(config.model.attn, config.model.n_layer))
+    return Wanted(full_label(config.model.attn), seed, config, flags)
 
 
 def base_seed(request: Request, baseline_runs: Sequence[RunInfo]) -> int:

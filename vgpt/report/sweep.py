@@ -83,10 +83,9 @@ def tuned_comparison(
         at_rates: the same comparison at every rate of the grid, lowest first.
         common: the rate in the grid's middle.
         runs: all runs on record; a run that diverged is an answer, and not missing.
-        windows: finds the losses per window of a run.
+        windows: finds the losses per window of a run, which it may be asked for more than once.
         sort: order of the rows.
     """
-    windows = _remembered(windows)
     middle = at_rates[common]
     diverged = {settings_hash_of(run) for run in runs if run.status == DIVERGED}
     wanted = [run for found in at_rates.values() for run in found.missing]
@@ -188,19 +187,6 @@ def _on_report_windows(run: RunInfo, windows: Windows) -> RunInfo:
     if BITS in run.metrics and before:
         changed[BITS] = run.metrics[BITS] * loss / before  # bytes per token are those of the whole
     return replace(run, metrics={**run.metrics, **changed})
-
-
-def _remembered(windows: Windows) -> Windows:
-    """Return a reader that asks for each run once: its losses may have to come from a server."""
-    known: dict[str, WindowLosses | None] = {}
-
-    def read(run: RunInfo) -> WindowLosses | None:
-        key = run.id or run.run_id or run.run_name
-        if key not in known:
-            known[key] = windows(run)
-        return known[key]
-
-    return read
 
 
 def _report_reader(windows: Windows) -> Windows:
