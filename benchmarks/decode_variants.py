@@ -226,8 +226,8 @@ def main() -> None:
     gaps = {name: check(name, attn, DTYPES[args.dtype]) for name, attn in layers.items()}
     print("decoding / full forward, largest relative difference:", {name: f"{gap:.1g}" for name, gap in gaps.items()})
     batches = {str(batch): run(layers, batch, args) for batch in map(int, args.batches.split(","))}
-    case = {"n_embd": WIDTH, "n_head": HEADS, "dtype": args.dtype, "clock": args.clock, "unit": "ms per step"}
-    case["memory_kept"] = kept
+    sizes = {"n_embd": WIDTH, "n_head": HEADS}
+    case = {**sizes, "dtype": args.dtype, "clock": args.clock, "unit": "ms per step", "memory_kept": kept}
     settings = {name: attn.config.model_dump(mode="json") for name, attn in layers.items()}
     write(
         args.out,

@@ -3,7 +3,7 @@
 The measurement behind vgpt/training/allocator.py. Each figure is that of a fresh process, and the two take turns; steps
 and shapes are those of train_step.py.
 
-    python benchmarks/kept_memory.py --rounds 7 --out benchmarks/results/kept_memory.json
+    python benchmarks/kept_memory.py --rounds 3 --out benchmarks/results/kept_memory.json
 """
 
 import argparse
@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Callable
 
 import torch
@@ -41,9 +40,8 @@ def child(subject: str, shape: str, dtype: str, steps: int) -> None:
     print(json.dumps({"ms": statistics.median(times[WARM:]), "peak": peak_resident()}))
 
 
-def measured(subject: str, shape: str, dtype: str, seconds: float, peaks: list[int]) -> Callable[[], float]:
+def measured(subject: str, shape: str, dtype: str, steps: int, peaks: list[int]) -> Callable[[], float]:
     """Return a measurement in a process of its own; it notes the peak."""
-    steps = max(3, round(CASES[shape].steps * seconds))
 
     def measure() -> float:
         words = [sys.executable, __file__, "--child", subject, shape, dtype, str(steps)]
@@ -76,9 +74,10 @@ def main() -> None:
     table: dict[str, dict] = {}
     for shape in args.shapes.split(","):
         for dtype in args.dtypes.split(","):
-            peaks: dict[str, list[int]] = defaultdict(list)
+            peaks: dict[str, list[int]] = {name: [] for name in SUBJECTS}
+            steps = max(3, round(CASES[shape].steps * args.length))
             figures = interleave(
-                {name: measured(name, shape, dtype, args.length, peaks[name]) for name in SUBJECTS}, args.rounds
+                {name: measured(name, shape, dtype, steps, peaks[name]) for name in SUBJECTS}, args.rounds
             )
             faster = paired_ratio(figures["default"], figures["kept"])
             memory = {name: statistics.median(values) for name, values in peaks.items()}

@@ -39,7 +39,7 @@ def ways(batch: int, keys: int, width: int, dtype: torch.dtype) -> dict[str, Cal
         v, front = k, k if dtype is torch.bfloat16 else k[..., :LATENT]
     both = {
         "products": lambda: _by_products(q, k, front, None, None, None, None, None),
-        "fused": lambda: _fused(q[:, :, 0], k, v, None, min(HEADS, torch.get_num_threads()), None)[:, :, None],
+        "fused": lambda: _fused(q[:, :, 0], k, v, keys, min(HEADS, torch.get_num_threads()), None)[:, :, None],
     }
     wide = min(front.shape[-1], LATENT)
     gap = float((both["products"]()[..., :wide] - both["fused"]()[..., :wide]).abs().max())

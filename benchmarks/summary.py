@@ -49,12 +49,16 @@ def load(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def shape_of(case: dict[str, Any]) -> str:
+    return f"{case['n_layer']}x{case['n_embd']}, T={case['T']}"
+
+
 def train_claims() -> Iterator[Claim]:
     shapes = load("train_step")["shapes"]
     targets = [("vgpt fp32", "hf fp32", 1.15), ("vgpt bf16", "hf bf16", 1.3)]
     for name, found in shapes.items():
         case = found["case"]
-        shape = f"{case['n_layer']}x{case['n_embd']}, T={case['T']}"
+        shape = shape_of(case)
         pairs = [*targets, ("vgpt bf16", "hf fp32", 2.0)] if name == "medium" else targets
         for ours, theirs, target in pairs:
             text = f"training step, {shape}: {ours} / {theirs}"
@@ -147,7 +151,7 @@ def speed_table() -> Iterator[str]:
     for found in shapes.values():
         case = found["case"]
         speeds = " | ".join(f"{found['figures'][name]['median']:,.0f}" for name in names)
-        yield f"| {case['n_layer']}x{case['n_embd']}, T={case['T']}, batch {case['B']} | {speeds} |"
+        yield f"| {shape_of(case)}, batch {case['B']} | {speeds} |"
 
 
 def memory_table() -> Iterator[str]:
@@ -157,10 +161,9 @@ def memory_table() -> Iterator[str]:
     shapes = load("train_step")["shapes"]
     for name, found in load("kept_memory")["results"].items():
         shape, dtype = name.split()
-        case = shapes[shape]["case"]
         ms = [f"{found['ms'][subject]['median']:,.1f}" for subject in ("default", "kept")]
         peaks = [f"{found['peak_bytes'][subject] / 2**20:,.0f} MiB" for subject in ("default", "kept")]
-        cells = [f"{case['n_layer']}x{case['n_embd']}, T={case['T']}, {dtype}", *ms, f"{found['faster']:.2f}x", *peaks]
+        cells = [f"{shape_of(shapes[shape]['case'])}, {dtype}", *ms, f"{found['faster']:.2f}x", *peaks]
         yield f"| {' | '.join(cells)} |"
 
 

@@ -9,7 +9,7 @@ from vgpt.attention.one_query import _parts, one_query, one_query_to_rows
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize(("groups", "parts"), [(1, 0), (1, 2), (1, 12), (2, 0), (2, 3), (4, 3)])
+@pytest.mark.parametrize(("groups", "parts"), [(1, 0), (1, 2), (1, 12), (2, 0), (2, 3), (4, 0), (4, 3)])
 @pytest.mark.parametrize("live", [None, 1, 40])
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_each_way_is_the_textbook_formula_with_gradients(noise, monkeypatch, batch, groups, parts, live, scale):

@@ -56,9 +56,9 @@ def one_query(
     if Dv == D and q.device.type == "cpu" and bias is None and sinks is None and slopes is None:
         parts = _parts(B * G, H // G, S, q.dtype, torch.get_num_threads())
         if parts:
-            keys = k.reshape(B * G, 1, S, D)
-            values = keys if v is k else v.reshape(B * G, 1, S, D)
-            return _fused(q.reshape(B * G, H // G, D), keys, values, live, parts, scale).view(B, H, 1, D)
+            keys, values = (x.reshape(B * G, 1, S, D) for x in (k, v))
+            seen = S if live is None else live
+            return _fused(q.reshape(B * G, H // G, D), keys, values, seen, parts, scale).view(B, H, 1, D)
     return _by_products(q, k, v, live, bias, scale, sinks, slopes)
 
 
@@ -107,10 +107,9 @@ def _parts(entries: int, fold: int, keys: int, dtype: torch.dtype, threads: int)
     )
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, live: int | None, parts: int, scale: float | None) -> Tensor:
+def _fused(q: Tensor, k: Tensor, v: Tensor, live: int, parts: int, scale: float | None) -> Tensor:
     """Attend with groups of queries (entries, fold, D) to keys and values (entries, 1, S, D); as the queries."""
     entries, fold, D = q.shape
-    live = k.shape[2] if live is None else live
     keys = k.narrow(2, 0, live).expand(-1, parts, -1, -1)
     values = keys if v is k else v.narrow(2, 0, live).expand(-1, parts, -1, -1)
     split = q.view(entries, parts, fold // parts, D)
