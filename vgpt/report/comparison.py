@@ -129,7 +129,7 @@ def compare(
     if rows and terms and not _belongs(rows[0], terms[0]):
         draft.remarks.append(f"{terms[0].text} has no run to show; differences are against {rows[0].label}")
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
-    options, audited = request.settings.compare, audit(rows)
+    options, audited = request.settings.compare, audit(rows, recorded=runs)
     return Comparison(
         rows=tuple(rows),
         audit=audited,

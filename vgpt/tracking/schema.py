@@ -42,6 +42,7 @@ SUMMARY_METRICS: dict[str, str] = {
     "kv/bytes_measured": "cache size at block_size tokens as measured from its tensors, bytes",
     "perf/decode_seconds": "seconds of a cached decoding step up to block_size tokens, one sequence; median",
     "memory/peak_bytes": "peak memory of training, bytes",
+    "start/attention_rms": "root mean square of what attention layers add to the residual stream before training",
     "train/steps": "optimizer steps taken",
     "train/skipped_steps": "updates left out because the gradient was not finite",
     "train/tokens": "tokens trained on",
@@ -57,6 +58,11 @@ TAG_STATUS = "vgpt.status"
 TAG_KIND = "vgpt.kind"
 TAG_COMPARED = "vgpt.compared"
 TAG_GROUP = "vgpt.group"
+TAG_SEAL = "vgpt.seal"
+TAG_SEALED = "vgpt.sealed_metrics"
+
+THEN = " then "
+"""Stands between the values of a tag that changed while a run was trained by several processes, one after another."""
 
 KIND_COMPARISON, KIND_STUDY = "comparison", "study"
 
@@ -81,7 +87,24 @@ TAGS: dict[str, str] = {
     "vgpt.init_digest": "SHA-256 of the weights that the run began with, where they were not random",
     "vgpt.forked_from": "checkpoint of another run that the run goes on from, with its whole state",
     "vgpt.eval_windows": "number, length and hash of the fixed evaluation windows",
-    "vgpt.git": "commit of the working tree, with -dirty where it was changed",
+    "vgpt.positions": "what tells the attention layers where tokens are, as the variant itself says",
+    "vgpt.overlap": "share of pieces of the evaluation windows that stand in the training text too",
+    "vgpt.plugins": "SHA-256 of the plug-in file of each variant that comes from one, as JSON",
+    "vgpt.source": "digest of the source files of vgpt that decide a result",
+    "vgpt.replaced": "functions of vgpt that other code has replaced at run time; nothing",
+    "vgpt.start": "digest of the random first weights outside of attention and MLPs",
+    "vgpt.start_mlp": "digest of the random first weights of the MLPs",
+    "vgpt.batches": "chained hash of all training batches",
+    "vgpt.numpy": "version of numpy",
+    "vgpt.cpu_capability": "instruction set of torch's own CPU kernels",
+    "vgpt.threads": "threads of torch within one operation",
+    "vgpt.allocator": "environment variables that choose or tune the allocator; default",
+    "vgpt.kernels": "environment variables that choose kernels of matrix products; default",
+    TAG_SEAL: "digest of params, tags and final metrics, made when the run finished",
+    TAG_SEALED: "names of the metrics under the seal",
+    "vgpt.journal": "SHA-256 of metrics.jsonl when the run finished",
+    "vgpt.windows": "SHA-256 of val_windows.json when the run finished",
+    "vgpt.git": "commit of the working tree, with + where it was changed",
     "vgpt.version": "version of vgpt",
     "vgpt.torch": "version of torch",
     "vgpt.device": "device trained on",

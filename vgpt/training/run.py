@@ -41,9 +41,11 @@ from vgpt.training.files import sweep, write_json
 from vgpt.training.fork import fork_run
 from vgpt.training.hardware import Peak, peak_flops
 from vgpt.training.optimizer import build_optimizer
+from vgpt.training.provenance import note_facts
 from vgpt.training.record import open_record, record_windows
 from vgpt.training.replica import build_replica
 from vgpt.training.source import open_source
+from vgpt.training.start import ATTENTION_RMS, measure_start
 from vgpt.training.stopping import StopRequest
 from vgpt.training.summary import read_summary, summarise
 from vgpt.training.trainer import Costs, Trainer
@@ -63,16 +65,20 @@ class RunResult:
     summary: dict[str, float]
 
 
-def load_data(place: str, progress: DataProgress | None = None) -> Dataset:
+def load_data(place: str, progress: DataProgress | None = None, *, verify: bool = False) -> Dataset:
     """Open a prepared directory, or the built-in demo corpus, which is prepared at first use.
+
+    Args:
+        place: the directory, or "demo".
+        progress: hears how the demo is prepared.
+        verify: read all of the token files and hold them against the digests of their manifest.
 
     Raises:
         DataError: nothing there, or damaged.
     """
     if place == DEMO:
         prepare_demo(DEMO_DIRECTORY, progress=progress)
-        return open_dataset(DEMO_DIRECTORY)
-    return open_dataset(Path(place))
+    return open_dataset(DEMO_DIRECTORY if place == DEMO else Path(place), verify=verify)
 
 
 def train_run(
@@ -108,7 +114,8 @@ def train_run(
 
 def _as_one_of_many(config: TrainConfig, display: Display, compute: Compute, world: World) -> RunResult:
     world.wait()
-    data = load_data(config.train.data)
+    # The digest that comparisons rely on is the manifest's: a run holds the files to it.
+    data = load_data(config.train.data, verify=world.main)
     if world.main:
         sweep(config.directory / "ckpt")
     world.wait()
@@ -217,8 +224,11 @@ def _train(
                 # Of the last step, which training has just made.
                 final = trainer.last_evaluation or trainer.evaluation()
                 summary = summarise(trainer, final, compute, peak)
+                if ATTENTION_RMS in trainer.state.start:
+                    summary[ATTENTION_RMS] = float(trainer.state.start[ATTENTION_RMS])
                 if world.main:
                     record_windows(config, evaluator, final, trainer.state.step, trainer.tracker, display.say)
+                    trainer.tracker.tag({"vgpt.batches": trainer.state.batch_hash})
         except DivergedError:
             status = "diverged"
             raise
@@ -249,6 +259,10 @@ def _trainer(
     """Build what trains, from the beginning or from a checkpoint, and open its record."""
     train = config.train
     model, state = _model(config, data, checkpoint, display)
+    if world.main:
+        note_facts(state, compute)
+        if state.step == 0 and not state.init_digest:
+            state.start = measure_start(model, torch.from_numpy(evaluator.rows[:, :-1].astype("int64")))
     model.to(compute.device)
     model.recompute = config.system.recompute
     if config.system.compile:

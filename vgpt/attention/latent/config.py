@@ -74,12 +74,18 @@ class MLAConfig(SoftmaxConfig):
             faults.append("--qk-rope-head-dim 0 leaves --pos rope nothing to rotate; use an even width, or --pos none")
         return faults
 
-    def confounds(self, shape: Shape) -> list[str]:
-        """Beside learned positions, the rotary part is a second source of positions that no other variant has."""
+    def effective_positions(self, shape: Shape) -> str:
+        """Beside learned positions, the rotary part is a second source of positions that other variants lack."""
         rope = self.rope_dim(shape)
-        if shape.pos != "learned" or not rope:
+        return f"learned+rope:{rope}" if shape.pos == "learned" and rope else shape.pos
+
+    def confounds(self, shape: Shape) -> list[str]:
+        """Rotary positions act on a part of each head here (DeepSeek-V2, equations 14-17), elsewhere on all of it."""
+        rope = self.rope_dim(shape)
+        if shape.pos == "alibi" or not rope:
             return []
-        return [f"rotary positions in {rope} features per head beside the learned ones (--qk-rope-head-dim)"]
+        beside = " beside the learned ones" if shape.pos == "learned" else ""
+        return [f"rotary positions in {rope} of {self.qk_dim(shape)} features per head{beside} (--qk-rope-head-dim)"]
 
     def matmul_params(self, shape: Shape) -> int:
         """Queries, latent and shared rotary key, keys and values from the latent, output; and the output gate."""
