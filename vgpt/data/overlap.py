@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-PIECE = 32
+PIECE = 64
 """Tokens of a piece: shorter ones recur in any language, longer ones would miss texts that were cut otherwise."""
-NOTABLE = 0.05
+NOTABLE = 0.1
 """Share from which reports name the overlap; boilerplate such as licenses stays below it in most corpora."""
 
 _MOST_PIECES = 8_192
@@ -42,17 +42,18 @@ def share_of(text: str) -> float:
         return 0.0
 
 
-def find_overlap(windows: np.ndarray, train: np.ndarray) -> Overlap:
-    """Look for the pieces of validation windows anywhere in the training tokens.
+def find_overlap(val: np.ndarray, train: np.ndarray) -> Overlap:
+    """Look for pieces of the validation text anywhere in the training text.
 
     Args:
-        windows: token ids (N, T) of validation text; each gives T // `PIECE` pieces, the first 8,192 of all are used.
+        val: flat validation tokens; of more than 8,192 pieces that many are looked for, evenly spread.
         train: flat training tokens, perhaps mapped from a file; of more than 2^27 an even sample of blocks is read.
     """
-    width = windows.shape[1] - windows.shape[1] % PIECE
-    pieces = np.asarray(windows[: -(-_MOST_PIECES * PIECE // max(width, 1)), :width]).reshape(-1, PIECE)[:_MOST_PIECES]
-    if not len(pieces):
+    count = min(len(val) // PIECE, _MOST_PIECES)
+    if not count:
         return Overlap(0, 0)
+    starts = np.linspace(0, len(val) - PIECE, count).astype(np.int64)
+    pieces = np.asarray(val)[starts[:, None] + np.arange(PIECE)]
     wanted = _rolling(pieces.ravel())[::PIECE]
     known = np.unique(wanted)
     present = np.zeros(len(known), dtype=bool)
@@ -65,7 +66,7 @@ def find_overlap(windows: np.ndarray, train: np.ndarray) -> Overlap:
         places = np.minimum(np.searchsorted(known, likely), len(known) - 1)
         present[places[known[places] == likely]] = True
     found = int(present[np.searchsorted(known, wanted)].sum())
-    return Overlap(found, len(pieces), complete)
+    return Overlap(found, count, complete)
 
 
 def _rolling(tokens: np.ndarray) -> np.ndarray:

@@ -17,11 +17,13 @@ from vgpt.tracking.journal import METRICS_FILE
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.record import SUMMARY_FILE
 from vgpt.tracking.schema import (
+    SEALED_SINCE,
     TAG_COMPARED,
     TAG_GROUP,
     TAG_ID,
     TAG_KIND,
     TAG_RUN_DIR,
+    TAG_SCHEMA,
     TAG_SEAL,
     TAG_SEALED,
     TAG_STATUS,
@@ -72,6 +74,8 @@ def is_sealed(run: RunInfo) -> bool:
 def faults_of(run: RunInfo) -> list[str]:
     """Return how a finished run's record contradicts itself, in words; empty where it does not, as far as it tells."""
     found = list(run.conflicts)
+    if not is_sealed(run) and _version(run) >= SEALED_SINCE:
+        found.append("it is called finished, and carries no seal")
     if is_sealed(run) and not found:
         names = [name for name in run.tags.get(TAG_SEALED, "").split(",") if name]
         metrics = {name: run.metrics.get(name, math.nan) for name in names}
@@ -123,6 +127,11 @@ def _faults_in(directory: Path, run: RunInfo) -> list[str]:
         if abs(mean - loss) > _ROUNDING * abs(loss):
             found.append(f"{_LOSS} is {loss:.6f}, and the mean of its windows {mean:.6f}")
     return found
+
+
+def _version(run: RunInfo) -> int:
+    version = run.tags.get(TAG_SCHEMA, "")
+    return int(version) if version.isdecimal() else 0
 
 
 def _read(path: Path) -> bytes:

@@ -5,7 +5,9 @@ Metrics, tags and artifacts are listed below. MLflow and the local journal use t
 `SCHEMA_VERSION` keeps its meaning; a change of meaning raises the number.
 """
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+SEALED_SINCE = 2
+"""From this version on every finished run carries a seal."""
 
 HISTORY_METRICS: dict[str, str] = {
     "train/loss": "mean cross-entropy of the step's batch, nats per token",
@@ -88,7 +90,7 @@ TAGS: dict[str, str] = {
     "vgpt.forked_from": "checkpoint of another run that the run goes on from, with its whole state",
     "vgpt.eval_windows": "number, length and hash of the fixed evaluation windows",
     "vgpt.positions": "what tells the attention layers where tokens are, as the variant itself says",
-    "vgpt.overlap": "share of pieces of the evaluation windows that stand in the training text too",
+    "vgpt.overlap": "share of pieces of the validation text that stand in the training text too",
     "vgpt.plugins": "SHA-256 of the plug-in file of each variant that comes from one, as JSON",
     "vgpt.source": "digest of the source files of vgpt that decide a result",
     "vgpt.replaced": "functions of vgpt that other code has replaced at run time; nothing",

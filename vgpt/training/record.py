@@ -54,7 +54,7 @@ def open_record(
         "vgpt.data_digest": data.manifest.digest,
         "vgpt.tokenizer": data.tokenizer.fingerprint,
         "vgpt.eval_windows": conditions["eval_windows"],
-        "vgpt.overlap": str(find_overlap(evaluator.rows, data.train.tokens)),
+        "vgpt.overlap": str(find_overlap(data.val.tokens, data.train.tokens)),
         "vgpt.positions": positions_of(
             [config.model.attn.at(i) for i in range(config.model.n_layer)], config.model.shape
         ),

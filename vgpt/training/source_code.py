@@ -15,6 +15,18 @@ import vgpt
 ROOMS = ("attention", "data", "evaluation", "files", "model", "settings", "text", "training")
 """Rooms whose code decides what is learned and measured; tables, commands and records may change between runs."""
 
+_WATCHED = (
+    "torch.optim.adam",
+    "torch.optim.adamw",
+    "torch.optim.optimizer",
+    "torch.nn.functional",
+    "torch.nn.init",
+    "torch.nn.modules.linear",
+    "torch.nn.modules.sparse",
+    "torch.nn.modules.normalization",
+)
+"""Modules of torch that every run computes with."""
+_STANDARD = str(Path(inspect.__file__).parent)
 _PASSED_OVER = ("conformance",)
 _MOST_NAMED = 5
 
@@ -36,14 +48,31 @@ def replaced_functions() -> str:
     """Return the functions of vgpt's loaded modules that other code has replaced, as text; empty where there are none.
 
     A plug-in may register variants; one that changes how the backbone starts or steps makes another experiment. A
-    function counts as replaced where its code is from a file outside of vgpt. What is changed in torch itself, or
-    written into vgpt's own files (see `source_digest`), does not show here.
+    function counts as replaced where its code is from a file outside of vgpt; so does one of the optimizer, of layers
+    and of `torch.nn.functional` with code from outside of torch. What is written into files does not show here: for
+    those of vgpt see `source_digest`.
     """
     root = str(Path(vgpt.__file__).parent)
+    foreign = list(_replaced_in_torch())
     modules = {name: module for name, module in sorted(sys.modules.items()) if _is_ours(name, module, root)}
-    found = [place for name, module in modules.items() for place in _foreign(name, module, root)]
+    found = foreign + [place for name, module in modules.items() for place in _foreign(name, module, root)]
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     return ", ".join(found[:_MOST_NAMED]) + more
+
+
+def _replaced_in_torch() -> Iterator[str]:
+    torch = sys.modules.get("torch")
+    root = str(Path(str(getattr(torch, "__file__", ""))).parent)
+    for name in _WATCHED:
+        if (module := sys.modules.get(name)) is None:
+            continue
+        places = {f"{name}.{key}": value for key, value in vars(module).items()}
+        classes = [value for value in places.values() if isinstance(value, type) and value.__module__ == name]
+        places |= {f"{name}.{one.__qualname__}.{key}": member for one in classes for key, member in vars(one).items()}
+        for place, value in places.items():
+            code = getattr(inspect.unwrap(value) if isinstance(value, FunctionType) else None, "__code__", None)
+            if code is not None and not code.co_filename.startswith((root, _STANDARD, "<")):
+                yield place
 
 
 def _is_ours(name: str, module: ModuleType | None, root: str) -> bool:
