@@ -62,6 +62,7 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
         "metrics": {name: _metric(comparison, row, name) for name in names},
         "statistics": _statistics(statistics),
         "budget": _budget(comparison, row),
+        "unequal_point": comparison.unequal_points.get(row.label),
         "at_milestone": [standing_json(one) for one in comparison.standings.get(row.label, ())] or None,
         "runs": [
             {
