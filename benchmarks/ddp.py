@@ -48,7 +48,7 @@ def measured(place: Path, args: argparse.Namespace, words: tuple[str, ...]) -> C
         budget = ("--batch-size", args.batch, "--max-steps", args.steps, "--eval-windows", "8")
         rest = ("--data", "data", "--device", "cpu", "--dtype", "float32", "--tracker", "journal", "--json")
         told = command(place, "train", "--run-name", name, *map(str, (*shape, *budget, *rest)), *words)
-        return json.loads(told)["perf/tokens_per_second"]
+        return json.loads(told)["speed/tokens_per_second"]
 
     return measure
 

@@ -5,6 +5,7 @@ import pytest
 from vgpt.errors import SettingsError, UsageError
 from vgpt.report.agenda import make_agenda
 from vgpt.report.expected import Paces
+from vgpt.report.reproduce import study_command
 from vgpt.report.study import make_study
 from vgpt.settings.loader import Sources
 from vgpt.settings.presets import preset_directory
@@ -136,3 +137,63 @@ def test_a_file_that_is_none_is_refused(tmp_path, text):
 def test_the_packaged_study_is_sound():
     found = make_study([], Sources(command_line={"study": str(Path(preset_directory()) / "studies" / "demo.toml")}))
     assert len(found.parts) == 4
+
+
+def test_positions_are_an_axis_whose_values_are_checked(study):
+    text = 'name = "s"\nvariants = ["mha", "mqa"]\npreset = "demo"\npos = ["learned", "rope"]\nlr = [0.1, 0.2]\n'
+    found = study(text)
+    assert [part.values for part in found.parts] == [
+        {"lr": lr, "pos": pos} for lr in ("0.1", "0.2") for pos in ("learned", "rope")
+    ]
+    assert [part.request.settings.model.pos for part in found.parts] == ["learned", "rope"] * 2
+    with pytest.raises(SettingsError, match=r"pos\.1 = 'rop': Input should be 'learned', 'rope', 'none' or 'alibi'"):
+        study('name = "s"\nvariants = ["mha"]\npos = ["rope", "rop"]\n')
+
+
+def test_a_list_of_values_on_the_command_line_is_a_study_without_a_file():
+    typed = {"pos": "learned, rope", "lr": "1e-3,2e-3", "seeds": "3", "n_kv_head": "4"}
+    found = make_study(["mha", "gqa"], Sources(command_line=typed))
+    assert [part.title for part in found.parts] == [
+        f"lr = {lr}, pos = {pos}" for lr in ("1e-3", "2e-3") for pos in ("learned", "rope")
+    ]
+    assert [part.request.settings.model.pos for part in found.parts] == ["learned", "rope"] * 2
+    assert [part.request.settings.train.lr for part in found.parts] == [0.001, 0.001, 0.002, 0.002]
+    assert all(part.request.settings.compare.seeds == 3 for part in found.parts)
+    assert found.divided
+    assert study_command(found) == ("vgpt compare mha gqa --n-kv-head 4 --pos 'learned, rope' --lr 1e-3,2e-3 --seeds 3")
+
+
+def test_the_runs_that_a_list_asks_for_are_those_that_single_flags_ask_for():
+    found = make_study(["mha", "mqa"], Sources(command_line={"pos": "learned,rope"}))
+    wanted = [[run.config.settings_hash for run in part.answer([]).missing] for part in found.parts]
+    for pos, hashes in zip(("learned", "rope"), wanted, strict=True):
+        (single,) = make_study(["mha", "mqa"], Sources(command_line={"pos": pos})).parts
+        assert [run.config.settings_hash for run in single.answer([]).missing] == hashes
+    assert len({one for hashes in wanted for one in hashes}) == 4
+
+
+def test_a_list_on_the_command_line_goes_before_the_files_axis(study):
+    found = study(STUDY, lr="0.1,0.3")
+    assert [part.title for part in found.parts] == [
+        f"match = {rule}, lr = {lr}" for rule in ("none", "params") for lr in ("0.1", "0.3")
+    ]
+    assert study(STUDY, pos="rope,none").parts[1].values == {"match": "none", "lr": "0.001", "pos": "none"}
+
+
+@pytest.mark.parametrize(("text", "said"), [("rope,rope", "names a value twice"), (",", "names no value")])
+def test_a_list_that_says_nothing_is_refused(text, said):
+    with pytest.raises(UsageError, match=f"--pos '{text}' {said}"):
+        make_study(["mha"], Sources(command_line={"pos": text}))
+
+
+def test_a_wrong_value_in_a_list_is_named():
+    with pytest.raises(SettingsError, match="--pos = 'rop'"):
+        make_study(["mha"], Sources(command_line={"pos": "rope,rop"}))
+
+
+def test_the_packaged_study_of_positions_is_sound():
+    place = Path(preset_directory()) / "studies" / "positions.toml"
+    found = make_study([], Sources(command_line={"study": str(place)}))
+    assert [part.request.settings.model.pos for part in found.parts] == ["rope", "learned"]
+    agenda = make_agenda([part.answer([]) for part in found.parts], Paces([]))
+    assert [item.missing for item in agenda.items] == [6] * 7

@@ -180,7 +180,7 @@ def test_the_loss_goes_down_and_the_record_is_complete(settings):
     assert summary["val/loss"] < first - 0.5
     assert summary["kv/bytes_measured"] == summary["kv/bytes_at_context"] == 2 * 2 * 8 * 16 * 4
     assert summary["train/tokens"] == 60 * 4 * 16
-    assert 0 < summary["perf/mfu"] < summary["perf/mfu_palm"] < 1
+    assert 0 < summary["speed/mfu"] < summary["speed/mfu_palm"] < 1
 
 
 def test_a_run_in_use_is_refused(settings):

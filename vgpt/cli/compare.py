@@ -58,6 +58,7 @@ def compare_runs(
     """Lay variants side by side: loss, cost and cache, with what is equal and what is not.
 
     With a preset or any setting of the runs, the runs of exactly those settings are shown; without, the newest ones.
+    A list of values for --pos, --lr, --match or --max-tokens makes a comparison for each: --pos learned,rope.
     """
     study = make_study(terms or [], sources)
     stdout = chosen_format(json=json, csv=csv, markdown=markdown, latex=latex)

@@ -23,6 +23,7 @@ from vgpt.report.html.page import Section, as_html, save_html
 from vgpt.report.names import row_names
 from vgpt.report.plan import Request
 from vgpt.report.reproduce import study_command
+from vgpt.report.signs import signs_json, signs_table
 from vgpt.report.sparklines import curves_table
 from vgpt.report.study import Answered, Study
 from vgpt.report.tables import tables
@@ -96,9 +97,11 @@ class Views:
             self.stdout(study, answers)
         for answer in answers:
             self._tell(study, answer, histories)
-        told = [answer for answer in answers if answer.comparison.rows]
-        if told and (self.plot or self.html or self.log):
-            self._draw(study, told, histories)
+        if self.stdout is None:
+            for part in signs_table(answers):
+                out().print(part, soft_wrap=False)
+        if _told(answers) and (self.plot or self.html or self.log):
+            self._draw(study, answers, histories)
         mention_failure(histories)
 
     def _tell(self, study: Study, answer: Answered, histories: HistoryReader) -> None:
@@ -110,7 +113,7 @@ class Views:
                     warn(line.plain.strip())
             return
         parts = compact_table(comparison, columns) if columns else tables(comparison)
-        if study.name and parts:
+        if study.divided and parts:
             out().rule(Text(": ".join(filter(None, [study.name, answer.part.title]))))
         if self.curves and comparison.rows:
             parts = [*parts, *curves_table(comparison, histories)]
@@ -120,14 +123,16 @@ class Views:
     def _draw(self, study: Study, answers: Sequence[Answered], histories: HistoryReader) -> None:
         sections = [
             Section(answer.comparison, _figures_of(answer, histories, self.windows), answer.part.title)
-            for answer in answers
+            for answer in _told(answers)
         ]
         if self.plot is not None:
             for path in save_figures([figure for section in sections for figure in section.figures], self.plot):
                 say(f"wrote {path}")
         page = ""
         if self.html is not None or self.log:
-            page = as_html(sections, name=study.name, command=study_command(study), made=time.time())
+            page = as_html(
+                sections, name=study.name, command=study_command(study), made=time.time(), closing=signs_table(answers)
+            )
         if self.html is not None:
             save_html(page, self.html)
             say(f"wrote {self.html}")
@@ -147,7 +152,7 @@ def _log(study: Study, answers: Sequence[Answered], sections: Sequence[Section],
     figures = [figure for section in sections for figure in section.figures]
     files = {f"{one.name}.png": as_png(one) for one in figures}
     files |= {f"{one.name}.svg": as_svg(one).encode() for one in figures}
-    files |= {"report.html": page.encode(), "comparison.csv": study_as_csv(_tables_of(answers)).encode()}
+    files |= {"report.html": page.encode(), "comparison.csv": study_as_csv(_tables_of(_told(answers))).encode()}
     files["comparison.json"] = json.dumps(_json_of(study, answers), indent=1, allow_nan=False).encode()
     names = dict.fromkeys(name for one in comparisons for name in row_names(one.rows).values())
     compared = [one.run_id for found in comparisons for row in found.rows for one in row.runs if one.run_id]
@@ -165,15 +170,20 @@ def _log(study: Study, answers: Sequence[Answered], sections: Sequence[Section],
         say(f"logged as run {run_id} of experiment {run.experiment!r}")
 
 
+def _told(answers: Sequence[Answered]) -> list[Answered]:
+    """Return the parts that have anything to show."""
+    return [answer for answer in answers if answer.comparison.rows]
+
+
 def _tables_of(answers: Sequence[Answered]) -> list[tuple[Mapping[str, str], Comparison]]:
     return [(answer.part.values, answer.comparison) for answer in answers]
 
 
 def _json_of(study: Study, answers: Sequence[Answered]) -> Any:
-    if not study.name:
+    if not study.divided:
         return as_json(answers[0].comparison)
     parts = [{"values": dict(one.part.values), **as_json(one.comparison)} for one in answers]
-    return {"study": study.name, "parts": parts}
+    return {"study": study.name or None, "parts": parts, "signs": signs_json(answers)}
 
 
 def _columns_json(comparison: Comparison, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -196,7 +206,7 @@ def _write_json(study: Study, answers: Sequence[Answered]) -> None:
 
 
 def _write_csv(study: Study, answers: Sequence[Answered]) -> None:
-    if told := [one for one in answers if one.comparison.rows]:
+    if told := _told(answers):
         print_text(study_as_csv(_tables_of(told), _columns_of(study)))
 
 

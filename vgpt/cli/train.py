@@ -9,6 +9,7 @@ from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import VgptError
 from vgpt.settings.loader import Loaded
 from vgpt.settings.train import TrainConfig
+from vgpt.tracking.speed import recorded_speed
 
 if TYPE_CHECKING:
     from vgpt.training.run import RunResult
@@ -72,7 +73,7 @@ def _print(result: "RunResult", *, as_json: bool) -> None:
             ("validation loss", f"{figures['val/loss']:.4f} ± {figures['val/loss_se']:.4f} (evaluation noise)"),
             ("bits per byte", f"{figures['val/bits_per_byte']:.4f}"),
             ("perplexity", f"{figures['val/perplexity']:.2f}"),
-            ("tokens/s", f"{figures['perf/tokens_per_second']:,.0f}"),
+            ("tokens/s", f"{recorded_speed(figures)[0]:,.0f} (from logs)"),
             ("next", f"vgpt sample {result.name}   |   vgpt compare"),
         ]
         out().print(key_values("", rows))

@@ -11,6 +11,7 @@ from vgpt.report.differences import RowStatistics
 from vgpt.report.grouping import Row, seed_of
 from vgpt.report.matched import budget_of
 from vgpt.report.numbers import cache_disagrees, change, stat
+from vgpt.report.speed_table import speed_json
 from vgpt.report.standings import standing_json
 from vgpt.report.sweep_table import sweep_json
 
@@ -63,7 +64,9 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
         "kv_measured_equals_analytic": not cache_disagrees(row),
         "metrics": {name: _metric(comparison, row, name) for name in names},
         "statistics": _statistics(statistics),
+        "speed": speed_json(row, comparison.rows),
         "budget": _budget(comparison, row),
+        "unequal_point": comparison.unequal_points.get(row.label),
         "at_milestone": [standing_json(one) for one in comparison.standings.get(row.label, ())] or None,
         "runs": [
             {

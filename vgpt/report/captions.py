@@ -1,4 +1,4 @@
-"""What stands below the tables: which noise the numbers carry, which peak MFU is of, whether conditions are equal."""
+"""What stands below the tables: which noise the numbers carry, what memory is of, whether conditions are equal."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -8,8 +8,7 @@ from vgpt.report.audit import Audit
 from vgpt.report.comparison import Comparison
 from vgpt.report.confounds import confounds
 from vgpt.report.grouping import Row
-
-_PEAKS = {"published": "the device's published peak", "measured": "a peak measured by a short matrix product"}
+from vgpt.report.numbers import of_process
 
 _FACTS = {
     "n_layer": "{} layers",
@@ -40,15 +39,11 @@ def noise_caption(rows: Sequence[Row]) -> Text:
     return text
 
 
-def peak_caption(rows: Sequence[Row]) -> Text:
-    """Say what MFU is a share of: it never comes from an unnamed peak."""
-    sources = {row.title: _peaks(row) for row in rows}
-    text = Text("MFU counts the variant's own FLOPs, MFU PaLM by the formula of other papers; of ", style="dim")
-    if len(set(sources.values())) == 1:
-        text.append(f"{next(iter(sources.values()))}.")
-    else:
-        text.append("; ".join(f"{source} for {label}" for label, source in sources.items()) + ".")
-    return text
+def memory_caption(rows: Sequence[Row]) -> list[Text]:
+    """Say where memory is not that of training alone."""
+    if not any(of_process(row) for row in rows):
+        return []
+    return [Text("* of the whole process, imports and evaluations included: that of steps is not recorded.", "dim")]
 
 
 def audit_lines(audit: Audit) -> list[Text]:
@@ -94,11 +89,6 @@ def _shared(values: Mapping[str, str]) -> str:
     tokens = values.get("tokens", "")
     known = {**values, "tokens": f"{int(tokens):,}" if tokens.isdecimal() else tokens}
     return ", ".join(words.format(known[name]) for name, words in _FACTS.items() if known.get(name))
-
-
-def _peaks(row: Row) -> str:
-    found = {run.tags.get("vgpt.peak_source", "") for run in row.runs}
-    return " and ".join(sorted(_PEAKS.get(source, "a peak that is not recorded") for source in found))
 
 
 def _seeds(row: Row) -> str:

@@ -11,6 +11,7 @@ from vgpt.report.differences import Difference, RowStatistics
 from vgpt.report.flags import flags
 from vgpt.report.grouping import Row
 from vgpt.report.numbers import DASH, cache_disagrees, relative_change, stat
+from vgpt.report.speeds import PALM_FLOPS, RowSpeed, SpeedChange, row_speed, speed_change, utilisation
 from vgpt.report.statistics import Interval, TTest
 
 Value = float | str | None
@@ -120,6 +121,14 @@ def _test(read: Callable[[TTest], Value]) -> Callable[[Place], Value]:
     return _difference(lambda one: None if one.test is None else read(one.test))
 
 
+def _speed(read: Callable[[RowSpeed], Value]) -> Callable[[Place], Value]:
+    return lambda at: None if (found := row_speed(at.row)) is None else read(found)
+
+
+def _speed_change(read: Callable[[SpeedChange], Value]) -> Callable[[Place], Value]:
+    return lambda at: None if at.row is at.baseline else read(speed_change(at.row, at.baseline))
+
+
 def _kv_at(at: Place) -> Value:
     return cache_bytes_at(at.row.runs[0], at.comparison.kv_at)
 
@@ -159,11 +168,16 @@ _ALL = (
     Column("params_delta", "Δ params", _relative(numbers.PARAMS), numbers.shown_relative),
     Column("flops", "FLOPs/token", _mean(numbers.FLOPS), numbers.shown_count),
     Column("flops_delta", "Δ FLOPs", _relative(numbers.FLOPS), numbers.shown_relative),
-    Column("speed", "tokens/s", _mean(numbers.SPEED), _whole),
-    Column("speed_delta", "Δ tokens/s", _relative(numbers.SPEED), numbers.shown_relative),
-    Column("mfu", "MFU", _mean(numbers.MFU), numbers.shown_percent),
-    Column("mfu_palm", "MFU PaLM", _mean(numbers.MFU_PALM), numbers.shown_percent),
-    Column("memory", "peak memory", _mean(numbers.MEMORY), numbers.shown_bytes),
+    Column("speed", "tokens/s from logs", _mean(numbers.SPEED), _whole),
+    Column("speed_low", "5% of intervals", _speed(lambda one: one.low), _whole),
+    Column("speed_high", "95% of intervals", _speed(lambda one: one.high), _whole),
+    Column("speed_delta", "Δ tokens/s", _speed_change(lambda one: one.share), numbers.shown_relative),
+    Column("speed_note", "why no Δ tokens/s", _speed_change(lambda one: one.why or None)),
+    Column("mfu", "MFU", lambda at: utilisation(at.row, at.comparison.rows), numbers.shown_percent),
+    Column(
+        "mfu_palm", "MFU PaLM", lambda at: utilisation(at.row, at.comparison.rows, PALM_FLOPS), numbers.shown_percent
+    ),
+    Column("memory", "memory of training", _mean(numbers.MEMORY), numbers.shown_bytes),
     Column("decode", "decode step", _mean(numbers.DECODE), numbers.shown_milliseconds),
     Column("decode_delta", "Δ decode", _relative(numbers.DECODE), numbers.shown_relative),
     Column("kv_token", "KV/token", _mean(numbers.KV_TOKEN), numbers.shown_bytes),

@@ -24,7 +24,7 @@ from vgpt.report.grouping import (
     settings_hash_of,
 )
 from vgpt.report.matched import width_rule
-from vgpt.report.milestone import Milestone, Standing, at_milestone, milestone_of
+from vgpt.report.milestone import UNEQUAL_POINTS, Milestone, Standing, at_milestone, milestone_of
 from vgpt.report.names import with_names
 from vgpt.report.numbers import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
 from vgpt.report.plan import Request, Wanted, base_seed, wanted_run
@@ -63,6 +63,7 @@ class Comparison:
         match: by which rule budgets were matched: as asked for, otherwise as the runs record it; None without one.
         milestone: the point at which losses are compared; None at the end of each run.
         standings: by label, what each run of the row had at the milestone.
+        unequal_points: label of each row that could not be read at the milestone -> why; it has no verdict.
         sweep: the learning rates that each variant was tuned over; None where they were not.
     """
 
@@ -76,6 +77,7 @@ class Comparison:
     match: Match | None = None
     milestone: Milestone | None = None
     standings: dict[str, tuple[Standing, ...]] = field(default_factory=dict[str, tuple[Standing, ...]])
+    unequal_points: dict[str, str] = field(default_factory=dict[str, str])
     sweep: "Sweep | None" = None
 
     @property
@@ -112,7 +114,7 @@ def compare(
 
     Raises:
         UsageError: a term is neither a variant nor a run, or a variant does not fit the given conditions.
-        VgptError: a comparison at equal tokens, FLOPs or time was asked for, and a run has nothing to show there.
+        VgptError: a comparison at equal tokens, FLOPs or time was asked for, and no row can be read there.
     """
     draft = _Draft([], [], [], [])
     terms = list(request.terms) or _stored_terms(finished(runs))
@@ -121,26 +123,35 @@ def compare(
     else:
         _choose_free(draft, request, terms, runs)
     rows = _distinct(draft.rows)
-    milestone, standings = milestone_of(request.settings.compare), dict[str, tuple[Standing, ...]]()
+    milestone, points = milestone_of(request.settings.compare), None
     if milestone is not None and histories is not None and rows:
-        rows, standings = at_milestone(rows, milestone, histories)
+        points = at_milestone(rows, milestone, histories)
+        rows = points.rows
         windows = None  # losses per window are kept of the last evaluation alone
     rows = sorted_rows(with_names(rows), request.settings.compare.sort)
     if rows and terms and not _belongs(rows[0], terms[0]):
         draft.remarks.append(f"{terms[0].text} has no run to show; differences are against {rows[0].label}")
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
     options, audited = request.settings.compare, audit(rows, recorded=runs)
+    unequal = points.unequal if points else {}
     return Comparison(
         rows=tuple(rows),
         audit=audited,
         missing=tuple(draft.missing),
         remarks=remarks,
         kv_at=options.kv_at,
-        statistics=row_statistics(rows, audited, windows=windows, force=options.force),
+        statistics=row_statistics(
+            rows,
+            audited,
+            windows=windows,
+            force=options.force,
+            no_verdict=dict.fromkeys(unequal, UNEQUAL_POINTS),
+        ),
         force=options.force,
         match=_match_of(request, rows),
-        milestone=milestone if standings else None,
-        standings=standings,
+        milestone=milestone if points else None,
+        standings=points.standings if points else {},
+        unequal_points=unequal,
     )
 
 

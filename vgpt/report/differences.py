@@ -1,7 +1,7 @@
 """Rows against the baseline: the difference of losses, the noise it carries, and what may be said of it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Literal
@@ -74,7 +74,12 @@ class RowStatistics:
 
 
 def row_statistics(
-    rows: Sequence[Row], audit: Audit, *, windows: Windows | None = None, force: bool = False
+    rows: Sequence[Row],
+    audit: Audit,
+    *,
+    windows: Windows | None = None,
+    force: bool = False,
+    no_verdict: Mapping[str, str] | None = None,
 ) -> tuple[RowStatistics, ...]:
     """Return the statistics of every row, the baseline first.
 
@@ -83,6 +88,7 @@ def row_statistics(
         audit: of these rows; one whose conditions are not the baseline's gets no verdict.
         windows: finds the losses per window of a run.
         force: give verdicts across unequal conditions too.
+        no_verdict: label of each row of which nothing may be said, whatever its conditions -> the words that say so.
     """
     if not rows:
         return ()
@@ -91,7 +97,8 @@ def row_statistics(
     differences: list[Difference | None] = [None]
     for row, one, p in zip(rows[1:], found, adjusted, strict=True):
         unequal = not force and (row.label in audit.flagged or rows[0].label in audit.flagged)
-        differences.append(one and replace(one, p_holm=p, verdict=_verdict(one, p, unequal=unequal)))
+        verdict = (no_verdict or {}).get(row.label) or (one and _verdict(one, p, unequal=unequal)) or ""
+        differences.append(one and replace(one, p_holm=p, verdict=verdict))
     return tuple(
         RowStatistics(row.label, mean_interval([loss for _, loss in _losses(row)]), difference)
         for row, difference in zip(rows, differences, strict=True)

@@ -11,6 +11,8 @@ def flags(comparison: Comparison, row: Row) -> list[str]:
     if names := comparison.audit.flagged.get(row.label):
         first, *others = names
         found.append(f"≠ {first} +{len(others)}" if others else f"≠ {first}")
+    if row.label in comparison.unequal_points:
+        found.append("≠ point")
     if len(row.runs) < row.wanted:
         found.append(f"{len(row.runs)} of {row.wanted} seeds")
     if cache_disagrees(row):

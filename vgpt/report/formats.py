@@ -14,7 +14,7 @@ from vgpt.report.columns import USUAL, Column, Value, chosen_columns, places
 from vgpt.report.comparison import Comparison
 from vgpt.report.layout import add_row, new_table
 from vgpt.report.names import printable, row_names
-from vgpt.report.standings import standings_table
+from vgpt.report.standings import standings_table, unequal_lines
 
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 _LATEX = {
@@ -125,7 +125,8 @@ def notes(comparison: Comparison) -> list[str]:
     names = row_names(rows)
     found = [f"Differences are against {names[rows[0].label]}."]
     if comparison.milestone is not None:
-        found.append(f"Losses at {comparison.milestone}.")
+        found.append(f"Losses at {comparison.milestone}, read between evaluations.")
+        found += [f"{line.plain.strip()}." for line in unequal_lines(comparison)]
     found += [f"{line.plain.strip()}." for line in forced_line(comparison)]
     if comparison.audit.equal:
         found.append(f"Conditions are equal ({', '.join(comparison.audit.checked)}).")

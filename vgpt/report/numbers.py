@@ -5,15 +5,17 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from vgpt.report.grouping import Row
+from vgpt.tracking import speed
+from vgpt.tracking.store import RunInfo
 
 LOSS, LOSS_SE = "val/loss", "val/loss_se"
 PERPLEXITY, BITS = "val/perplexity", "val/bits_per_byte"
 PARAMS = "params/total"
 FLOPS = "flops/train_per_token"
-SPEED, MFU, MFU_PALM = "perf/tokens_per_second", "perf/mfu", "perf/mfu_palm"
+SPEED = speed.SPEED
 DECODE = "perf/decode_seconds"
 START_RMS = "start/attention_rms"
-MEMORY = "memory/peak_bytes"
+MEMORY, PROCESS_MEMORY = "memory/train_bytes", "memory/peak_bytes"
 KV_TOKEN, KV_CONTEXT, KV_MEASURED = "kv/bytes_per_token", "kv/bytes_at_context", "kv/bytes_measured"
 DASH = "-"
 
@@ -33,9 +35,26 @@ class Stat:
     n: int
 
 
+def value_of(run: RunInfo, metric: str) -> float:
+    """Return a metric of a run, NaN where it is not recorded; of older runs, what they recorded in its place.
+
+    That is the mean speed over all steps, and the peak memory of the whole process.
+    """
+    if metric == SPEED:
+        return speed.recorded_speed(run.metrics)[0]
+    if metric == MEMORY and MEMORY not in run.metrics:
+        return run.metrics.get(PROCESS_MEMORY, math.nan)
+    return run.metrics.get(metric, math.nan)
+
+
+def of_process(row: Row) -> bool:
+    """Return whether any run's memory is known of the whole process alone, imports and evaluations included."""
+    return any(MEMORY not in run.metrics and PROCESS_MEMORY in run.metrics for run in row.runs)
+
+
 def stat(row: Row, metric: str) -> Stat | None:
     """Return a metric of a row; None where no run recorded a finite value."""
-    values = [v for run in row.runs if math.isfinite(v := run.metrics.get(metric, math.nan))]
+    values = [v for run in row.runs if math.isfinite(v := value_of(run, metric))]
     if not values:
         return None
     return Stat(fmean(values), stdev(values) if len(values) > 1 else None, len(values))

@@ -54,8 +54,8 @@ def compare_command(request: Request) -> str:
 
 
 def study_command(study: Study) -> str:
-    """Return the command of a study: that of its file, or of its only comparison."""
-    return _command([], study.sources) if study.name else compare_command(study.first)
+    """Return the command of a study: that of its file, of its lists of values, or of its only comparison."""
+    return _command(study.words, study.sources) if study.divided else compare_command(study.first)
 
 
 def _command(terms: Sequence[str], sources: Sources) -> str:

@@ -1,13 +1,14 @@
-"""The table of a comparison before the end: at which point, and what each row had there."""
+"""The table of a comparison before the end: between which evaluations each row was read, and what it had there."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from vgpt.report.comparison import Comparison
 from vgpt.report.layout import add_row, new_table
-from vgpt.report.milestone import Standing
+from vgpt.report.milestone import UNEQUAL_POINTS, Standing
 from vgpt.report.numbers import DASH, shown_count
 
 
@@ -16,29 +17,43 @@ def standings_table(comparison: Comparison) -> list[RenderableType]:
     milestone = comparison.milestone
     if milestone is None:
         return []
-    table = new_table(f"Compared at {milestone}, not at the end", ["step", "tokens", "training\nFLOPs", "seconds"])
+    columns = ["evaluated\nbefore", "evaluated\nafter", "tokens", "training\nFLOPs", "seconds"]
+    table = new_table(f"Compared at {milestone}, not at the end", columns)
     for row in comparison.rows:
         found = comparison.standings[row.label]
         add_row(
             table,
             row,
-            _range([one.step for one in found], lambda value: f"{value:,.0f}"),
+            _range([one.before for one in found], lambda step: f"step {step:,.0f}"),
+            _range([one.after for one in found], lambda step: f"step {step:,.0f}"),
             _range([one.tokens for one in found], shown_count),
             _range([one.flops for one in found], shown_count),
             _range([one.seconds for one in found], lambda value: f"{value:,.4g}"),
         )
     text = (
-        f"Losses are those of each run's last evaluation at or before {milestone}; costs and sizes are those of whole "
-        "runs. Learning rates follow the schedules of whole runs. A point that was chosen after a look at the curves "
-        "makes p-values too small."
+        f"Losses at {milestone} are estimates where no evaluation lies there: read between the two around it, by "
+        "proportion in the logarithm of the amount. Costs and sizes are those of whole runs, as are the schedules of "
+        "learning rates. A point that was chosen after a look at the curves makes p-values too small."
     )
-    return [table, Text(text, "dim"), Text()]
+    return [table, Text(text, "dim"), *unequal_lines(comparison), Text()]
 
 
-def standing_json(one: Standing) -> dict[str, float | str | None]:
+def unequal_lines(comparison: Comparison) -> list[Text]:
+    """Say of each row that was not read at the point why not."""
+    titles = {row.label: row.title for row in comparison.rows}
+    return [
+        Text(f"  {titles[label]}: {UNEQUAL_POINTS}: {reason}", "yellow")
+        for label, reason in comparison.unequal_points.items()
+    ]
+
+
+def standing_json(one: Standing) -> dict[str, Any]:
     """Return what a run had as plain data."""
     return {
         "run_name": one.run.run_name,
+        "amount": one.amount,
+        "evaluated_before": one.before,
+        "evaluated_after": one.after,
         "step": one.step,
         "tokens": one.tokens,
         "flops": one.flops,
@@ -52,4 +67,4 @@ def _range(values: Sequence[float | None], show: Callable[[float], str]) -> str:
     if not known:
         return DASH
     low, high = show(min(known)), show(max(known))
-    return low if low == high else f"{low} to {high}"
+    return low if low == high else f"{low} to {high.removeprefix('step ')}"

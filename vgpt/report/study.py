@@ -14,7 +14,7 @@ from vgpt.report.sweep import grid, tuned_comparison
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources, given_value
 from vgpt.settings.presets import load_preset
-from vgpt.settings.study import StudyFile, load_study
+from vgpt.settings.study import StudyFile, combinations, listed_axes, load_study
 from vgpt.tracking.store import RunInfo
 
 
@@ -70,11 +70,18 @@ class Study:
         name: from its file; empty for what the command line asks for.
         parts: its comparisons, at least one.
         sources: where settings come from, beside the file.
+        words: the arguments, as typed.
     """
 
     name: str
     parts: tuple[Part, ...]
     sources: Sources
+    words: tuple[str, ...] = ()
+
+    @property
+    def divided(self) -> bool:
+        """Whether its parts are told apart: a study from a file, or along lists of values on the command line."""
+        return bool(self.name or self.parts[0].values)
 
     @property
     def first(self) -> Request:
@@ -85,14 +92,20 @@ class Study:
 def make_study(words: Sequence[str], sources: Sources) -> Study:
     """Read the words and settings of `vgpt compare`, and the study file that they may name.
 
-    What is typed on the command line goes before what the file says.
+    What is typed on the command line goes before what the file says; a list of values there is an axis, as in a file.
 
     Raises:
         UsageError: a flag makes no sense here, or settings, words or the file are wrong.
     """
     place = given_value(CompareConfig, sources, "study")
+    listed = listed_axes(sources.command_line)
+    plain = {name: value for name, value in sources.command_line.items() if name not in listed}
     if place is None:
-        return Study("", (_make_part({}, words, sources),), sources)
+        parts = [
+            _make_part(values, words, replace(sources, command_line={**plain, **values}))
+            for values in combinations(listed)
+        ]
+        return Study("", tuple(parts), sources, tuple(words))
     study = load_study(Path(place))
     if words:
         raise UsageError(
@@ -102,10 +115,11 @@ def make_study(words: Sequence[str], sources: Sources) -> Study:
     preset = sources.preset
     if preset is None and study.preset is not None:
         preset = load_preset(study.preset)
-    shared = {**study.shared(), **sources.command_line}
+    shared = {**study.shared(), **plain}
+    axes = {**{name: values for name, values in study.axes().items() if name not in plain}, **listed}
     parts = [
         _make_part(values, study.variants, replace(sources, preset=preset, command_line={**shared, **values}))
-        for values in study.combinations(set(sources.command_line))
+        for values in combinations(axes)
     ]
     for part in parts:
         _check_budget(part, study, place)

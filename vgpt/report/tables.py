@@ -8,7 +8,7 @@ from rich.text import Text
 
 from vgpt.report.architecture import cache_bytes_at
 from vgpt.report.budgets import matched_budgets
-from vgpt.report.captions import audit_lines, confound_lines, noise_caption, peak_caption
+from vgpt.report.captions import audit_lines, confound_lines, memory_caption, noise_caption
 from vgpt.report.comparison import Comparison
 from vgpt.report.flags import flags
 from vgpt.report.grouping import Row
@@ -23,22 +23,20 @@ from vgpt.report.numbers import (
     LOSS,
     LOSS_SE,
     MEMORY,
-    MFU,
-    MFU_PALM,
     PARAMS,
     PERPLEXITY,
-    SPEED,
     cache_disagrees,
     change,
+    of_process,
     relative_change,
     shown_bytes,
     shown_change,
     shown_count,
-    shown_percent,
     shown_relative,
     stat,
 )
 from vgpt.report.significance import significance
+from vgpt.report.speed_table import speed_table
 from vgpt.report.standings import standings_table
 from vgpt.report.sweep_table import sweep_table
 
@@ -66,8 +64,9 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
         *(sweep_table(comparison.sweep) if comparison.sweep else []),
         *significance(comparison),
         _cost(rows),
-        peak_caption(rows),
+        *memory_caption(rows),
         Text(),
+        *speed_table(rows),
         _size(comparison),
         Text(),
         *matched_budgets(comparison),
@@ -97,7 +96,7 @@ def _quality(comparison: Comparison) -> Table:
 
 def _cost(rows: Sequence[Row]) -> Table:
     baseline = rows[0]
-    columns = ["FLOPs\nper token", "Δ", "tokens/s", "Δ", "MFU", "MFU\nPaLM", "peak\nmemory"]
+    columns = ["FLOPs\nper token", "Δ", "memory of\ntraining"]
     table = new_table("Cost of training", columns)
     for row in rows:
         add_row(
@@ -105,11 +104,7 @@ def _cost(rows: Sequence[Row]) -> Table:
             row,
             _mean(row, FLOPS, shown_count),
             _relative(row, baseline, FLOPS),
-            _mean(row, SPEED, lambda value: f"{value:,.0f}"),
-            _relative(row, baseline, SPEED),
-            _mean(row, MFU, shown_percent),
-            _mean(row, MFU_PALM, shown_percent),
-            _mean(row, MEMORY, shown_bytes),
+            _mean(row, MEMORY, shown_bytes) + ("*" if of_process(row) else ""),
         )
     return table
 

@@ -31,7 +31,7 @@ class ComparisonSettings(Section):
     kv_at: Annotated[int, Field(ge=1, le=1_000_000_000)] = 8192
     """tokens of context for the second column of cache sizes"""
     at_tokens: Annotated[int | None, Field(ge=1)] = None
-    """compare at the last evaluation by so many training tokens; none = at the end of each run"""
+    """compare at so many training tokens, read between the evaluations around them; none = at the end of each run"""
     at_flops: Annotated[float | None, Field(gt=0)] = None
     """likewise by so many training FLOPs, of each variant's own count"""
     at_seconds: Annotated[float | None, Field(gt=0)] = None

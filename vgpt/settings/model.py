@@ -23,6 +23,8 @@ from vgpt.settings.matching import (
     spelled,
 )
 
+Position = Literal["learned", "rope", "none", "alibi"]
+
 ACTIVATIONS: list[str] = ["gelu_new", "gelu", "silu", "relu", "relu2"]
 """Names of known MLP activations; `vgpt.model.activations.register_activation` adds to them."""
 
@@ -52,7 +54,7 @@ class ModelSettings(Section):
     """width of the residual stream"""
     block_size: Annotated[int, Field(ge=1, le=1_048_576)] = 256
     """context length in tokens"""
-    pos: Literal["learned", "rope", "none", "alibi"] = "learned"
+    pos: Position = "learned"
     """position encoding, the same axis for every variant"""
     qk_norm: bool = False
     """RMS norm on the queries and keys of each head"""

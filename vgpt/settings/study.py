@@ -1,4 +1,4 @@
-"""Study files: which variants are compared, over which seeds, learning rates and budgets, in one TOML file.
+"""Study files: which variants are compared, over which seeds, budgets, rates and positions, in one TOML file.
 
 name = "demo-study"                     # tag vgpt.group of its runs
 variants = ["mha", "gqa", "mqa"]        # the baseline first
@@ -7,12 +7,14 @@ seeds = 3
 match = ["none", "params"]              # each value makes a comparison of its own,
 lr = [1e-3, 2e-3]                       # each combination of values one
 max_tokens = [400_000, 800_000]
+pos = ["learned", "rope"]
 
 [settings]                              # any other setting, under the word of its flag
 dropout = 0.1
 """
 
 import tomllib
+from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,9 +25,10 @@ from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.schema import Section
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import leaves, shown
+from vgpt.settings.model import Position
 from vgpt.settings.train import RUN_NAME
 
-AXES = ("match", "max_tokens", "lr")
+AXES = ("match", "max_tokens", "lr", "pos")
 """Keys whose values each make a comparison of their own."""
 
 _NOT_HERE = ("attn", "run_name", "study", "group", "plan", "run_missing")
@@ -48,6 +51,8 @@ class StudyFile(Section):
     """budgets of training tokens"""
     lr: tuple[float, ...] = ()
     """learning rates"""
+    pos: tuple[Position, ...] = ()
+    """position encodings"""
     sweep_lr: int | None = None
     """learning rates to tune each variant over, around the given one"""
     settings: dict[str, str | bool | int | float] = Field(default_factory=dict)
@@ -74,10 +79,35 @@ class StudyFile(Section):
             typed["sweep_lr"] = str(self.sweep_lr)
         return {**typed, "group": self.name}
 
-    def combinations(self, overruled: set[str]) -> list[dict[str, str]]:
-        """Return the values of the axes in each comparison; an axis in `overruled` is set on the command line."""
-        axes = {name: values for name in AXES if (values := getattr(self, name)) and name not in overruled}
-        return [dict(zip(axes, map(shown, values), strict=True)) for values in product(*axes.values())]
+    def axes(self) -> dict[str, tuple[str, ...]]:
+        """Return the axes that have values, as typed on the command line."""
+        return {name: tuple(map(shown, values)) for name in AXES if (values := getattr(self, name))}
+
+
+def listed_axes(typed: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Return the axes of which the command line lists values with commas: `--pos learned,rope`.
+
+    Raises:
+        UsageError: a list without values, or one that names a value twice.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for name in AXES:
+        if "," not in (text := str(typed.get(name, ""))):
+            continue
+        values = tuple(value for part in text.split(",") if (value := part.strip()))
+        if not values or len(set(values)) < len(values):
+            raise UsageError(
+                f"--{name.replace('_', '-')} {text!r} {'names a value twice' if values else 'names no value'}",
+                "Give each value once, with commas between them.",
+            )
+        found[name] = values
+    return found
+
+
+def combinations(axes: Mapping[str, tuple[str, ...]]) -> list[dict[str, str]]:
+    """Return the values of the axes in each comparison, in the order of `AXES`."""
+    names = [name for name in AXES if name in axes]
+    return [dict(zip(names, values, strict=True)) for values in product(*(axes[name] for name in names))]
 
 
 def load_study(path: Path) -> StudyFile:

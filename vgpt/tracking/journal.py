@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,17 +41,32 @@ class Journal:
     """
 
     def __init__(self, run_dir: Path, *, resume_step: int | None) -> None:
+        self._last: tuple[int, frozenset[str]] = (-1, frozenset())
         if resume_step is None:
             (run_dir / METRICS_FILE).unlink(missing_ok=True)
         else:
             _truncate(run_dir / METRICS_FILE, resume_step)
+            for point in read_metrics(run_dir):
+                self._note(point)
         _drop_torn_line(run_dir / EVENTS_FILE)
         self._metrics = LineFile(run_dir / METRICS_FILE)
         self._events = LineFile(run_dir / EVENTS_FILE)
 
     def log(self, point: Point) -> OSError | None:
-        """Append one point; return the disk's error, if any, with the point held in memory until there is room."""
+        """Append one point; return the disk's error, if any, with the point held in memory until there is room.
+
+        A summary says nothing anew of metrics that its step has already: MLflow would keep the first value.
+        """
+        if point.summary:
+            step, known = self._last
+            metrics = {key: v for key, v in point.metrics.items() if step != point.step or key not in known}
+            point = replace(point, metrics=metrics)
+        self._note(point)
         return self._metrics.write(_entry(point))
+
+    def _note(self, point: Point) -> None:
+        known = self._last[1] if point.step == self._last[0] else frozenset[str]()
+        self._last = point.step, known | point.metrics.keys()
 
     def event(self, kind: str, fields: Mapping[str, Any]) -> OSError | None:
         """Append one event with the time; values that JSON does not know become text."""

@@ -16,6 +16,7 @@ HISTORY_METRICS: dict[str, str] = {
     "val/loss": "mean cross-entropy on the fixed evaluation windows, nats per token",
     "val/loss_se": "standard error of val/loss over the windows",
     "val/bits_per_byte": "val/loss in bits per byte of text: comparable between tokenizers",
+    "val/perplexity": "exp of val/loss",
     "perf/tokens_per_second": "training tokens per second since the last logged step",
     "perf/mfu": "model FLOPs utilisation by the variant's own FLOPs, 0 to 1",
     "perf/mfu_palm": "model FLOPs utilisation by the PaLM convention, 0 to 1",
@@ -31,7 +32,6 @@ HISTORY_METRICS: dict[str, str] = {
 
 SUMMARY_METRICS: dict[str, str] = {
     "val/best_loss": "lowest val/loss of the run, nats per token",
-    "val/perplexity": "exp of the final val/loss",
     "params/total": "parameters of the model, tied weights counted once",
     "params/non_embedding": "parameters without token and position embeddings",
     "params/attention": "parameters of all attention layers",
@@ -43,14 +43,23 @@ SUMMARY_METRICS: dict[str, str] = {
     "kv/bytes_read": "analytic bytes of the cache that a decoding step at block_size tokens reads",
     "kv/bytes_measured": "cache size at block_size tokens as measured from its tensors, bytes",
     "perf/decode_seconds": "seconds of a cached decoding step up to block_size tokens, one sequence; median",
-    "memory/peak_bytes": "peak memory of training, bytes",
     "start/attention_rms": "root mean square of what attention layers add to the residual stream before training",
+    "speed/tokens_per_second": "training tokens per second: median over log intervals without the warm-up",
+    "speed/tokens_per_second_low": "5th percentile of the same; absent with fewer than 5 intervals",
+    "speed/tokens_per_second_high": "95th percentile of the same; absent with fewer than 5 intervals",
+    "speed/intervals": "log intervals that speed/tokens_per_second is the median of",
+    "speed/mfu": "model FLOPs utilisation at that median by the variant's own FLOPs and flops/peak, 0 to 1",
+    "speed/mfu_palm": "the same by the PaLM convention, 0 to 1",
+    "memory/train_bytes": "peak memory of the first training steps, bytes; on CUDA that of tensors; on a CPU the rise "
+    "of the process's resident memory while it took them, with the weights and optimizer state from before",
+    "memory/peak_bytes": "peak memory of the whole process, imports and evaluations included, bytes; on CUDA that of "
+    "tensors from the first step on",
     "train/steps": "optimizer steps taken",
     "train/skipped_steps": "updates left out because the gradient was not finite",
     "train/tokens": "tokens trained on",
     "train/seconds": "time spent in training steps, seconds",
 }
-"""Metrics with one value per run, written when it ends."""
+"""Metrics with one value per run, written when it ends. None is a history's: MLflow keeps one value of a step."""
 
 TAG_SCHEMA = "vgpt.schema"
 TAG_ID = "vgpt.id"

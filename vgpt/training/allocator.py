@@ -32,3 +32,9 @@ def keep_freed_memory() -> bool:
     return any(set_option(_MMAP_THRESHOLD, size) for size in _LARGEST_KEPT) and bool(
         set_option(_TRIM_THRESHOLD, _KEPT_IN_ALL)
     )
+
+
+def give_back_freed_memory() -> None:
+    """Have glibc return to the system what it keeps of freed memory; other C libraries are left alone."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

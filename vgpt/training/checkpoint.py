@@ -35,7 +35,8 @@ STEP = re.compile(r"step-(\d{8,})")
 class TrainingState:
     """What training remembers beside tensors; the schedule, the batches and dropout are functions of `step`.
 
-    `loss_sum` and `loss_count` are the unfinished log interval; `batch_hash` chains the hashes of all batches so far;
+    `loss_sum`, `loss_count`, `interval_steps` and `interval_seconds` are the unfinished log interval; `batch_hash`
+    chains the hashes of all batches so far;
     `skipped_steps` counts updates left out because the gradient was not finite, `bad_steps` those in a row up to now.
     `init_digest` is the SHA-256 of the weights that the run began with, empty for random ones; `forked_from` names the
     checkpoint of another run that it went on from. `facts` holds, by tag, what every process that trained it found of
@@ -62,6 +63,8 @@ class TrainingState:
     forked_from: str = ""
     facts: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     start: dict[str, str] = field(default_factory=dict[str, str])
+    interval_steps: Count = 0
+    interval_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -13,10 +14,11 @@ from vgpt.evaluation.loss import Evaluation
 from vgpt.model.costs import cache_bytes, cache_read_bytes, count_parameters
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
+from vgpt.tracking.speed import Speed, logged_speed
 from vgpt.training.devices import Compute
-from vgpt.training.hardware import Peak, peak_memory
+from vgpt.training.hardware import Peak, peak_again, peak_memory
 from vgpt.training.replica import FSDPReplica
-from vgpt.training.trainer import Trainer
+from vgpt.training.trainer import Costs, Trainer
 
 _DECODED = 32
 """Decoding steps that are timed."""
@@ -25,12 +27,15 @@ _DECODED = 32
 def summarise(trainer: Trainer, final: Evaluation, compute: Compute, peak: Peak) -> dict[str, float]:
     """Return the figures that comparisons read, under their names in the tracking schema."""
     state, architecture = trainer.state, trainer.model.config
-    rate = state.tokens / state.seconds if state.seconds else 0.0
+    # What was logged, by all processes that took part in the run, in place of a mean over everything.
+    speed = logged_speed(trainer.config.directory) if trainer.world.main else None
     element = torch.finfo(compute.dtype).bits // 8
     context = architecture.block_size
-    peak_bytes = peak_memory(compute.device)  # of training; what follows needs memory too
+    peak_bytes = peak_memory(compute.device)  # before what follows, which needs memory too
     measured, decode_seconds = measure_decoding(trainer, context, compute.dtype)
     count = count_parameters(architecture)
+    peak = peak_again(compute, peak)
+    costs = replace(trainer.costs, peak_flops=peak.flops * trainer.world.size)
     return {
         **final.metrics(),
         "val/best_loss": state.best_loss if state.best_loss is not None else final.loss,
@@ -45,15 +50,20 @@ def summarise(trainer: Trainer, final: Evaluation, compute: Compute, peak: Peak)
         "kv/bytes_read": cache_read_bytes(architecture, context, element),
         "kv/bytes_measured": measured,
         "memory/peak_bytes": peak_bytes,
+        **({} if trainer.memory.peak is None else {"memory/train_bytes": trainer.memory.peak}),
         "train/tokens": state.tokens,
         "train/steps": state.step,
         "train/skipped_steps": state.skipped_steps,
         "train/seconds": state.seconds,
-        "perf/tokens_per_second": rate,
         **({} if math.isnan(decode_seconds) else {"perf/decode_seconds": decode_seconds}),
-        "perf/mfu": trainer.costs.mfu(rate),
-        "perf/mfu_palm": trainer.costs.mfu_palm(rate),
+        **(_speed(speed, costs) if speed is not None else {}),
     }
+
+
+def _speed(speed: Speed, costs: Costs) -> dict[str, float]:
+    """Return the run's speed under names of its own: those of log lines are the last interval's."""
+    mfu = {"speed/mfu": costs.mfu(speed.median), "speed/mfu_palm": costs.mfu_palm(speed.median)}
+    return {**speed.metrics(), **mfu}
 
 
 def measure_decoding(trainer: Trainer, tokens: int, dtype: torch.dtype) -> tuple[int, float]:

@@ -27,6 +27,7 @@ from vgpt.training.replica import Replica
 from vgpt.training.saver import Saved, Saver
 from vgpt.training.schedule import learning_rate
 from vgpt.training.step import StepResult, TrainStep
+from vgpt.training.step_memory import StepMemory
 from vgpt.training.stopping import StopRequest
 from vgpt.training.usage import Usage
 
@@ -93,7 +94,8 @@ class Trainer:
         # Summed in float64 so that a resumed interval adds up to the same bits.
         self._loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=compute.device)
         self._mark = time.perf_counter()
-        self._timed_steps = 0
+        self._timed_steps = state.interval_steps
+        self.memory = StepMemory(compute.device)
         self._norm = torch.tensor(math.nan)
         self.last_evaluation: Evaluation | None = None
 
@@ -112,11 +114,13 @@ class Trainer:
             DivergedError: the loss is no longer a finite number, or too many gradients in a row were not.
         """
         self.model.train()
-        self._mark = time.perf_counter()
+        self._mark = time.perf_counter() - self.state.interval_seconds
         try:
             if evaluate_first:
                 self._evaluate()
                 self._save()
+                self.saver.wait()
+            self.memory.begin(self._held())
             return self._loop(stop)
         finally:
             self.feed.close()
@@ -131,6 +135,7 @@ class Trainer:
             return "finished" if state.step == config.steps else "early"
         while state.step < config.steps:
             self._update()
+            self.memory.step()
             self.display.advance(state.step)
             last = state.step == config.steps
             if state.step % config.run.log_interval == 0 or last:
@@ -245,6 +250,7 @@ class Trainer:
         """Evaluate; return whether it is the best so far, and whether patience has run out."""
         state, patience = self.state, self.config.train.patience
         paused = self._elapsed()
+        self.memory.end()
         result = self.evaluation()
         best = math.isfinite(result.loss) and (state.best_loss is None or result.loss < state.best_loss)
         if best:
@@ -276,6 +282,8 @@ class Trainer:
         """Begin to write a checkpoint; a full or read-only disk costs this checkpoint, not the run."""
         state = self.state
         paused = self._elapsed()
+        self.memory.end()
+        state.interval_steps, state.interval_seconds = self._timed_steps, paused
         state.loss_sum = self._shared_loss_sum()
         if self.step.scaler is not None:
             state.scaler = self.step.scaler.state_dict()
@@ -283,6 +291,11 @@ class Trainer:
         if self.world.main:
             self.saver.save(weights, optimizer, state)
         self._mark = time.perf_counter() - paused
+
+    def _held(self) -> list[Tensor]:
+        """Return what training holds between steps: weights and the optimizer's state."""
+        state = [tensor for slots in self.optimizer.state.values() for tensor in slots.values()]
+        return [*self.model.parameters(), *(tensor for tensor in state if isinstance(tensor, Tensor))]
 
     def _saved(self, saved: Saved) -> None:
         if saved.path is not None:

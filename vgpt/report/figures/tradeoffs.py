@@ -105,11 +105,12 @@ def _points(comparison: Comparison, metric: str) -> list[_Point]:
 
 
 def _fair(comparison: Comparison) -> frozenset[str]:
-    """Return the labels of the rows that may be ranked: those under the conditions of the baseline."""
-    if comparison.force or not comparison.rows:
-        return frozenset(row.label for row in comparison.rows)
-    flagged = comparison.audit.flagged
-    if comparison.rows[0].label in flagged:
+    """Return the labels of the rows that may be ranked: those under the conditions, and at the point, of the baseline.
+
+    Conditions may be forced; points may not.
+    """
+    flagged = {*comparison.unequal_points, *(() if comparison.force else comparison.audit.flagged)}
+    if not comparison.rows or comparison.rows[0].label in flagged:
         return frozenset()
     return frozenset(row.label for row in comparison.rows if row.label not in flagged)
 
@@ -130,7 +131,11 @@ def _note(comparison: Comparison, points: Sequence[_Point], fair: frozenset[str]
     else:
         parts.append("one seed each: no seed noise known")
     if len(fair) < len(comparison.rows):
-        parts.append("hollow: unequal conditions, not ranked")
+        parts.append(
+            "hollow: unequal conditions or points, not ranked"
+            if comparison.unequal_points
+            else "hollow: unequal conditions, not ranked"
+        )
     elif comparison.force and comparison.audit.flagged:
         parts.append("FORCED across unequal conditions")
     return "; ".join(parts)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from rich.console import RenderableType
+
 from vgpt.errors import VgptError
 from vgpt.report.captions import audit_lines, confound_lines, forced_line
 from vgpt.report.comparison import Comparison
@@ -67,7 +69,14 @@ class Section:
     title: str = ""
 
 
-def as_html(sections: Sequence[Section], *, name: str = "", command: str, made: float) -> str:
+def as_html(
+    sections: Sequence[Section],
+    *,
+    name: str = "",
+    command: str,
+    made: float,
+    closing: Sequence[RenderableType] = (),
+) -> str:
     """Return the report as a page.
 
     Args:
@@ -75,6 +84,7 @@ def as_html(sections: Sequence[Section], *, name: str = "", command: str, made: 
         name: name of the study.
         command: what makes it again.
         made: when it was made, seconds since 1970.
+        closing: tables and lines of all sections together.
     """
     names = dict.fromkeys(label for one in sections for label in row_names(one.comparison.rows).values())
     title = f"vgpt compare: {f'{name}: ' if name else ''}{', '.join(names) or 'no runs'}"
@@ -83,6 +93,7 @@ def as_html(sections: Sequence[Section], *, name: str = "", command: str, made: 
         element("h1", plain(title)),
         element("p", plain(f"Made {when}."), class_="dim"),
         *(_section(one) for one in sections),
+        *([element("h2", "All settings"), blocks(closing)] if closing else []),
         element("h2", "Provenance"),
         _provenance([one.comparison for one in sections], command),
     ]
