@@ -17,25 +17,31 @@ from vgpt.errors import SettingsError, did_you_mean
 from vgpt.schema import without_credentials
 from vgpt.settings.dotenv import read_dotenv
 from vgpt.settings.fields import Leaf, leaves
+from vgpt.settings.prepared import Found, data_of_run, find_prepared
 from vgpt.settings.presets import Preset
 
 S = TypeVar("S", bound=BaseModel)
 Table = dict[str, Any]
+_DATA = ("train", "data")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where values may come from, weakest first: preset, `.env`, environment, command line (flat name -> value)."""
+    """Where values may come from, weakest first: preset, `.env`, environment, command line (flat name -> value).
+
+    With `here`, data that none of them names is looked for in the working directory.
+    """
 
     preset: Preset | None = None
     dotenv: Mapping[str, str] = field(default_factory=dict[str, str])
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     command_line: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    here: bool = False
 
     @classmethod
     def here(cls, preset: Preset | None, command_line: Mapping[str, Any]) -> "Sources":
         """Collect the sources of this process: its environment and `./.env`."""
-        return cls(preset, read_dotenv(Path(".env")), dict(os.environ), command_line)
+        return cls(preset, read_dotenv(Path(".env")), dict(os.environ), command_line, here=True)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,10 @@ def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
         else:
             _descend(tree, leaf.path[:-1])[leaf.path[-1]] = _parsed(leaf, value)
             origins[name] = origin
+    if sources.here and (leaf := known.get("data")) and leaf.path == _DATA and origins["data"] == "default":
+        if found := _unnamed_data(tree, given, origins):
+            _descend(tree, _DATA[:-1])[_DATA[-1]], origins["data"] = found.place, found.origin
+            notes += [found.remark] if found.remark else []
     if "match_to" in known:
         _fill_reference(tree, known["match_to"], of_variants)
     faults += _no_text(tree)
@@ -105,6 +115,20 @@ def given_value(model: type[BaseModel], sources: Sources, name: str) -> Any:
     for key in known[name].path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def _unnamed_data(tree: Table, given: Mapping[str, tuple[Any, str]], origins: Mapping[str, str]) -> Found | None:
+    """Return the data of the run that is continued or forked, otherwise what was prepared here."""
+
+    def value(section: str, name: str, default: str) -> str:
+        table = tree.get(section)
+        return str(given[name][0] if name in given else table.get(name, default) if isinstance(table, dict) else default)
+
+    runs_dir = Path(os.path.expanduser(value("run", "runs_dir", "runs")))
+    for section, name in (("run", "run_name"), ("train", "fork")):
+        if origins.get(name, "default") != "default" and (found := data_of_run(value(section, name, ""), runs_dir)):
+            return found
+    return find_prepared()
 
 
 def _given(known: Mapping[str, Leaf], sources: Sources) -> dict[str, tuple[Any, str]]:
