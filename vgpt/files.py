@@ -31,21 +31,21 @@ def user_path(word: str | Path) -> Path:
 
 
 def plain_place(text: str) -> str:
-    """Return one spelling for the spellings of a place: `d` for `d/`, `./d` and the absolute path of `d`."""
+    """Return one spelling for `d`, `d/` and `./d`: the same on every machine and in every directory."""
     if text == DEMO:
         return text
     place = os.path.normpath(text)
-    try:
-        here = os.getcwd()
-    except OSError:
-        return place
-    if os.path.isabs(place) and place.startswith(here + os.sep):
-        place = place[len(here) + 1 :]
-    return os.path.join(".", place) if place == DEMO else place
+    return os.path.join(os.curdir, place) if place == DEMO else place
+
+
+def near_place(path: Path) -> str:
+    """Return a path as it is typed in this directory: relative where it lies below."""
+    place, here = os.path.abspath(path), os.getcwd()
+    return plain_place(os.path.relpath(place, here) if place.startswith(os.path.join(here, "")) else place)
 
 
 def shown_name(path: str | Path) -> str:
-    """Return a file's name as text that UTF-8 can carry: bytes that are none are spelt out, as in `\\xff.txt`."""
+    r"""Return a file's name as text that UTF-8 can carry: bytes that are none are spelt out, as in `\xff.txt`."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 

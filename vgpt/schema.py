@@ -8,7 +8,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 
 from vgpt.files import user_path
 
-
 Place = Annotated[str, AfterValidator(lambda word: str(user_path(word)) if word.startswith("~") else word)]
 """A word that may name a path, beside other things."""
 

@@ -58,7 +58,7 @@ def prepare(inputs: Sequence[str], config: PrepareConfig, progress: Progress | N
     progress = progress or Silent()
     corpus = _corpus(inputs)
     out = real_target(config.out)
-    check_replaceable(out)
+    check_replaceable(config.out)
     tokenizer = None if config.tokenizer == "bpe" else open_tokenizer(config.tokenizer, config.vocab_dir)
     settings = _settings(config, tokenizer)
     present = None if config.overwrite else _present(out)

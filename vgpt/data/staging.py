@@ -99,7 +99,9 @@ def real_target(target: Path) -> Path:
     """
     real = Path(os.path.realpath(target))
     if real == Path(os.path.realpath(os.curdir)):
-        raise DataError(f"--out {target} is the folder you stand in", "Name a folder below it, as in --out data/corpus.")
+        raise DataError(
+            f"--out {target} is the folder you stand in", "Name a folder below it, as in --out data/corpus."
+        )
     return real
 
 
@@ -144,7 +146,7 @@ def _alone_in(parent: Path) -> Iterator[None]:
 
 
 def _siblings(target: Path, kind: str) -> list[Path]:
-    """Return the folders beside `target` that bear the names of staged ones and hold nothing that vgpt did not write."""
+    """Return the folders beside `target` that are called like staged ones and hold nothing but what vgpt writes."""
     prefix = _prefix(target, kind)
     named = [path for path in target.parent.iterdir() if path.name.startswith(prefix)]
     return sorted(path for path in named if _ENDING.fullmatch(path.name.removeprefix(prefix)) and _is_ours(path))

@@ -36,7 +36,8 @@ def draw(found: Anatomy, path: Path) -> None:
         _draw_mask(axis, part, head, name=len(found.parts) > 1)
     _draw_cache(axes[-1], found)
     try:
-        figure.savefig(path, dpi=150)
+        # Under the name that was given: without an ending, matplotlib would add one.
+        figure.savefig(path, dpi=150, format=None if path.suffix else "png")
     except (OSError, ValueError) as error:
         raise VgptError(f"--png {path} cannot be written: {error}", "Check the path and its ending.") from error
 

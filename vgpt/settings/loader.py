@@ -17,7 +17,7 @@ from vgpt.errors import SettingsError, did_you_mean
 from vgpt.schema import without_credentials
 from vgpt.settings.dotenv import read_dotenv
 from vgpt.settings.fields import Leaf, leaves
-from vgpt.settings.prepared import Found, data_of_run, find_prepared
+from vgpt.settings.prepared import data_of_run, find_prepared
 from vgpt.settings.presets import Preset
 
 S = TypeVar("S", bound=BaseModel)
@@ -29,19 +29,19 @@ _DATA = ("train", "data")
 class Sources:
     """Where values may come from, weakest first: preset, `.env`, environment, command line (flat name -> value).
 
-    With `here`, data that none of them names is looked for in the working directory.
+    With `look_around`, data that none of them names is looked for in the working directory.
     """
 
     preset: Preset | None = None
     dotenv: Mapping[str, str] = field(default_factory=dict[str, str])
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     command_line: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    here: bool = False
+    look_around: bool = False
 
     @classmethod
     def here(cls, preset: Preset | None, command_line: Mapping[str, Any]) -> "Sources":
         """Collect the sources of this process: its environment and `./.env`."""
-        return cls(preset, read_dotenv(Path(".env")), dict(os.environ), command_line, here=True)
+        return cls(preset, read_dotenv(Path(".env")), dict(os.environ), command_line, look_around=True)
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,8 @@ def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
         else:
             _descend(tree, leaf.path[:-1])[leaf.path[-1]] = _parsed(leaf, value)
             origins[name] = origin
-    if sources.here and (leaf := known.get("data")) and leaf.path == _DATA and origins["data"] == "default":
-        if found := _unnamed_data(tree, given, origins):
-            _descend(tree, _DATA[:-1])[_DATA[-1]], origins["data"] = found.place, found.origin
-            notes += [found.remark] if found.remark else []
+    if sources.look_around:
+        _find_data(tree, known, given, origins)
     if "match_to" in known:
         _fill_reference(tree, known["match_to"], of_variants)
     faults += _no_text(tree)
@@ -117,18 +115,24 @@ def given_value(model: type[BaseModel], sources: Sources, name: str) -> Any:
     return value
 
 
-def _unnamed_data(tree: Table, given: Mapping[str, tuple[Any, str]], origins: Mapping[str, str]) -> Found | None:
-    """Return the data of the run that is continued or forked, otherwise what was prepared here."""
+def _find_data(
+    tree: Table, known: Mapping[str, Leaf], given: Mapping[str, tuple[Any, str]], origins: dict[str, str]
+) -> None:
+    """Fill in the data that no source names: that of the run continued or forked, otherwise what was prepared here."""
+    if "data" not in known or known["data"].path != _DATA or origins["data"] != "default":
+        return
 
-    def value(section: str, name: str, default: str) -> str:
-        table = tree.get(section)
-        return str(given[name][0] if name in given else table.get(name, default) if isinstance(table, dict) else default)
+    def said(name: str) -> str:
+        value: Any = given[name][0] if name in given else tree
+        for key in () if name in given else known[name].path:
+            value = value.get(key, "") if isinstance(value, dict) else ""
+        return str(value or "")
 
-    runs_dir = Path(os.path.expanduser(value("run", "runs_dir", "runs")))
-    for section, name in (("run", "run_name"), ("train", "fork")):
-        if origins.get(name, "default") != "default" and (found := data_of_run(value(section, name, ""), runs_dir)):
-            return found
-    return find_prepared()
+    runs_dir = Path(os.path.expanduser(said("runs_dir") or str(known["runs_dir"].default)))
+    of_runs = (data_of_run(place, runs_dir) for name in ("run_name", "fork") if (place := said(name)))
+    found = next(filter(None, of_runs), None) or find_prepared()
+    if found is not None:
+        _descend(tree, _DATA[:-1])[_DATA[-1]], origins["data"] = found.place, found.origin
 
 
 def _given(known: Mapping[str, Leaf], sources: Sources) -> dict[str, tuple[Any, str]]:

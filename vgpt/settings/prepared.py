@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vgpt.files import DEMO, parse_json, plain_place
+from vgpt.files import DEMO, near_place, parse_json
 
 POINTER = Path(".vgpt-data")
 MANIFEST = "manifest.json"
@@ -21,11 +21,10 @@ _USUAL_PARENT = Path("data")
 
 @dataclass(frozen=True)
 class Found:
-    """A data set that nobody named, where it was found, and a remark where something is wrong with it."""
+    """A data set that nobody named, and where it was found."""
 
     place: str
     origin: str
-    remark: str = ""
 
 
 def remember_prepared(out: Path) -> None:
@@ -36,20 +35,18 @@ def remember_prepared(out: Path) -> None:
     """
     if POINTER.exists() and _pointed() is None:
         raise FileExistsError(f"{POINTER} is no file of vgpt's")
-    POINTER.write_text(json.dumps({"format": _FORMAT, "data": plain_place(str(out))}) + "\n", encoding="utf-8")
+    POINTER.write_text(json.dumps({"format": _FORMAT, "data": near_place(out)}) + "\n", encoding="utf-8")
 
 
 def find_prepared() -> Found | None:
     """Return the data set prepared last in the working directory; None where nothing was."""
     place = _pointed()
     if place is not None:
-        if (Path(place) / MANIFEST).is_file():
-            return Found(place, PREPARED)
-        gone = f"the data set prepared last in this directory, {place}, is gone ({POINTER} names it)"
-        return Found(place, PREPARED, f"{gone}; name another with --data, or --data {DEMO}")
+        there = (Path(place) / MANIFEST).is_file()
+        return Found(place, PREPARED if there else f"{PREPARED}, but gone")
     manifests = sorted(_USUAL_PARENT.glob(f"*/{MANIFEST}"), key=_changed, reverse=True)
     newest = next((path.parent for path in manifests if _of_a_person(path)), None)
-    return Found(plain_place(str(newest)), PREPARED) if newest is not None else None
+    return Found(near_place(newest), PREPARED) if newest is not None else None
 
 
 def data_of_run(place: str, runs_dir: Path) -> Found | None:

@@ -23,7 +23,7 @@ _MEANT = {"min_lr": ("lr", 0.1), "mlp_hidden": ("n_embd", 4.0)}
 
 
 def spells_default(name: str, values: Mapping[str, Any]) -> bool:
-    """Tell whether a setting was given as what it is without being given: `min_lr` as lr / 10, `mlp_hidden` as 4 n_embd.
+    """Tell whether a setting spells out its default: `min_lr` as lr / 10, `mlp_hidden` as 4 n_embd.
 
     Args:
         name: the setting.
@@ -268,7 +268,10 @@ class TrainConfig(Section):
         for name, part in (("min_lr", train), ("mlp_hidden", model)):
             if spells_default(name, {**model, **train}):
                 part[name] = None
-        if self.train.max_tokens is not None and self.train.max_tokens > (self.train.max_steps - 1) * self.tokens_per_step:
+        if (
+            self.train.max_tokens is not None
+            and self.train.max_tokens > (self.train.max_steps - 1) * self.tokens_per_step
+        ):
             train["max_tokens"] = None
         meant = self.model.attn.defaults_in(self.model.shape)
         model["attn"] |= {name: None for name, value in meant.items() if model["attn"].get(name) == value}

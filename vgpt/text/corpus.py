@@ -108,7 +108,9 @@ def _resolve(item: str) -> tuple[list[str], int]:
             raise _unknown_format(item, path)
         return [str(path)], 0
     if path.is_symlink():
-        raise DataError(f"{item} is a link to nowhere: {os.readlink(path)}", "Mend the link, or name what it stood for.")
+        raise DataError(
+            f"{item} is a link to nowhere: {os.readlink(path)}", "Mend the link, or name what it stood for."
+        )
     if glob.has_magic(item):
         return _expand(str(path))
     raise DataError(f"no such file or folder: {item}", "Check the spelling and the current folder.")
@@ -192,29 +194,30 @@ def read_corpus(
     from vgpt.text.corpus_readers import read_file
 
     for name in corpus.files:
-        if name == STDIN:
-            yield from read_file(sys.stdin.buffer, "standard input", ".txt", text_key)
-            continue
+        source = "standard input" if name == STDIN else name
+        pieces = read_file(sys.stdin.buffer, source, ".txt", text_key) if name == STDIN else _read(name, text_key, advance)
         try:
-            raw = open(name, "rb")  # noqa: SIM115 (closed by the `with` below; only opening is guarded here)
+            yield from pieces
         except OSError as error:
-            hint = access_hint(error, "Check that it is a file you may read.")
-            raise DataError(f"cannot read {name}: {error.strerror}", hint) from error
-        with raw:
-            suffix = text_suffix(name) or (_PIPE_SUFFIX if _is_pipe(name) else None)
-            if suffix is None:
-                raise DataError(f"cannot tell the format of {name} from its name", _FORMATS)
-            if not raw.seekable():  # a named pipe, or what <(...) makes: read forward, its size is not known
-                yield from read_file(raw, name, suffix, text_key)
-                continue
-            seen = 0
-            for piece in read_file(raw, name, suffix, text_key):
-                yield piece
-                if advance and not raw.closed and (position := raw.tell()) > seen:
-                    advance(position - seen)
-                    seen = position
-            if advance:
-                advance(max(0, _size(name) - seen))
+            hint = access_hint(error, "Check that it is a file you may read, and its disk.")
+            raise DataError(f"cannot read {source}: {error.strerror or error}", hint) from error
+
+
+def _read(name: str, text_key: str, advance: Callable[[int], None] | None) -> Iterator[Piece]:
+    from vgpt.text.corpus_readers import read_file
+
+    with open(name, "rb") as raw:
+        suffix = text_suffix(name) or (_PIPE_SUFFIX if _is_pipe(name) else None)
+        if suffix is None:
+            raise DataError(f"cannot tell the format of {name} from its name", _FORMATS)
+        seen, forward_only = 0, not raw.seekable()  # a named pipe, or what <(...) makes: its size is not known
+        for piece in read_file(raw, name, suffix, text_key):
+            yield piece
+            if advance and not forward_only and not raw.closed and (position := raw.tell()) > seen:
+                advance(position - seen)
+                seen = position
+        if advance and not forward_only:
+            advance(max(0, _size(name) - seen))
 
 
 def _is_pipe(path: str | Path) -> bool:

@@ -196,7 +196,7 @@ def _check_column(schema: Any, source: str, text_key: str) -> None:
 
 
 def _is_text(kind: Any) -> bool:
-    """Tell whether a column's values are strings, however they are stored: plainly, by dictionary, or as their bytes."""
+    """Tell whether a column's values are strings, stored plainly, by dictionary, or as their bytes."""
     import pyarrow as pa
 
     kind = getattr(kind, "storage_type", kind)

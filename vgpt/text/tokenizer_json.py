@@ -15,7 +15,6 @@ from vgpt.text.merges import MAX_MERGES, Pair
 from vgpt.text.patterns import PATTERNS, resolve_pattern
 from vgpt.text.vocabulary import Vocabulary, with_end_of_text
 
-
 _OF_OTHER_MODELS = ("byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
 

@@ -77,7 +77,8 @@ def read_text_file(path: Path) -> str:
         raise TokenizerError(
             f"cannot read the tokenizer file {path}: {fault.strerror}",
             access_hint(
-                fault, "Train one with `vgpt tokenize train`, or name a tokenizer.json, .model file or folder that exists."
+                fault,
+                "Train one with `vgpt tokenize train`, or name a tokenizer.json, .model file or folder that exists.",
             ),
         ) from fault
     if len(data) > MAX_FILE_BYTES:

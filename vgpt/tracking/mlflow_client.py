@@ -10,15 +10,14 @@ import os
 import sqlite3
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vgpt.locks import lock
 from vgpt.errors import TrackingError
+from vgpt.locks import lock
 from vgpt.tracking.target import Target
 
 _PAGE = 500

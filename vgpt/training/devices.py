@@ -74,6 +74,15 @@ def chosen(settings: SystemSettings) -> tuple[str, str]:
     return str(device), dtype
 
 
+def hardware(settings: SystemSettings) -> tuple[str, str]:
+    """Return the hardware's name, without its threads, and the precision that settings come to; empty where neither."""
+    try:
+        name, dtype = chosen(settings)
+    except UsageError:
+        return "", ""
+    return Compute(torch.device(name), torch.float32, "").device_name.partition(" (")[0], dtype
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():
