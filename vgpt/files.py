@@ -13,6 +13,12 @@ BOM = "\ufeff"
 DEMO = "demo"
 """The word that stands for the built-in corpus wherever a data set is named; a folder of that name is `./demo`."""
 
+_BEGINNINGS = {
+    ".png": (b"\x89png",),
+    ".svg": (b"<?xml", b"<svg"),
+    ".pdf": (b"%pdf",),
+    ".html": (b"<!doctype html", b"<html"),
+}
 _LONGEST_INTEGER = 4000
 _FEWEST_SIGNS = 2
 
@@ -91,6 +97,24 @@ def access_hint(error: OSError, otherwise: str) -> str:
     if isinstance(error, PermissionError):
         return "Ask for the right to read it, or give it to yourself: chmod u+r FILE."
     return otherwise
+
+
+def may_replace(path: Path, kind: str) -> bool:
+    """Tell whether a picture or a page may be written to `path`: nothing is there, or another of the same kind.
+
+    Args:
+        path: where it goes.
+        kind: its ending, as in `.png`; kinds without a known beginning may replace anything.
+    """
+    marks = _BEGINNINGS.get(kind.lower())
+    if marks is None:
+        return True
+    try:
+        with path.open("rb") as file:
+            head = file.read(32).lstrip().lower()
+    except OSError:
+        return not path.exists()
+    return not head or head.startswith(marks)
 
 
 def has_byte_order_mark(content: bytes) -> str | None:

@@ -195,7 +195,9 @@ def read_corpus(
 
     for name in corpus.files:
         source = "standard input" if name == STDIN else name
-        pieces = read_file(sys.stdin.buffer, source, ".txt", text_key) if name == STDIN else _read(name, text_key, advance)
+        pieces = (
+            read_file(sys.stdin.buffer, source, ".txt", text_key) if name == STDIN else _read(name, text_key, advance)
+        )
         try:
             yield from pieces
         except OSError as error:
