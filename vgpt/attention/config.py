@@ -126,6 +126,10 @@ class AttentionConfig(Section):
         reasons = [(flag, self.why_not.get(name)) for name, flag in flags]
         return [f"{flag} does not apply to --attn {self.kind}" + (f": {why}" if why else "") for flag, why in reasons]
 
+    def defaults_in(self, shape: Shape) -> dict[str, Any]:
+        """Return what settings that are none come to on this trunk: spelt out, they make the same model."""
+        return {}
+
     def at(self, layer: int) -> "AttentionConfig":
         """Return the settings of one layer; only mixes of variants differ between layers."""
         return self

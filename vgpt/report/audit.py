@@ -22,7 +22,7 @@ from vgpt.report.grouping import Row
 from vgpt.report.matched import matching_condition, width_rule
 from vgpt.settings.fields import leaves
 from vgpt.settings.matching import UNMATCHED
-from vgpt.settings.train import TrainConfig
+from vgpt.settings.train import TrainConfig, spells_default
 from vgpt.tracking.schema import THEN
 from vgpt.tracking.store import RunInfo
 
@@ -232,7 +232,11 @@ def _tag(tag: str) -> Callable[[RunInfo], str]:
 
 
 def _param(name: str) -> Callable[[RunInfo], str]:
-    return lambda run: run.params.get(name, "")
+    def read(run: RunInfo) -> str:
+        # Spelt out or left out, a default is the same condition.
+        return "none" if spells_default(name, run.params) else run.params.get(name, "")
+
+    return read
 
 
 def _sequences(run: RunInfo) -> str:

@@ -10,8 +10,9 @@ from vgpt.attention.plugin_record import changed_variants
 from vgpt.data.dataset import Dataset, open_dataset
 from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
-from vgpt.errors import CheckpointError, DataError, DivergedError, UsageError
+from vgpt.errors import CheckpointError, DataError, DivergedError
 from vgpt.evaluation.loss import Evaluator
+from vgpt.files import DEMO
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import (
     count_parameters,
@@ -22,7 +23,6 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import RunLock
-from vgpt.tracking.record import RECORD_FILE
 from vgpt.tracking.target import resolve_target
 from vgpt.tracking.tracker import NoTracker, Tracker
 from vgpt.training.checkpoint import (
@@ -32,26 +32,23 @@ from vgpt.training.checkpoint import (
     mend_pointers,
     newest,
     read_tensors,
-    steps,
 )
 from vgpt.training.devices import Compute, resolve
 from vgpt.training.display import Display, Quiet
 from vgpt.training.distributed import ALONE, World, join, leave
-from vgpt.training.files import sweep, write_json
+from vgpt.training.files import sweep
 from vgpt.training.fork import fork_run
 from vgpt.training.hardware import Peak, peak_flops
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.provenance import note_facts
 from vgpt.training.record import open_record, record_windows
 from vgpt.training.replica import build_replica
+from vgpt.training.same_run import DEMO_DIRECTORY, refuse_foreign, refuse_other_settings
 from vgpt.training.source import open_source
 from vgpt.training.start import ATTENTION_RMS, measure_start
 from vgpt.training.stopping import StopRequest
 from vgpt.training.summary import read_summary, summarise
 from vgpt.training.trainer import Costs, Trainer
-
-DEMO = "demo"
-DEMO_DIRECTORY = Path("data/demo")
 
 
 @dataclass(frozen=True)
@@ -99,8 +96,13 @@ def train_run(
         if not world.main:
             result = _as_one_of_many(config, Quiet(), compute, world)
         else:
+            refuse_foreign(config.directory)
             config.directory.mkdir(parents=True, exist_ok=True)
-            with RunLock(config.directory):
+            with RunLock(config.directory) as held:
+                if not held.held:
+                    display.say(
+                        f"{config.directory}: this file system has no locks; start no second process for this run"
+                    )
                 refuse_other_settings(config)
                 # The others open what is then prepared.
                 fork_run(config, load_data(config.train.data, data_progress), display.say)
@@ -169,36 +171,6 @@ def finished_result(config: TrainConfig) -> RunResult | None:
     """Return the result of a run that has ended, from its directory."""
     summary = read_summary(config.directory)
     return None if summary is None else RunResult(config.name, config.directory, "finished", 0, summary)
-
-
-def refuse_other_settings(config: TrainConfig) -> None:
-    """Hold a run's name to its settings.
-
-    Raises:
-        UsageError: the run exists with other settings; the message shows each that differs.
-    """
-    path = config.directory / "settings.json"
-    # A run that never came to train, because its data or its source was refused, holds no name.
-    if not path.exists() or not (steps(config.directory / "ckpt") or (config.directory / RECORD_FILE).exists()):
-        write_json(path, config.model_dump(mode="json"))
-        return
-    try:
-        before = TrainConfig.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise UsageError(f"{path} cannot be read: {error}", "Choose another --run-name.") from error
-    if before.identity() == config.identity():
-        return
-    old, new = before.flat(), config.flat()
-    run_section = set(type(config.run).model_fields)
-    differing = [
-        f"{name}: {old.get(name)!r} there, {new.get(name)!r} asked"
-        for name in dict.fromkeys([*old, *new])
-        if name not in run_section and old.get(name) != new.get(name)
-    ]
-    raise UsageError(
-        f"the run {config.name} exists with other settings:\n" + "\n".join(differing),
-        "Choose another --run-name, or repeat its settings to continue it.",
-    )
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> GPT2Model:

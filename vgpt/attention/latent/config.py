@@ -4,7 +4,7 @@ Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1, equations 9-19, and table 9
 c = kv_lora_rank, r = q_lora_rank, n = qk_nope_head_dim, e = qk_rope_head_dim, v = v_head_dim.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -59,6 +59,12 @@ class MLAConfig(SoftmaxConfig):
     def v_dim(self, shape: Shape) -> int:
         """Width v of one head's values."""
         return self.v_head_dim or shape.head_dim
+
+    def defaults_in(self, shape: Shape) -> dict[str, Any]:
+        """The widths of a head are the trunk's."""
+        plain = MLAConfig()
+        widths = {"qk_nope_head_dim": plain.nope_dim(shape), "v_head_dim": plain.v_dim(shape)}
+        return widths | ({"qk_rope_head_dim": rope} if (rope := plain.rope_dim(shape)) else {})
 
     def check(self, shape: Shape) -> list[str]:
         """The rotary part must consist of pairs, and must exist exactly where the positions call for it."""
