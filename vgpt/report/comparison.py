@@ -187,8 +187,8 @@ def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: 
             _mention_other_seeds(draft, request, found[0], done)
         if found or request.terms:
             draft.missing += absent
-        begun = [run for one in absent for run in alive.find_all(one.config)]
-        draft.unfinished += [(term.attn, run) for run in begun]
+        begun = {id(run) for one in absent for run in alive.find_all(one.config)}
+        draft.unfinished += [(term.attn, run) for run in runs if id(run) in begun]
 
 
 def _choose_free(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:
