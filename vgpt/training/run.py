@@ -218,7 +218,7 @@ def _train(
                 final = trainer.last_evaluation or trainer.evaluation()
                 summary = summarise(trainer, final, compute, peak)
                 if world.main:
-                    record_windows(config, evaluator, final, trainer.state.step, trainer.tracker, display.say)
+                    record_windows(config, data, evaluator, final, trainer.state.step, trainer.tracker, display.say)
         except DivergedError:
             status = "diverged"
             raise
