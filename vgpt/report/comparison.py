@@ -8,7 +8,9 @@ from vgpt.attention.registry import variants
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.report.audit import Audit, audit
 from vgpt.report.curves import Histories
-from vgpt.report.differences import RowStatistics, Windows, row_statistics
+from vgpt.report.differences import RowStatistics, row_statistics
+from vgpt.report.evaluation_noise import Windows
+from vgpt.report.failed import diverged_beside, diverged_of_settings
 from vgpt.report.grouping import (
     Row,
     attention_label,
@@ -63,6 +65,7 @@ class Comparison:
         match: by which rule budgets were matched: as asked for, otherwise as the runs record it; None without one.
         milestone: the point at which losses are compared; None at the end of each run.
         standings: by label, what each run of the row had at the milestone.
+        power: the difference for which the seeds of a new study are wanted, nats; None where that was not asked.
         sweep: the learning rates that each variant was tuned over; None where they were not.
     """
 
@@ -77,6 +80,7 @@ class Comparison:
     milestone: Milestone | None = None
     standings: dict[str, tuple[Standing, ...]] = field(default_factory=dict[str, tuple[Standing, ...]])
     sweep: "Sweep | None" = None
+    power: float | None = None
 
     @property
     def recorded(self) -> list[RunInfo]:
@@ -141,6 +145,7 @@ def compare(
         match=_match_of(request, rows),
         milestone=milestone if standings else None,
         standings=standings,
+        power=options.power,
     )
 
 
@@ -167,8 +172,10 @@ def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: 
         asked = {run.config.settings_hash for run in draft.missing}  # two terms may come to the same settings
         absent = [run for run in wanted if run.config.settings_hash not in {*done, *asked}]
         if found:
-            draft.rows.append(make_row(found, wanted=len(wanted)))
-            _mention_other_seeds(draft, request, found[0], done.values())
+            hashes = {run.config.settings_hash for run in wanted} - done.keys()
+            draft.rows.append(make_row(found, wanted=len(wanted), failed=diverged_of_settings(runs, hashes)))
+            if not request.settings.compare.sweep_lr:  # its seeds choose a rate, and are not to be added to
+                _mention_other_seeds(draft, request, found[0], done.values())
         if found or request.terms:
             draft.missing += absent
         hashes = {run.config.settings_hash for run in absent}
@@ -190,7 +197,8 @@ def _choose_free(draft: _Draft, request: Request, terms: Sequence[Term], runs: S
         if strict_seeds:
             chosen = [run for run in chosen if seed_of(run) in map(str, seeds)]
         if chosen:
-            draft.rows.append(make_row(chosen, wanted=len(seeds) if strict_seeds else 0))
+            failed = diverged_beside(runs, chosen, seeds if strict_seeds else ())
+            draft.rows.append(make_row(chosen, wanted=len(seeds) if strict_seeds else 0, failed=failed))
         if not fair or strict_seeds:
             answered = {seed_of(run) for run in chosen} if fair else set[str]()
             _want(draft, request, term, [seed for seed in seeds if str(seed) not in answered], reference)

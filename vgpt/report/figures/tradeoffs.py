@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vgpt.report.comparison import Comparison
+from vgpt.report.differences import RowStatistics
 from vgpt.report.figures.style import GREY, Drawn, Look, add_legend, looks, new_figure
 from vgpt.report.grouping import Row
 from vgpt.report.numbers import DECODE, FLOPS, KV_CONTEXT, LOSS, shown_bytes, shown_count, shown_milliseconds, stat
@@ -100,15 +101,24 @@ def _points(comparison: Comparison, metric: str) -> list[_Point]:
         cost, loss = stat(row, metric), stat(row, LOSS)
         if cost is not None and loss is not None:
             half = statistics.interval.half_width if statistics.interval else 0.0
-            found.append(_Point(row, cost.mean, loss.mean, half))
+            found.append(_Point(row, cost.mean, _level(comparison, row, statistics) or loss.mean, half))
     return found
 
 
+def _level(comparison: Comparison, row: Row, statistics: RowStatistics) -> float | None:
+    """Return where a row with other seeds than the baseline stands: its paired difference above the baseline."""
+    baseline, one = stat(comparison.rows[0], LOSS), statistics.difference
+    if baseline is None or one is None or row.seeds == comparison.rows[0].seeds:
+        return None
+    return baseline.mean + one.delta
+
+
 def _fair(comparison: Comparison) -> frozenset[str]:
-    """Return the labels of the rows that may be ranked: those under the conditions of the baseline."""
+    """Return the labels of the rows that may be ranked: under the baseline's conditions, without lost seeds."""
+    lost = {one.label for one in comparison.statistics if one.lost}
     if comparison.force or not comparison.rows:
-        return frozenset(row.label for row in comparison.rows)
-    flagged = comparison.audit.flagged
+        return frozenset(row.label for row in comparison.rows if row.label not in lost)
+    flagged = comparison.audit.flagged.keys() | lost
     if comparison.rows[0].label in flagged:
         return frozenset()
     return frozenset(row.label for row in comparison.rows if row.label not in flagged)
@@ -129,7 +139,11 @@ def _note(comparison: Comparison, points: Sequence[_Point], fair: frozenset[str]
         parts.append("bars: 95% interval over seeds")
     else:
         parts.append("one seed each: no seed noise known")
-    if len(fair) < len(comparison.rows):
+    if len({row.seeds for row in comparison.rows}) > 1:
+        parts.append("rows with other seeds: at their difference over shared seeds")
+    if any(one.lost for one in comparison.statistics):
+        parts.append("hollow: unequal conditions or diverged seeds, not ranked")
+    elif len(fair) < len(comparison.rows):
         parts.append("hollow: unequal conditions, not ranked")
     elif comparison.force and comparison.audit.flagged:
         parts.append("FORCED across unequal conditions")

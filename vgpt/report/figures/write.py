@@ -5,7 +5,7 @@ from pathlib import Path
 from vgpt.errors import VgptError
 from vgpt.report.comparison import Comparison
 from vgpt.report.curves import Histories
-from vgpt.report.differences import Windows
+from vgpt.report.evaluation_noise import Windows
 from vgpt.report.figures.caches import draw_caches
 from vgpt.report.figures.losses import draw_losses
 from vgpt.report.figures.positions import draw_positions
