@@ -29,9 +29,9 @@ def noise_caption(comparison: Comparison) -> Text:
     rows = comparison.rows
     single = [row.title for row in rows if len(row.runs) == 1]
     uneven = len({row.seeds for row in rows}) > 1
-    text = Text(
-        f"Δ: against {rows[0].title}{', over shared seeds where there are any' if uneven else ''}. ", style="dim"
-    )
+    found = [one.difference for one in comparison.statistics]
+    shared = ", over shared seeds" if uneven and any(one and one.method == "paired" for one in found) else ""
+    text = Text(f"Δ: against {rows[0].title}{shared}. ", style="dim")
     if single:
         text.append("± eval SE: standard error over the evaluation windows. ")
         who = "" if len(single) == len(rows) else f" for {', '.join(single)}"
