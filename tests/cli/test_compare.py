@@ -37,6 +37,7 @@ def test_missing_runs_are_trained_at_matched_widths_and_compared_window_by_windo
     assert found["evaluation_noise"]["windows"] == 16
     assert found["evaluation_noise"]["delta"] == pytest.approx(found["delta"], abs=1e-5)
     assert 0 < found["evaluation_noise"]["se"] < 0.1
+    assert found["evaluation_noise"]["kind"] in ("documents", "blocks")  # the runs record them
     text = vgpt(*words.split(), "--force").out
     assert "MLP width matched: params, to mha" in text
     assert "n=1: no" in text
@@ -48,3 +49,19 @@ def test_the_cost_of_a_matched_run_is_shown_before_it_is_trained(vgpt):
     assert (figures["hidden width of the MLP"], figures["hidden width before matching"]) == (304, 256)
     assert figures["FLOPs against mha in %"] == 0
     assert -0.2 < figures["parameters against mha in %"] < 0
+
+
+@pytest.mark.slow
+def test_rates_are_chosen_with_some_seeds_and_reported_with_others_in_one_command(vgpt):
+    words = "compare mha mqa --run-missing --sweep-lr 3 --data data --tracker journal --device cpu --dtype float32"
+    words += " --n-layer 1 --n-head 2 --n-embd 32 --block-size 16 --max-steps 3 --batch-size 2 --eval-windows 16"
+    plan = json.loads(vgpt(*words.split(), "--plan", "--json").out)
+    assert (plan["exist"], plan["missing"], plan["second_stage"]) == (0, 6, [2, 4])
+    result = vgpt(*words.split(), "--json")
+    assert result.code == 0, result.err
+    table = json.loads(result.out)
+    assert table["missing"] == []
+    assert [[run["seed"] for run in row["runs"]] for row in table["rows"]] == [["1337"], ["1337"]]
+    assert table["sweep"]["tuning_seeds"] == ["2337"]
+    assert all(one["loss_at_common"] is not None for one in table["sweep"]["variants"])
+    assert table["rows"][1]["statistics"]["difference"]["evaluation_noise"]["windows"] == 16

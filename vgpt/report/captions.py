@@ -7,6 +7,7 @@ from rich.text import Text
 from vgpt.report.audit import Audit
 from vgpt.report.comparison import Comparison
 from vgpt.report.confounds import confounds
+from vgpt.report.evaluation_noise import CLUSTERS
 from vgpt.report.grouping import Row
 from vgpt.report.numbers import of_process
 
@@ -28,11 +29,13 @@ def noise_caption(comparison: Comparison) -> Text:
     rows = comparison.rows
     single = [row.title for row in rows if len(row.runs) == 1]
     uneven = len({row.seeds for row in rows}) > 1
-    text = Text(
-        f"Δ: against {rows[0].title}{', over shared seeds where there are any' if uneven else ''}. ", style="dim"
-    )
+    found = [one.difference for one in comparison.statistics]
+    shared = ", over shared seeds" if uneven and any(one and one.method == "paired" for one in found) else ""
+    text = Text(f"Δ: against {rows[0].title}{shared}. ", style="dim")
     if single:
-        text.append("± eval SE: standard error over the evaluation windows. ")
+        known = {one.clusters for one in comparison.statistics}
+        kinds = "; ".join(words for kind, words in CLUSTERS.items() if kind in known)
+        text.append(f"± eval SE: standard error over the evaluation windows{kinds and f' ({kinds})'}. ")
         who = "" if len(single) == len(rows) else f" for {', '.join(single)}"
         text.append(f"n=1{who}: differences carry no seed-noise estimate; --seeds 3 gives one. ")
     if len(single) < len(rows):
