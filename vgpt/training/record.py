@@ -7,6 +7,7 @@ from typing import Any
 
 from vgpt.attention.mix.config import pattern_of
 from vgpt.attention.plugin_record import plugin_record
+from vgpt.attention.stamps import stamp_for
 from vgpt.data.dataset import Dataset
 from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.settings.fields import shown
@@ -54,6 +55,7 @@ def open_record(
         "vgpt.eval_windows": conditions["eval_windows"],
         "vgpt.device": compute.device_name,
         "vgpt.dtype": compute.dtype_name,
+        "vgpt.verified": stamp_for(config.run.runs_dir, config.model.attn, config.model.n_layer),
         "vgpt.peak_source": peak.source,
         "vgpt.git": about["git"],
         "vgpt.torch": about["torch"],

@@ -8,9 +8,23 @@ from math import inf
 import torch
 
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.conformance import causality, counting, decoding, invariance, memory, numerics, state, whole
-from vgpt.attention.conformance.case import Case, find_trunk
+from vgpt.attention.conformance import (
+    agreement,
+    causality,
+    counting,
+    decoding,
+    flops,
+    gradients,
+    invariance,
+    memory,
+    numerics,
+    state,
+    whole,
+)
+from vgpt.attention.conformance.case import FARTHEST, Case, find_trunk
 from vgpt.attention.conformance.measure import Finding
+from vgpt.attention.conformance.oracle import mapping
+from vgpt.attention.conformance.oracle import oracle as compare_with_oracle
 from vgpt.attention.registry import resolve_attention
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 
@@ -23,6 +37,7 @@ LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
         counting.pairs,
         invariance.prefix_invariance,
         invariance.batch_invariance,
+        agreement.modes,
         decoding.decoding,
         decoding.positions,
         decoding.rewinding,
@@ -30,10 +45,11 @@ LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
         memory.hidden_memory,
         counting.parameters,
         counting.switches,
-        counting.flops,
-        counting.decode_flops,
+        flops.flops,
+        flops.decode_flops,
         numerics.fast_is_naive,
-        numerics.gradients,
+        gradients.gradients,
+        gradients.gradients_under_autocast,
         numerics.finite_at_extremes,
         numerics.low_precision,
         state.state_dict,
@@ -46,6 +62,9 @@ MODEL_CHECKS: dict[str, Callable[[AttentionConfig, Shape, int, int, str], Findin
     check.__name__: check for check in (whole.same_trunk, whole.in_a_model)
 }
 """Checks of a model with all its layers, by name."""
+
+ORACLE = "oracle"
+"""The check that a variant computes what a named one does; only where one is named."""
 
 _MOST_LAYERS = 256
 """Layers among which the distinct ones of a mix are looked for."""
@@ -103,22 +122,31 @@ def steps(
     seed: int = 0,
     device: str = "cpu",
     only: Sequence[str] = (),
+    oracle: AttentionConfig | str | None = None,
+    alone: bool = False,
 ) -> list[Step]:
-    """Return the checks of a variant without running any; arguments and errors as for `check_variant`."""
+    """Return the checks of a variant without running any; arguments and errors as for `check_variant`.
+
+    With `alone` the layers are tried on this trunk only, without other positions and switches.
+    """
     config = resolve_attention(config)
     layers = distinct_layers(config)
+    reference = None if oracle is None else resolve_attention(oracle)
     if shape is None:
         shape = find_trunk([layer for _, layer in layers])
     elif faults := [fault for _, layer in layers for fault in layer.check(shape)]:
         raise SettingsError(faults)
     found: list[Step] = []
     for index, layer in layers:
-        case = Case(layer, shape, index, seed, device)
+        case = Case(layer, shape, index, seed, device, alone)
         found += [Step(name, spelled(layer), partial(check, case)) for name, check in LAYER_CHECKS.items()]
+        if reference is not None:
+            mapping(case, reference.at(index))  # refused before the first check runs
+            found.append(Step(ORACLE, spelled(layer), partial(compare_with_oracle, case, reference.at(index))))
     depth = max(2, layers[-1][0] + 1)
     for name, check in MODEL_CHECKS.items():
         found.append(Step(name, "model", partial(check, config, shape, depth, seed, device)))
-    wanted = _wanted(only)
+    wanted = _wanted(only, [*check_names(), *([ORACLE] if reference is not None else [])])
     return [step for step in found if step.check in wanted]
 
 
@@ -129,6 +157,7 @@ def check_variant(
     seed: int = 0,
     device: str = "cpu",
     only: Sequence[str] = (),
+    oracle: AttentionConfig | str | None = None,
 ) -> list[Result]:
     """Check that a variant keeps the contract of `vgpt.attention`; a check that raises has failed.
 
@@ -138,12 +167,13 @@ def check_variant(
         seed: chooses weights, inputs and places to look at.
         device: where the checks run.
         only: names of the checks to run; empty runs all.
+        oracle: variant to compare outputs and gradients with, given equal weights.
 
     Raises:
         SettingsError: the settings do not fit the trunk, or no small trunk fits them.
-        UsageError: an unknown check.
+        UsageError: an unknown check, or a reference whose weights cannot be made from the variant's.
     """
-    return [step.run() for step in steps(config, shape, seed=seed, device=device, only=only)]
+    return [step.run() for step in steps(config, shape, seed=seed, device=device, only=only, oracle=oracle)]
 
 
 def failures(
@@ -153,9 +183,10 @@ def failures(
     seed: int = 0,
     device: str = "cpu",
     only: Sequence[str] = (),
+    oracle: AttentionConfig | str | None = None,
 ) -> list[str]:
     """Return one line per check that fails, empty when the contract is kept; arguments as for `check_variant`."""
-    results = check_variant(config, shape, seed=seed, device=device, only=only)
+    results = check_variant(config, shape, seed=seed, device=device, only=only, oracle=oracle)
     return [
         f"{result.subject}: {result.check}: {result.detail} (measured {result.measured:.3g}, limit {result.limit:.3g})"
         for result in results
@@ -185,10 +216,24 @@ def spelled(config: AttentionConfig) -> str:
     return config.kind + (":" + ",".join(changed) if changed else "")
 
 
-def _wanted(only: Sequence[str]) -> set[str]:
+def probed(config: AttentionConfig | str, shape: Shape | None = None) -> tuple[Shape, str]:
+    """Return the trunk that `steps` takes, and one line on the lengths at which its checks look."""
+    layers = distinct_layers(resolve_attention(config))
+    trunk = shape or find_trunk([layer for _, layer in layers])
+    cases = [Case(layer, trunk, index) for index, layer in layers]
+    tokens, longest = (
+        ", ".join(f"{n:,}" for n in dict.fromkeys(numbers))
+        for numbers in ([case.tokens for case in cases], [case.longest for case in cases])
+    )
+    far = min(FARTHEST, trunk.block_size)
+    return trunk, f"sequences of {tokens} tokens, counts of pairs up to {longest}, single sequences up to {far:,}"
+
+
+def _wanted(only: Sequence[str], known: list[str]) -> set[str]:
     names = [word.strip().replace("-", "_").replace(" ", "_") for word in only]
     for name in names:
-        if name not in check_names():
-            known = ", ".join(check_names())
-            raise UsageError(f"unknown check {name!r}{did_you_mean(name, check_names())}", f"Known: {known}.")
-    return set(names or check_names())
+        if name == ORACLE and ORACLE not in known:
+            raise UsageError("the check 'oracle' needs a reference", "Name one: --oracle mha.")
+        if name not in known:
+            raise UsageError(f"unknown check {name!r}{did_you_mean(name, known)}", f"Known: {', '.join(known)}.")
+    return set(names or known)
