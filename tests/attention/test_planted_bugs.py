@@ -360,7 +360,7 @@ MODULE_BUGS = [
     (DifferentiatesWrongly, "gradients", "T=4: finite differences give another gradient of the input, c_attn.weight"),
     (DividesByItsInput, "finite_at_extremes", "zero inputs"),
     (ComputesTheSquareTwice, "flops", "FLOPs per pair of tokens"),
-    (ExpandsWhileDecoding, "decode_flops", "FLOPs counted in a step"),
+    (ExpandsWhileDecoding, "decode_flops", "FLOPs of mixing counted in a step"),
     (Raises, "decoding", "raised RuntimeError: no kernel for this"),
 ]
 CONFIG_BUGS = [

@@ -21,6 +21,9 @@ _LENGTH = 1.1
 _PART = 0.5
 """Most by which the gradient of one head's rows may be wrong, relative to it."""
 
+_NOTHING = 0.01
+"""A gradient below this part of what it should be is none."""
+
 _SILENT = 1e-7
 """Gradients below this part of the largest one are zero in exact arithmetic, as those of a bias of keys."""
 
@@ -83,8 +86,9 @@ def _gradients(case: Case, tokens: int, dtype: torch.dtype, mode: Mode) -> Itera
 
 def _compare(worst: Worst, got: Tensor, wanted: Tensor, rows: int, where: str) -> None:
     ratio = float(got.norm() / wanted.norm())
-    if not ratio or isnan(ratio):
-        worst.add(inf, _PART, f"{where}: {'no' if not ratio else 'no finite'} gradient arrives under autocast")
+    if ratio < _NOTHING or isnan(ratio):
+        text = "no finite gradient" if isnan(ratio) else "no gradient, or next to none,"
+        worst.add(inf, _PART, f"{where}: {text} arrives under autocast; detached, or not used there?")
         return
     cosine = float((got * wanted).sum() / (got.norm() * wanted.norm()))
     text = f"{where}: its gradient under autocast is {ratio:.3g} times as long as in float64"
@@ -100,8 +104,9 @@ def _compare(worst: Worst, got: Tensor, wanted: Tensor, rows: int, where: str) -
     for i, (wrong, right) in enumerate(parts):
         error = float((wrong - right).norm()) / max(float(right.norm()), floor)
         last = i * rows + len(right) - 1
-        cause = "nothing arrives: detached there?" if float(wrong.norm()) < 0.01 * float(right.norm()) else "wrong"
-        worst.add(error, _PART, f"{where}, rows {i * rows} to {last}: {cause} under autocast, error {error:.2g}")
+        nothing = float(wrong.norm()) < _NOTHING * float(right.norm()) and error > _PART
+        cause = "no gradient arrives under autocast; detached there?" if nothing else "wrong gradient under autocast"
+        worst.add(inf if nothing else error, _PART, f"{where}, rows {i * rows} to {last}: {cause}")
 
 
 def _gradcheck(case: Case, tokens: int, *, slow: bool) -> str:
@@ -128,6 +133,6 @@ def _gradcheck(case: Case, tokens: int, *, slow: bool) -> str:
     wrong: list[str] = []
     for name, one in zip(["the input", *names], everything, strict=True):
         held = [value if value is one else value.detach() for value in everything]
-        if not check(run, held, fast_mode=True, raise_exception=False):
+        if not check(run, held, fast_mode=not slow, raise_exception=False):
             wrong.append(name)
     return f"finite differences give another gradient of {', '.join(wrong) or 'the input'}"
