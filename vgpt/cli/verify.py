@@ -18,7 +18,8 @@ from vgpt.attention.registry import resolve_attention, variants
 from vgpt.attention.stamps import FILE, distinct_layers, write_stamps
 from vgpt.cli.console import out, print_json, say, warn
 from vgpt.cli.options import JsonOption, print_settings, with_settings
-from vgpt.errors import SettingsError
+from vgpt.errors import SettingsError, UsageError
+from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
 from vgpt.settings.verify import TRUNK, VerifyConfig
 
@@ -43,8 +44,18 @@ class _Plan:
 
     config: AttentionConfig
     steps: "list[Step]"
-    trunk: Shape
-    lengths: str
+
+    @property
+    def trunk(self) -> Shape:
+        """The trunk of all checks."""
+        return self.steps[0].shape
+
+    @property
+    def lengths(self) -> str:
+        """One line on where the checks look."""
+        from vgpt.attention.conformance.kit import probed
+
+        return probed(self.steps)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -70,7 +81,9 @@ def verify(
     On a small trunk with every position and switch; with --preset, or settings of a model, on that trunk alone. What
     passes all checks is recorded in verified.json beside the runs. Ends with exit code 1 where a check fails.
     """
-    loaded = _loaded(sources, BASE)
+    of_variants = {leaf.name for leaf in leaves(VerifyConfig).values() if leaf.variants}
+    of_all = {name: value for name, value in sources.command_line.items() if name not in of_variants}
+    loaded = _loaded(replace(sources, command_line=of_all), BASE)
     for note in loaded.notes:
         warn(note)
     if show_settings:
@@ -104,18 +117,25 @@ def _loaded(sources: Sources, name: str) -> Loaded[VerifyConfig]:
 
 
 def _plan(name: str, settings: VerifyConfig, sources: Sources) -> _Plan:
-    from vgpt.attention.conformance.kit import probed, steps
+    from vgpt.attention.conformance.kit import steps
 
     options: dict[str, Any] = {"seed": settings.seed, "device": settings.device, "only": settings.checks}
     if settings.oracle is not None:
         options["oracle"] = _resolved(settings.oracle)
     if not any(given_value(VerifyConfig, sources, word) is not None for word in TRUNK):
+        _refuse_settings_of_variants(sources)
         config = _resolved(name)
-        trunk, lengths = probed(config)
-        return _Plan(config, steps(config, **options), trunk, lengths)
+        return _Plan(config, steps(config, **options))
     model = _loaded(sources, name).settings.model
-    trunk, lengths = probed(model.attn, model.shape)
-    return _Plan(model.attn, steps(model.attn, model.shape, alone=True, **options), trunk, lengths)
+    return _Plan(model.attn, steps(model.attn, model.shape, alone=True, **options))
+
+
+def _refuse_settings_of_variants(sources: Sources) -> None:
+    """Refuse the flags of variants, which only a model's settings take in: without one they would do nothing."""
+    for leaf in leaves(VerifyConfig).values():
+        if leaf.variants and leaf.name in sources.command_line:
+            word = f"{next(iter(leaf.variants))}:{leaf.name}={sources.command_line[leaf.name]}"
+            raise UsageError(f"{leaf.flag} is not read without a model: write it with the variant", f"As in {word}.")
 
 
 def _where(plan: _Plan) -> str:

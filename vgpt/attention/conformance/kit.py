@@ -97,7 +97,9 @@ class Step:
 
     check: str
     subject: str
+    shape: Shape
     measure: Callable[[], Finding]
+    case: Case | None = None
 
     def run(self) -> Result:
         """Measure; a check that raises has failed."""
@@ -139,13 +141,14 @@ def steps(
     found: list[Step] = []
     for index, layer in layers:
         case = Case(layer, shape, index, seed, device, alone)
-        found += [Step(name, spelled(layer), partial(check, case)) for name, check in LAYER_CHECKS.items()]
+        found += [Step(name, spelled(layer), shape, partial(check, case), case) for name, check in LAYER_CHECKS.items()]
         if reference is not None:
-            mapping(case, reference.at(index))  # refused before the first check runs
-            found.append(Step(ORACLE, spelled(layer), partial(compare_with_oracle, case, reference.at(index))))
+            beside = reference.at(index)
+            mapping(case, beside)  # refused before the first check runs
+            found.append(Step(ORACLE, spelled(layer), shape, partial(compare_with_oracle, case, beside), case))
     depth = max(2, layers[-1][0] + 1)
     for name, check in MODEL_CHECKS.items():
-        found.append(Step(name, "model", partial(check, config, shape, depth, seed, device)))
+        found.append(Step(name, "model", shape, partial(check, config, shape, depth, seed, device)))
     wanted = _wanted(only, [*check_names(), *([ORACLE] if reference is not None else [])])
     return [step for step in found if step.check in wanted]
 
@@ -216,17 +219,18 @@ def spelled(config: AttentionConfig) -> str:
     return config.kind + (":" + ",".join(changed) if changed else "")
 
 
-def probed(config: AttentionConfig | str, shape: Shape | None = None) -> tuple[Shape, str]:
-    """Return the trunk that `steps` takes, and one line on the lengths at which its checks look."""
-    layers = distinct_layers(resolve_attention(config))
-    trunk = shape or find_trunk([layer for _, layer in layers])
-    cases = [Case(layer, trunk, index) for index, layer in layers]
-    tokens, longest = (
-        ", ".join(f"{n:,}" for n in dict.fromkeys(numbers))
-        for numbers in ([case.tokens for case in cases], [case.longest for case in cases])
-    )
-    far = min(FARTHEST, trunk.block_size)
-    return trunk, f"sequences of {tokens} tokens, counts of pairs up to {longest}, single sequences up to {far:,}"
+def probed(checks: Sequence[Step]) -> str:
+    """Return one line on the lengths at which the checks look; after they have run, for it may take as long as one."""
+    cases = list({id(step.case): step.case for step in checks if step.case is not None}.values())
+    if not cases:
+        return "models of short sequences"
+    try:
+        lengths = [case.tokens for case in cases], [case.longest for case in cases]
+    except Exception as error:  # noqa: BLE001 - foreign code, which the checks have told about
+        return f"lengths are not known, visible() raises {type(error).__name__}"
+    tokens, longest = (", ".join(f"{n:,}" for n in dict.fromkeys(numbers)) for numbers in lengths)
+    far = min(FARTHEST, cases[0].shape.block_size)
+    return f"sequences of {tokens} tokens, counts of pairs up to {longest}, single sequences up to {far:,}"
 
 
 def _wanted(only: Sequence[str], known: list[str]) -> set[str]:
