@@ -78,8 +78,9 @@ def verify(
 ) -> None:
     """Prove that attention variants keep their contract: who sees whom, decoding, cache, costs, gradients, precision.
 
-    On a small trunk with every position and switch; with --preset, or settings of a model, on that trunk alone. What
-    passes all checks is recorded in verified.json beside the runs. Ends with exit code 1 where a check fails.
+    On a small trunk with every position and switch; with --preset or settings of a model, on that trunk.
+
+    What passes all checks is recorded in verified.json beside the runs. Ends with exit code 1 where a check fails.
     """
     of_variants = {leaf.name for leaf in leaves(VerifyConfig).values() if leaf.variants}
     of_all = {name: value for name, value in sources.command_line.items() if name not in of_variants}
