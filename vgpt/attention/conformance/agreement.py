@@ -8,7 +8,7 @@ from vgpt.attention.conformance.decoding import decode
 from vgpt.attention.conformance.measure import Finding, Worst, gap
 from vgpt.attention.conformance.modes import MODES, TRAINING, ULP, Mode
 
-_NEAR = 0.05
+_NEAR = 0.02
 """How far bfloat16 may be from float32, relative to outputs of size one, as a root mean square."""
 
 
