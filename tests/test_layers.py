@@ -92,7 +92,7 @@ def test_the_torch_free_side_imports_neither_torch_nor_mlflow():
         module_name(p) for p in FILES if module_name(p).split(".")[1:2] and module_name(p).split(".")[1] in TORCH_FREE
     ]
     modules += ["vgpt.attention.registry", "vgpt.attention.grouped.config", "vgpt.model.config", "vgpt.model.costs"]
-    modules += ["vgpt.attention.plugins", "vgpt.attention.plugin_record"]
+    modules += ["vgpt.attention.plugins", "vgpt.attention.plugin_record", "vgpt.attention.stamps"]
     heavy = ("torch", "mlflow", "matplotlib", "scipy", "pyarrow", "tiktoken", "transformers")
     code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m)\n"
     code += f"print([m for m in {heavy!r} if m in sys.modules])"

@@ -31,6 +31,9 @@ class RunningConfig(AttentionConfig):
         exact = self.flops(shape, tokens)
         return Flops(exact.projections, exact.mixing + inside)
 
+    def decode_flops(self, shape, tokens):
+        return Flops(2 * self.matmul_params(shape), 4 * shape.n_embd * (shape.head_dim + 1))
+
     def cache_cost(self, shape):
         return CacheCost(fixed=shape.n_embd * (shape.head_dim + 1), state_bytes=4)
 
@@ -114,6 +117,12 @@ class SaysASquareOfFlops(RunningConfig):
         return Flops(2 * tokens * self.matmul_params(shape), 4 * tokens**2 * 4 * shape.n_embd)
 
 
+class ForgetsToChargeDecoding(RunningConfig):
+    """Leaves what a softmax would take."""
+
+    decode_flops = AttentionConfig.decode_flops
+
+
 def test_a_plug_in_without_a_softmax_keeps_the_contract(register):
     assert failures(register(RunningConfig, Running)) == []
 
@@ -124,7 +133,8 @@ def test_a_plug_in_without_a_softmax_keeps_the_contract(register):
         (RunningConfig, SumsInTheInputsPrecision, "low_precision", "float16"),
         (RunningConfig, DropsTheStateOfAPrefill, "decoding", "after a prefill"),
         (SaysAnotherPrecision, Running, "cache_bytes", "bfloat16"),
-        (SaysASquareOfFlops, Running, "flops", "FLOPs of mixing counted"),
+        (ForgetsToChargeDecoding, Running, "decode_flops", "stated by decode_flops()"),
+        (SaysASquareOfFlops, Running, "flops", "for the mixing"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else value if value in check_names() else "",
 )

@@ -2,13 +2,16 @@ import json
 import os
 import signal
 import threading
+from datetime import date
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from vgpt.attention.stamps import write_stamps
 from vgpt.errors import DataError, UsageError
 from vgpt.tracking.journal import read_metrics
+from vgpt.tracking.store import read_local_run
 from vgpt.tracking.windows import parse_window_losses
 from vgpt.training.checkpoint import find_checkpoint
 from vgpt.training.display import Quiet
@@ -268,3 +271,13 @@ def test_recomputation_ends_in_the_same_bits(settings):
     train_run(plain, Quiet())
     train_run(lean, Quiet())
     assert equal(weights(plain), weights(lean))
+
+
+def test_a_run_says_whether_its_variant_was_verified(settings):
+    config = settings(train__max_steps=1)
+    train_run(config, Quiet())
+    assert read_local_run(config.directory).tags["vgpt.verified"] == "not verified"
+    write_stamps(config.run.runs_dir, [config.model.attn], {}, print)
+    other = settings(train__max_steps=1, run__run_name="after")
+    train_run(other, Quiet())
+    assert read_local_run(other.directory).tags["vgpt.verified"] == f"verified {date.today().isoformat()}"

@@ -1,8 +1,10 @@
 """`vgpt verify`: proof that attention variants keep their contract."""
 
+import platform
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import ValidationError
@@ -10,25 +12,60 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from vgpt.attention.config import AttentionConfig
+import vgpt
+from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.registry import resolve_attention, variants
-from vgpt.cli.console import out, print_json
-from vgpt.cli.options import JsonOption, with_settings
-from vgpt.errors import SettingsError
-from vgpt.settings.loader import Loaded
-from vgpt.settings.verify import VerifyConfig
+from vgpt.attention.stamps import FILE, distinct_layers, write_stamps
+from vgpt.cli.console import out, print_json, say, warn
+from vgpt.cli.options import JsonOption, print_settings, with_settings
+from vgpt.errors import SettingsError, UsageError
+from vgpt.settings.fields import leaves
+from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
+from vgpt.settings.verify import TRUNK, VerifyConfig
 
 if TYPE_CHECKING:
     from vgpt.attention.conformance.kit import Result, Step
 
+BASE = "mha"
+"""The variant that fits every trunk: what is wrong with it is wrong with the trunk."""
+
+_LAYERS = 256
+"""Layers among which the distinct ones of a mix are looked for."""
+
+_NO_REFERENCE = (
+    "[dim]no reference given: a scale, or an order of heads, that is wrong in the same way everywhere goes unseen; "
+    "--oracle mha compares with a named variant[/dim]"
+)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be checked of one word of the command line."""
+
+    config: AttentionConfig
+    steps: "list[Step]"
+
+    @property
+    def trunk(self) -> Shape:
+        """The trunk of all checks."""
+        return self.steps[0].shape
+
+    @property
+    def lengths(self) -> str:
+        """One line on where the checks look."""
+        from vgpt.attention.conformance.kit import probed
+
+        return probed(self.steps)
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("verify")(with_settings(VerifyConfig, presets=False)(verify))
+    app.command("verify")(with_settings(VerifyConfig, variant="names")(verify))
 
 
 def verify(
-    loaded: Loaded[VerifyConfig],
+    sources: Sources,
+    show_settings: bool,
     names: Annotated[
         list[str],
         typer.Argument(
@@ -41,27 +78,97 @@ def verify(
 ) -> None:
     """Prove that attention variants keep their contract: who sees whom, decoding, cache, costs, gradients, precision.
 
-    Ends with exit code 1 where a check fails.
-    """
-    from vgpt.attention.conformance.kit import steps
+    On a small trunk with every position and switch; with --preset or settings of a model, on that trunk.
 
+    What passes all checks is recorded in verified.json beside the runs. Ends with exit code 1 where a check fails.
+    """
+    of_variants = {leaf.name for leaf in leaves(VerifyConfig).values() if leaf.variants}
+    of_all = {name: value for name, value in sources.command_line.items() if name not in of_variants}
+    loaded = _loaded(replace(sources, command_line=of_all), BASE)
+    for note in loaded.notes:
+        warn(note)
+    if show_settings:
+        print_settings(loaded, as_json=json)
     settings = loaded.settings
     # All words are understood before the first check runs.
-    plans = {
-        name: steps(_resolved(name), seed=settings.seed, device=settings.device, only=settings.checks) for name in names
-    }
+    plans = {name: _plan(name, settings, sources) for name in names}
     results: dict[str, list[Result]] = {}
     for name, plan in plans.items():
-        results[name] = _checked(name, plan)
+        results[name] = _checked(name, plan.steps)
         if not json:
             out().print(_table(name, results[name]), soft_wrap=False)
+            out().print(f"[dim]{escape(_where(plan))}[/dim]")
     failed = {name: checks for name, found in results.items() if (checks := _failed(found))}
+    passed = [plans[name] for name in names if name not in failed]
+    stamped = None if settings.checks else _stamp(passed, settings)
     if json:
-        print_json({"passed": not failed, "variants": [_as_json(name, found) for name, found in results.items()]})
+        told = [_as_json(name, plans[name], found) for name, found in results.items()]
+        print_json({"passed": not failed, "stamped": stamped, "oracle": settings.oracle, "variants": told})
     else:
         out().print(_summary(results, failed))
+        if settings.oracle is None and not settings.checks:
+            out().print(_NO_REFERENCE)
     if failed:
         raise typer.Exit(1)
+
+
+def _loaded(sources: Sources, name: str) -> Loaded[VerifyConfig]:
+    """Load the settings with one variant in the model."""
+    return load_settings(VerifyConfig, replace(sources, command_line={**sources.command_line, "attn": name}))
+
+
+def _plan(name: str, settings: VerifyConfig, sources: Sources) -> _Plan:
+    from vgpt.attention.conformance.kit import steps
+
+    options: dict[str, Any] = {"seed": settings.seed, "device": settings.device, "only": settings.checks}
+    if settings.oracle is not None:
+        options["oracle"] = _resolved(settings.oracle)
+    if not any(given_value(VerifyConfig, sources, word) is not None for word in TRUNK):
+        _refuse_settings_of_variants(sources)
+        config = _resolved(name)
+        return _Plan(config, steps(config, **options))
+    model = _loaded(sources, name).settings.model
+    return _Plan(model.attn, steps(model.attn, model.shape, alone=True, **options))
+
+
+def _refuse_settings_of_variants(sources: Sources) -> None:
+    """Refuse the flags of variants, which only a model's settings take in: without one they would do nothing."""
+    for leaf in leaves(VerifyConfig).values():
+        if leaf.variants and leaf.name in sources.command_line:
+            word = f"{next(iter(leaf.variants))}:{leaf.name}={sources.command_line[leaf.name]}"
+            raise UsageError(f"{leaf.flag} is not read without a model: write it with the variant", f"As in {word}.")
+
+
+def _where(plan: _Plan) -> str:
+    trunk = plan.trunk
+    return f"n_embd {trunk.n_embd}, n_head {trunk.n_head}, block_size {trunk.block_size:,}: {plan.lengths}"
+
+
+def _stamp(passed: Sequence[_Plan], settings: VerifyConfig) -> str | None:
+    """Record the variants that passed everything; a directory that cannot be written costs only that."""
+    from torch import __version__ as torch_version
+
+    written: str | None = None
+    for plan in passed:
+        about = {
+            "vgpt": vgpt.__version__,
+            "torch": str(torch_version),
+            "python": platform.python_version(),
+            "device": settings.device,
+            "seed": settings.seed,
+            "oracle": settings.oracle,
+            "trunk": asdict(plan.trunk),
+            "probed": plan.lengths,
+            "checks": list(dict.fromkeys(step.check for step in plan.steps)),
+        }
+        try:
+            written = str(write_stamps(settings.runs_dir, distinct_layers(plan.config, _LAYERS), about, warn))
+        except OSError as error:
+            warn(f"the pass is NOT recorded in {settings.runs_dir / FILE}: {error.strerror or error}")
+            return None
+    if written is not None:
+        say(f"recorded: {written}")
+    return written
 
 
 def _resolved(name: str) -> AttentionConfig:
@@ -126,7 +233,7 @@ def _summary(results: "dict[str, list[Result]]", failed: dict[str, list[str]]) -
     return f"[red]✗[/red] {len(failed)} of {len(results)} variants break the contract: {escape(faults)}"
 
 
-def _as_json(name: str, results: Sequence["Result"]) -> dict[str, object]:
+def _as_json(name: str, plan: _Plan, results: Sequence["Result"]) -> dict[str, object]:
     checks = [
         {
             "check": result.check,
@@ -138,4 +245,10 @@ def _as_json(name: str, results: Sequence["Result"]) -> dict[str, object]:
         }
         for result in results
     ]
-    return {"variant": name, "passed": all(result.passed for result in results), "checks": checks}
+    return {
+        "variant": name,
+        "passed": all(result.passed for result in results),
+        "trunk": asdict(plan.trunk),
+        "probed": plan.lengths,
+        "checks": checks,
+    }

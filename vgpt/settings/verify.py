@@ -1,10 +1,15 @@
 """Settings of `vgpt verify`."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from vgpt.schema import Section
+from vgpt.settings.model import ModelSettings
+
+TRUNK = ("n_embd", "n_head", "block_size", "bias", "pos", "qk_norm", "out_gate", "sinks", "flash")
+"""Settings of the model that an attention layer is built for; where one is given, checks run on that trunk."""
 
 
 class VerifyConfig(Section):
@@ -12,7 +17,12 @@ class VerifyConfig(Section):
 
     checks: tuple[str, ...] = ()
     """names of checks to run, separated by commas; none = all"""
+    oracle: str | None = None
+    """variant that outputs and gradients are compared with, given equal weights; none = no reference"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
     """of the weights, the inputs and the places looked at"""
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")] = "cpu"
     """cpu, cuda, cuda:1 or mps"""
+    runs_dir: Path = Path("runs")
+    """directory of all runs; verified.json in it records what has passed"""
+    model: ModelSettings = ModelSettings()

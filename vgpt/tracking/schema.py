@@ -120,6 +120,8 @@ TAGS: dict[str, str] = {
     "vgpt.torch": "version of torch",
     "vgpt.device": "device trained on",
     "vgpt.dtype": "precision of the forward and backward pass",
+    "vgpt.verified": "whether the variants of all layers had passed vgpt verify: verified and the day, changed since "
+    "verified where their code is another now, or not verified",
     "vgpt.peak_source": "where flops/peak is from: a table of devices, or a measurement",
     TAG_GROUP: "study that the run was trained for, or that it is the parent of",
 }

@@ -8,6 +8,7 @@ from typing import Any
 from vgpt.attention.config import positions_of
 from vgpt.attention.mix.config import pattern_of
 from vgpt.attention.plugin_record import plugin_record
+from vgpt.attention.stamps import stamp_for
 from vgpt.data.dataset import Dataset
 from vgpt.data.overlap import find_overlap
 from vgpt.evaluation.loss import Evaluation, Evaluator
@@ -60,6 +61,7 @@ def open_record(
         ),
         "vgpt.plugins": json.dumps({one["kind"]: one["sha256"] for one in about["plugins"]}, sort_keys=True),
         "vgpt.dtype": compute.dtype_name,
+        "vgpt.verified": stamp_for(config.run.runs_dir, config.model.attn, config.model.n_layer),
         "vgpt.peak_source": peak.source,
         # What changed between the processes that trained a run stands there in order.
         **{name: THEN.join(values) for name, values in state.facts.items()},

@@ -1,6 +1,6 @@
 """One layer of a variant on one trunk, filled with weights that hide nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,16 @@ from vgpt.errors import SettingsError
 from vgpt.model.init import stream_seed
 
 LONGEST = 1100
-"""Most tokens that checks of who sees whom run on, so that a check takes seconds."""
+"""Tokens up to which every query is asked whom it sees; beyond, hiding is looked for, and probed where it begins."""
+
+FARTHEST = 4096
+"""Most tokens of any sequence."""
+
+_SOME = 600
+"""Most tokens of sequences that only try a switch or position."""
+
+_COPIES = 1 << 28
+"""Bytes that the scores of the sequences computed at once may take, in float64."""
 
 _PLAIN = 150
 """Tokens of an ordinary sequence: two pages of a cache, or chunks, and some; no round number."""
@@ -34,6 +43,7 @@ class Case:
         layer: index of the block.
         seed: chooses weights, inputs and places to look at.
         device: where it runs.
+        alone: whether to try this trunk and no other, as for a trunk of real size.
         origin: the case that this one differs from in its trunk only.
     """
 
@@ -42,6 +52,7 @@ class Case:
     layer: int = 0
     seed: int = 0
     device: str = "cpu"
+    alone: bool = False
     origin: "Case | None" = field(default=None, compare=False, repr=False)
 
     def on(self, **changes: Any) -> "Case":
@@ -81,23 +92,61 @@ class Case:
         return isinstance(self.config, SoftmaxConfig)
 
     @cached_property
+    def narrow(self) -> bool:
+        """Whether the layer computes in float32 inside even where all that it is given is float64.
+
+        A step too small for float32 shows it: what float64 computes is then a straight line.
+        """
+        if self.origin is not None:
+            return self.origin.narrow
+        module, x = self.module(torch.float64), self.inputs(1, 9, torch.float64)
+        step = 1e-6 * self.inputs(1, 9, torch.float64, salt="step")
+        with torch.no_grad():
+            bend = module(x + step) - 2 * module(x) + module(x - step)
+        return float(bend.abs().max()) > 1e-9
+
+    @property
+    def precisions(self) -> list[tuple[torch.dtype, float]]:
+        """Precisions in which two ways to compute the same are compared, with how near they must be."""
+        return [(torch.float32, 1e-5), (torch.float64, 1e-5 if self.narrow else 1e-10)]
+
+    @cached_property
     def reach(self) -> int | None:
-        """The shortest sequence in which some head hides an earlier token; None: none up to `LONGEST`."""
+        """The shortest sequence in which some head hides an earlier token; None: none up to the block size.
+
+        Beyond `LONGEST` a grid of queries is asked, and `pairs`, which may know of hiding between them.
+        """
         if self.origin is not None:
             return self.origin.reach  # who sees whom is the settings' matter, and costly to ask
-        seen_by_all = self.visible_by_head(torch.arange(self.longest), self.longest).all(0)
-        hidden = seen_by_all.logical_not().tril().any(1)
-        return int(hidden.nonzero()[0]) + 1 if hidden.any() else None
+        near = min(LONGEST, self.shape.block_size)
+        if near_ones := self._hiding(torch.arange(near), near):
+            return near_ones[0] + 1
+        most = min(FARTHEST, self.shape.block_size)
+        found = _first(lambda tokens: self.config.pairs(tokens) < causal_pairs(tokens), 1, most)
+        grid = torch.arange(near - 1, most, max(64, most // 64))
+        for row in self._hiding(torch.cat((grid, torch.tensor([most - 1]))), most)[:1]:
+            first = _first(lambda tokens: bool(self._hiding(torch.tensor([tokens - 1]), tokens)), near, row + 1)
+            found = min(first or row + 1, found or most)
+        return found
 
     @property
     def longest(self) -> int:
         """Most tokens of any sequence but the long ones."""
-        return min(LONGEST, self.shape.block_size)
+        return min(self.shape.block_size, max(LONGEST, (self.reach or 0) + 9))
 
     @property
     def tokens(self) -> int:
         """Tokens of a sequence that is long enough for something to be hidden, where anything is."""
         return min(self.longest, max(_PLAIN, (self.reach or 0) + 9))
+
+    @property
+    def some_tokens(self) -> int:
+        """As `tokens`, for what need not see anything hidden where that takes a long sequence."""
+        return self.tokens if self.tokens <= _SOME else min(self.tokens, _PLAIN)
+
+    def copies(self, tokens: int, most: int) -> int:
+        """Return how many sequences of `tokens`, at most `most`, may be computed at once."""
+        return max(1, min(most, _COPIES // (8 * self.shape.n_head * tokens * tokens)))
 
     def visible(self, rows: Tensor, tokens: int, layer: int | None = None) -> Tensor:
         """Return who sees whom, (rows, tokens) booleans: the union over the heads."""
@@ -114,13 +163,18 @@ class Case:
         """Choose up to `count` of `tokens` positions: the ends, where hiding begins, and others at random."""
         edges = [0, 1, tokens - 1, tokens // 2]
         if self.reach is not None:
-            edges += [self.reach - 2, self.reach - 1, self.reach]
+            hiding = [self.reach - 2, self.reach - 1, self.reach]
+            edges = [*hiding, tokens - 1] if tokens > LONGEST else edges + hiding
+        count = min(count, 4) if tokens > LONGEST else count
         others = torch.randperm(tokens, generator=self.numbers(f"rows{tokens}")).tolist()
         chosen = list(dict.fromkeys(row for row in [*edges, *others] if 0 <= row < tokens))
         return sorted(chosen[:count])
 
     def trunks(self) -> "Iterator[tuple[str, Case]]":
         """Yield every trunk that the settings accept, one change at a time and all switches together, by its flags."""
+        if self.alone:
+            yield "this trunk", self
+            return
         changes: list[tuple[str, dict[str, Any]]] = [("the plain trunk", {}), ("--no-bias", {"bias": False})]
         positions = [pos for pos in self.config.positions if pos != self.shape.pos]
         changes += [(f"--pos {pos}", {"pos": pos}) for pos in positions]
@@ -135,6 +189,11 @@ class Case:
             case = self.on(**change)
             if not case.config.check(case.shape):
                 yield flags, case
+
+    def _hiding(self, rows: Tensor, tokens: int) -> list[int]:
+        """Return those of the queries from which some head hides an earlier token."""
+        hidden = ~self.visible_by_head(rows, tokens).all(0) & (torch.arange(tokens) <= rows[:, None])
+        return rows[hidden.any(1)].tolist()
 
     def _normal(self, name: str, size: Sequence[int]) -> Tensor:
         return torch.empty(tuple(size), dtype=torch.float64).normal_(generator=self.numbers(name))
@@ -153,6 +212,21 @@ def find_trunk(configs: Sequence[AttentionConfig]) -> Shape:
         if not any(config.check(shape) for config in configs):
             return shape
     raise SettingsError(faults, "No small trunk fits these settings; check_variant takes the `shape` to use.")
+
+
+def causal_pairs(tokens: int) -> int:
+    """Count the pairs of full causal attention."""
+    return tokens * (tokens + 1) // 2
+
+
+def _first(holds: Callable[[int], bool], low: int, high: int) -> int | None:
+    """Return the least number from `low` to `high` from which on something holds; None where not even at `high`."""
+    if not holds(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return high
 
 
 def _flag(name: str, value: object) -> str:

@@ -4,22 +4,24 @@ import torch
 
 from vgpt.attention.conformance.case import Case
 from vgpt.attention.conformance.measure import Finding, Worst, gap
+from vgpt.attention.conformance.modes import MODES, ULP
 
-_LENGTHS = (1, 2, 3, 16, 33, 63, 64, 65)
+_LENGTHS = (1, 2, 3, 7, 16, 33, 63, 64, 65)
 
 
 def prefix_invariance(case: Case) -> Finding:
     """The outputs of the first n tokens do not depend on how many follow: no pattern may depend on the length."""
     worst = Worst("the outputs of n tokens are the same at any length of the sequence (largest difference)")
-    for dtype, limit in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
+    for dtype, limit in case.precisions:
         for flags, trunk in [*case.trunks(), ("--no-flash", case.on(flash=False))]:
             module = trunk.module(dtype)
-            x = trunk.inputs(2, case.tokens, dtype)
-            lengths = {n for n in (*_LENGTHS, case.tokens // 2, case.tokens - 1) if n < case.tokens}
+            tokens = case.tokens if trunk == case else trunk.some_tokens
+            x = trunk.inputs(2, tokens, dtype)
+            lengths = {n for n in (*_LENGTHS, tokens // 2, tokens - 1) if n < tokens}
             with torch.no_grad():
                 full = module(x)
-                for n in sorted(lengths) if trunk == case else (7, 64):
-                    where = f"{flags}, {dtype}: the first {n} of {case.tokens} tokens, against them alone"
+                for n in sorted(lengths) if trunk == case else sorted(lengths & {7, 64}):
+                    where = f"{flags}, {dtype}: the first {n} of {tokens} tokens, against them alone"
                     worst.add(gap(module(x[:, :n]), full[:, :n]), limit, where)
     return worst.finding()
 
@@ -27,7 +29,7 @@ def prefix_invariance(case: Case) -> Finding:
 def batch_invariance(case: Case) -> Finding:
     """A sequence is computed as if alone: outputs and gradients of one do not depend on the others."""
     worst = Worst("each sequence of a batch is computed as if alone (largest difference)")
-    for dtype, limit in ((torch.float32, 1e-5), (torch.float64, 1e-10)):
+    for dtype, limit in case.precisions:
         for flags, trunk in case.trunks():
             module = trunk.module(dtype)
             x = trunk.inputs(3, 33, dtype)
@@ -40,4 +42,17 @@ def batch_invariance(case: Case) -> Finding:
             x.requires_grad_()
             (gradient,) = torch.autograd.grad(module(x)[1].sum(), x)
             worst.add(float(gradient[::2].abs().max()), 0, f"{flags}, {dtype}: sequence 1 has gradients to others")
+    for flags, trunk in case.trunks():
+        _change_neighbours(worst, trunk, flags)
     return worst.finding()
+
+
+def _change_neighbours(worst: Worst, case: Case, flags: str) -> None:
+    """Replace the other sequences of a batch, in every mode: a batch of the same shape is rounded in the same way."""
+    module, x, other = case.module(), case.inputs(3, 33), case.inputs(3, 33, salt="neighbours")
+    for mode in MODES:
+        alone = mode.run(module, x)[1]
+        for size in (1, 30):
+            changed = mode.run(module, torch.cat((size * other[:1], x[1:2], size * other[2:])))[1]
+            where = f"{flags}, {mode.name}: a sequence changes with others of its batch, of {size} times its size"
+            worst.add(gap(changed, alone), ULP if mode.autocast else 1e-6, where)

@@ -8,9 +8,23 @@ from math import inf
 import torch
 
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.conformance import causality, counting, decoding, invariance, memory, numerics, state, whole
-from vgpt.attention.conformance.case import Case, find_trunk
+from vgpt.attention.conformance import (
+    agreement,
+    causality,
+    counting,
+    decoding,
+    flops,
+    gradients,
+    invariance,
+    memory,
+    numerics,
+    state,
+    whole,
+)
+from vgpt.attention.conformance.case import FARTHEST, Case, find_trunk
 from vgpt.attention.conformance.measure import Finding
+from vgpt.attention.conformance.oracle import mapping
+from vgpt.attention.conformance.oracle import oracle as compare_with_oracle
 from vgpt.attention.registry import resolve_attention
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 
@@ -23,6 +37,7 @@ LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
         counting.pairs,
         invariance.prefix_invariance,
         invariance.batch_invariance,
+        agreement.modes,
         decoding.decoding,
         decoding.positions,
         decoding.rewinding,
@@ -30,10 +45,11 @@ LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
         memory.hidden_memory,
         counting.parameters,
         counting.switches,
-        counting.flops,
-        counting.decode_flops,
+        flops.flops,
+        flops.decode_flops,
         numerics.fast_is_naive,
-        numerics.gradients,
+        gradients.gradients,
+        gradients.gradients_under_autocast,
         numerics.finite_at_extremes,
         numerics.low_precision,
         state.state_dict,
@@ -46,6 +62,9 @@ MODEL_CHECKS: dict[str, Callable[[AttentionConfig, Shape, int, int, str], Findin
     check.__name__: check for check in (whole.same_trunk, whole.in_a_model)
 }
 """Checks of a model with all its layers, by name."""
+
+ORACLE = "oracle"
+"""The check that a variant computes what a named one does; only where one is named."""
 
 _MOST_LAYERS = 256
 """Layers among which the distinct ones of a mix are looked for."""
@@ -78,7 +97,9 @@ class Step:
 
     check: str
     subject: str
+    shape: Shape
     measure: Callable[[], Finding]
+    case: Case | None = None
 
     def run(self) -> Result:
         """Measure; a check that raises has failed."""
@@ -103,22 +124,32 @@ def steps(
     seed: int = 0,
     device: str = "cpu",
     only: Sequence[str] = (),
+    oracle: AttentionConfig | str | None = None,
+    alone: bool = False,
 ) -> list[Step]:
-    """Return the checks of a variant without running any; arguments and errors as for `check_variant`."""
+    """Return the checks of a variant without running any; arguments and errors as for `check_variant`.
+
+    With `alone` the layers are tried on this trunk only, without other positions and switches.
+    """
     config = resolve_attention(config)
     layers = distinct_layers(config)
+    reference = None if oracle is None else resolve_attention(oracle)
     if shape is None:
         shape = find_trunk([layer for _, layer in layers])
     elif faults := [fault for _, layer in layers for fault in layer.check(shape)]:
         raise SettingsError(faults)
     found: list[Step] = []
     for index, layer in layers:
-        case = Case(layer, shape, index, seed, device)
-        found += [Step(name, spelled(layer), partial(check, case)) for name, check in LAYER_CHECKS.items()]
+        case = Case(layer, shape, index, seed, device, alone)
+        found += [Step(name, spelled(layer), shape, partial(check, case), case) for name, check in LAYER_CHECKS.items()]
+        if reference is not None:
+            beside = reference.at(index)
+            mapping(case, beside)  # refused before the first check runs
+            found.append(Step(ORACLE, spelled(layer), shape, partial(compare_with_oracle, case, beside), case))
     depth = max(2, layers[-1][0] + 1)
     for name, check in MODEL_CHECKS.items():
-        found.append(Step(name, "model", partial(check, config, shape, depth, seed, device)))
-    wanted = _wanted(only)
+        found.append(Step(name, "model", shape, partial(check, config, shape, depth, seed, device)))
+    wanted = _wanted(only, [*check_names(), *([ORACLE] if reference is not None else [])])
     return [step for step in found if step.check in wanted]
 
 
@@ -129,6 +160,7 @@ def check_variant(
     seed: int = 0,
     device: str = "cpu",
     only: Sequence[str] = (),
+    oracle: AttentionConfig | str | None = None,
 ) -> list[Result]:
     """Check that a variant keeps the contract of `vgpt.attention`; a check that raises has failed.
 
@@ -138,12 +170,13 @@ def check_variant(
         seed: chooses weights, inputs and places to look at.
         device: where the checks run.
         only: names of the checks to run; empty runs all.
+        oracle: variant to compare outputs and gradients with, given equal weights.
 
     Raises:
         SettingsError: the settings do not fit the trunk, or no small trunk fits them.
-        UsageError: an unknown check.
+        UsageError: an unknown check, or a reference whose weights cannot be made from the variant's.
     """
-    return [step.run() for step in steps(config, shape, seed=seed, device=device, only=only)]
+    return [step.run() for step in steps(config, shape, seed=seed, device=device, only=only, oracle=oracle)]
 
 
 def failures(
@@ -153,9 +186,10 @@ def failures(
     seed: int = 0,
     device: str = "cpu",
     only: Sequence[str] = (),
+    oracle: AttentionConfig | str | None = None,
 ) -> list[str]:
     """Return one line per check that fails, empty when the contract is kept; arguments as for `check_variant`."""
-    results = check_variant(config, shape, seed=seed, device=device, only=only)
+    results = check_variant(config, shape, seed=seed, device=device, only=only, oracle=oracle)
     return [
         f"{result.subject}: {result.check}: {result.detail} (measured {result.measured:.3g}, limit {result.limit:.3g})"
         for result in results
@@ -185,10 +219,25 @@ def spelled(config: AttentionConfig) -> str:
     return config.kind + (":" + ",".join(changed) if changed else "")
 
 
-def _wanted(only: Sequence[str]) -> set[str]:
+def probed(checks: Sequence[Step]) -> str:
+    """Return one line on the lengths at which the checks look; after they have run, for it may take as long as one."""
+    cases = list({id(step.case): step.case for step in checks if step.case is not None}.values())
+    if not cases:
+        return "models of short sequences"
+    try:
+        lengths = [case.tokens for case in cases], [case.longest for case in cases]
+    except Exception as error:  # noqa: BLE001 - foreign code, which the checks have told about
+        return f"lengths are not known, visible() raises {type(error).__name__}"
+    tokens, longest = (", ".join(f"{n:,}" for n in dict.fromkeys(numbers)) for numbers in lengths)
+    far = min(FARTHEST, cases[0].shape.block_size)
+    return f"sequences of {tokens} tokens, counts of pairs up to {longest}, single sequences up to {far:,}"
+
+
+def _wanted(only: Sequence[str], known: list[str]) -> set[str]:
     names = [word.strip().replace("-", "_").replace(" ", "_") for word in only]
     for name in names:
-        if name not in check_names():
-            known = ", ".join(check_names())
-            raise UsageError(f"unknown check {name!r}{did_you_mean(name, check_names())}", f"Known: {known}.")
-    return set(names or check_names())
+        if name == ORACLE and ORACLE not in known:
+            raise UsageError("the check 'oracle' needs a reference", "Name one: --oracle mha.")
+        if name not in known:
+            raise UsageError(f"unknown check {name!r}{did_you_mean(name, known)}", f"Known: {', '.join(known)}.")
+    return set(names or known)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vgpt.attention.conformance.case import Case
 from vgpt.attention.conformance.measure import Finding, Worst
+from vgpt.attention.conformance.modes import MODES, TRAINING
 
 _ROUNDING = 64
 """Tokens by which a cache may round up what it reserves: a page."""
@@ -17,18 +18,25 @@ _ROUNDING = 64
 def cache_bytes(case: Case) -> Finding:
     """Bytes in use equal `cache_cost` exactly, at any length, batch size and precision."""
     worst = Worst("bytes in use are what the settings state (largest difference in bytes)")
-    most = case.tokens
     for flags, trunk in case.trunks():
+        most = case.tokens if trunk == case else case.some_tokens
         cost = trunk.config.cache_cost(trunk.shape)
-        for batch, dtype in ((1, torch.float32), (3, torch.float32), (3, torch.bfloat16), (2, torch.float16)):
-            module = trunk.module()
-            cache = module.make_cache(batch, most, dtype=dtype, device=case.device)
+        for batch, dtype, mode in (
+            (1, torch.float32, TRAINING),
+            (3, torch.float32, TRAINING),
+            (3, torch.bfloat16, TRAINING),
+            (2, torch.bfloat16, MODES[-1]),
+            (2, torch.float16, TRAINING),
+        ):
+            module, autocast = mode.of(trunk.module()), f", {mode.name}" if mode.autocast else ""
+            with mode.context(case.device):
+                cache = module.make_cache(batch, most, dtype=dtype, device=case.device)
             lengths = (0, 1, 7, 8, 33, 64, 65, most)
             for before, length in zip((0, *lengths), lengths, strict=False):
                 if length > before:
-                    with torch.inference_mode():
+                    with torch.inference_mode(), mode.context(case.device):
                         module(trunk.inputs(batch, length - before), cache)
-                where = f"{flags}, {dtype}, batch {batch}, {length} tokens"
+                where = f"{flags}, {dtype}{autocast}, batch {batch}, {length} tokens"
                 worst.equal(cache.nbytes, batch * cost.nbytes(length, dtype.itemsize), where)
                 worst.add(max(0, cache.nbytes - cache.reserved), 0, f"{where}: more in use than reserved")
     return worst.finding()
@@ -37,8 +45,8 @@ def cache_bytes(case: Case) -> Finding:
 def hidden_memory(case: Case) -> Finding:
     """All memory that can be reached from a cache is in `reserved`, and `reserved` is near what the settings state."""
     worst = Worst("no memory hangs on the cache beside what it reports (bytes too many)")
-    most = case.tokens
     for flags, trunk in case.trunks():
+        most = case.tokens if trunk == case else case.some_tokens
         cost = trunk.config.cache_cost(trunk.shape)
         for batch, dtype in ((1, torch.float32), (3, torch.bfloat16)):
             module = trunk.module()
