@@ -5,6 +5,7 @@ import sys
 
 # Before torch is imported anywhere: two test processes on two cores must not fight over threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from collections.abc import Callable

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "vgpt"
 # A folder imports only from those before it; attention's settings side stands left of settings, its torch side, which
 # is whatever imports torch, right of data, and the kit that tries variants inside models right of the model.
 ORDER = [
-    ("errors", "schema"),
+    ("errors", "schema", "threads"),
     ("text",),
     ("attention, settings side",),
     ("settings",),
@@ -19,11 +19,11 @@ ORDER = [
     ("attention.conformance",),
     ("tracking",),
     ("evaluation",),
-    ("training",),
+    ("training", "bench"),
     ("report",),
     ("cli",),
 ]
-TORCH_FREE = ["errors", "schema", "text", "settings", "data", "report", "cli"]
+TORCH_FREE = ["errors", "schema", "threads", "text", "settings", "data", "report", "cli"]
 
 
 def layer(module: str) -> int:

@@ -13,6 +13,7 @@ from vgpt.cli import compare, evaluate, explain, prepare, runs, sample, sync, to
 from vgpt.cli.console import print_error
 from vgpt.cli.plugins import FLAG, check_flags, load_before_building, split_plugins
 from vgpt.errors import UsageError, VgptError
+from vgpt.threads import wait_asleep
 
 
 class Group(TyperGroup):
@@ -101,4 +102,5 @@ def _assemble(fault: UsageError | None = None) -> typer.Typer:
 
 def main() -> None:
     """Run the command line."""
+    wait_asleep()  # before anything, a plug-in say, imports torch
     build_app(sys.argv[1:])()

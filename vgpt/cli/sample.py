@@ -46,7 +46,7 @@ def sample(
 
     checkpoint = find_checkpoint(run, runs_dir=settings.runs_dir)
     tokenizer = checkpoint.tokenizer()
-    compute = resolve(SystemSettings(device=settings.device, dtype=settings.dtype))
+    compute = resolve(SystemSettings(device=settings.device, dtype=settings.dtype, threads=settings.threads))
     decoder = Decoder(checkpoint.load_model(compute.device, flash=settings.flash), compute.dtype)
     ids = tokenizer.encode(prompt) or [tokenizer.end_of_text]
     parts: list[Generation] = []

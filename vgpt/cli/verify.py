@@ -44,8 +44,10 @@ def verify(
     Ends with exit code 1 where a check fails.
     """
     from vgpt.attention.conformance.kit import steps
+    from vgpt.training.threads import use_threads
 
     settings = loaded.settings
+    use_threads(settings.threads)
     # All words are understood before the first check runs.
     plans = {
         name: steps(_resolved(name), seed=settings.seed, device=settings.device, only=settings.checks) for name in names

@@ -35,7 +35,7 @@ ASPECTS: dict[str, tuple[str, ...]] = {
     ),
     "positions": ("pos",),
     "precision": ("dtype", "tf32"),
-    "device": ("device", "compile", "recompute"),
+    "device": ("device", "compile", "recompute", "threads"),
     "evaluation": ("eval_windows", "eval_interval", "patience"),
 }
 """What the settings of a run are about; settings not listed here are audited as `other`."""
@@ -53,6 +53,8 @@ TAGGED = {
 """Conditions recorded as tags: name -> (aspect, tag). A tag says what was computed, where a setting may say `auto`."""
 
 NOT_RECORDED = "not recorded"
+THREADS = "threads"
+"""The setting whose outcome the name of the device tells: no condition by itself, yet one of a run's commands."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ def condition_settings() -> list[str]:
         leaf.name
         for leaf in leaves(TrainConfig).values()
         if leaf.path[0] in ("model", "train", "system") and not leaf.is_attention and not leaf.variants
-        if leaf.name != "seed"
+        # Seeds may differ, and how many threads computed a run is told by the name of its device.
+        if leaf.name not in ("seed", THREADS)
     ]
 
 

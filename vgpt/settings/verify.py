@@ -16,3 +16,5 @@ class VerifyConfig(Section):
     """of the weights, the inputs and the places looked at"""
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")] = "cpu"
     """cpu, cuda, cuda:1 or mps"""
+    threads: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """CPU threads; none = as many as CPU affinity and quota allow"""
