@@ -58,7 +58,7 @@ TAG_KIND = "vgpt.kind"
 TAG_COMPARED = "vgpt.compared"
 TAG_GROUP = "vgpt.group"
 
-KIND_COMPARISON, KIND_STUDY = "comparison", "study"
+KIND_COMPARISON, KIND_STUDY, KIND_BENCH = "comparison", "study", "bench"
 
 TAGS: dict[str, str] = {
     TAG_SCHEMA: "version of this schema",
@@ -67,6 +67,7 @@ TAGS: dict[str, str] = {
     TAG_RUN_DIR: "absolute path of the run's directory on the machine that trained it",
     TAG_STATUS: "running, finished, failed, killed or diverged: finer than MLflow's own status",
     TAG_KIND: "comparison, on a run that holds the report of one; study, on the parent of a study's runs; "
+    "bench, on a run that holds speeds measured side by side; "
     "absent on runs that were trained",
     TAG_COMPARED: "ids of the MLflow runs that a comparison is of",
     "vgpt.attn": "attention variant",
