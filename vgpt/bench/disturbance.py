@@ -52,13 +52,23 @@ class Evidence:
     strangers: int = 0
 
 
+@dataclass(frozen=True)
+class Reason:
+    """What disturbed a measurement: the kind of it, how much, and a sentence for people."""
+
+    kind: str
+    amount: float
+    text: str
+
+
 @dataclass
 class Watch:
     """Measures, and says what disturbed a measurement.
 
-    Args:
+    Attributes:
         threads: threads that compute.
         gpu: index of the GPU that computes, None on a CPU.
+        cpus: CPUs that this process may use.
     """
 
     threads: int
@@ -67,42 +77,54 @@ class Watch:
     _usual: dict[str, float] = field(default_factory=dict[str, float])
     _clock: float = 0.0
 
-    def measure(self, name: str, work: Callable[[], T]) -> tuple[T, list[str]]:
-        """Do some work; return its result and what disturbed it, in words."""
+    def measure(self, name: str, work: Callable[[], T]) -> tuple[T, list[Reason]]:
+        """Do some work; return its result and what disturbed it."""
         before = _look()
         result = work()
         return result, self.judge(name, evidence(before, _look(), *_gpu(self.gpu)))
 
-    def judge(self, name: str, found: Evidence) -> list[str]:
+    def judge(self, name: str, found: Evidence) -> list[Reason]:
         """Return what disturbed a measurement of the subject `name`; nothing where it was left alone."""
-        reasons: list[str] = []
-        if self.gpu is None:
-            usual = self._usual[name] = max(self._usual.get(name, 0.0), found.own)
-            # Cores that the subject leaves idle may do what they like.
-            taken = None if found.others is None else found.others - max(0, self.cpus - self.threads)
-            if taken is not None and taken > OTHERS:
-                reasons.append(f"other processes used {found.others:.1f} cores")
-            if found.own < SLOWER * usual:
-                reasons.append(f"it got {found.own / usual:.0%} of its usual processor time")
-            if found.pressure is not None and found.pressure > PRESSURE:
-                reasons.append(f"tasks waited for a processor {found.pressure:.0%} of the time")
-            if found.switches is not None and found.switches > SWITCHES * self.threads:
-                reasons.append(f"it had to give way {found.switches:.0f} times a second")
-            return reasons
+        return self._judge_gpu(found) if self.gpu is not None else self._judge_cpu(name, found)
+
+    def _judge_cpu(self, name: str, found: Evidence) -> list[Reason]:
+        reasons: list[Reason] = []
+        usual = self._usual[name] = max(self._usual.get(name, 0.0), found.own)
+        others = found.others or 0.0
+        if self._taken(found) > OTHERS:
+            reasons.append(Reason("others", others, f"other processes used {others:.1f} cores"))
+        if found.own < SLOWER * usual:
+            share = found.own / usual
+            reasons.append(Reason("slower", 1 - share, f"a variant got {share:.0%} of its usual processor time"))
+        if found.pressure is not None and found.pressure > PRESSURE:
+            text = f"tasks waited for a processor {found.pressure:.0%} of the time"
+            reasons.append(Reason("pressure", found.pressure, text))
+        # Threads of its own may take turns too; only others make that a disturbance.
+        if found.switches is not None and found.switches > SWITCHES * self.threads and others > OTHERS / 2:
+            text = f"it had to give way {found.switches:.0f} times a second"
+            reasons.append(Reason("switches", found.switches, text))
+        return reasons
+
+    def _judge_gpu(self, found: Evidence) -> list[Reason]:
+        reasons: list[Reason] = []
         if found.clock is not None:
             self._clock = max(self._clock, found.clock)
             if found.clock < CLOCK * self._clock:
-                reasons.append(f"the GPU ran at {found.clock:.0f} MHz instead of {self._clock:.0f}")
+                text = f"the GPU ran at {found.clock:.0f} MHz instead of {self._clock:.0f}"
+                reasons.append(Reason("clock", self._clock - found.clock, text))
         if found.strangers:
-            reasons.append(f"{found.strangers} other processes used the GPU")
+            reasons.append(Reason("strangers", found.strangers, f"{found.strangers} other processes used the GPU"))
         return reasons
+
+    def _taken(self, found: Evidence) -> float:
+        """Return the cores that others took of those it needs: the cores it leaves idle may do what they like."""
+        return 0.0 if found.others is None else found.others - max(0, self.cpus - self.threads)
 
     def quiet(self, seconds: float) -> bool:
         """Look on for a while, at rest; return whether others leave the subject the processors it needs."""
         before = _look()
         time.sleep(seconds)
-        others = evidence(before, _look()).others
-        return self.gpu is not None or others is None or others - max(0, self.cpus - self.threads) <= OTHERS
+        return self.gpu is not None or self._taken(evidence(before, _look())) <= OTHERS
 
 
 @dataclass(frozen=True)

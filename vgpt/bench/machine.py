@@ -6,7 +6,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,6 +40,7 @@ def machine(compute: Compute) -> Machine:
     )
 
 
+@cache
 def copy_bandwidth(device: torch.device) -> float:
     """Return the best rate of copying 256 MiB, far more than processors cache, in bytes read and written a second."""
     source = torch.ones(_COPIED // 4, device=device)
@@ -92,7 +95,8 @@ def peak_bytes(device: torch.device, held: int, work: Callable[[], object]) -> i
     recorded = profiler.profiler.kineto_results if profiler.profiler is not None else None
     if recorded is None:
         return None
-    moves = [(event.start_ns(), event.nbytes()) for event in recorded.events() if event.name() == "[memory]"]
+    events: list[Any] = recorded.events()  # torch's stubs do not know what its events of memory have
+    moves = [(event.start_ns(), event.nbytes()) for event in events if event.name() == "[memory]"]
     held_now = most = 0
     for _, amount in sorted(moves, key=lambda move: move[0]):
         held_now += amount

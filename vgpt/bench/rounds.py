@@ -1,11 +1,12 @@
 """Rounds of measurements: every subject once per round, in turn, and a disturbed round again."""
 
+import contextlib
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from vgpt.bench.disturbance import Watch
+from vgpt.bench.disturbance import Reason, Watch
 from vgpt.bench.statistics import FEWEST
 
 _LOOK = 0.25
@@ -19,7 +20,7 @@ class Series:
     Attributes:
         figures: of each subject, in the order of rounds.
         repeated: rounds that were disturbed and made again.
-        reasons: what disturbed the last of the rounds that count; empty where enough of them were left alone.
+        reasons: the worst of each kind that disturbed the rounds that count; empty where enough of them were quiet.
     """
 
     figures: Mapping[str, list[float]]
@@ -72,7 +73,7 @@ def interleave(
     """
     names = list(subjects)
     quiet: list[dict[str, float]] = []
-    restless: list[tuple[dict[str, float], list[str]]] = []
+    restless: list[tuple[dict[str, float], list[Reason]]] = []
     repeated = 0
     while len(quiet) < rounds:
         begun = time.perf_counter()
@@ -93,22 +94,39 @@ def interleave(
     if len(quiet) >= min(rounds, FEWEST):
         return Series(_by_name(names, quiet), repeated + len(restless))
     taken = [*quiet, *(figures for figures, _ in restless)]
-    return Series(_by_name(names, taken), repeated, tuple(restless[-1][1]))
+    worst: dict[str, Reason] = {}
+    for reason in (reason for _, reasons in restless for reason in reasons):
+        if reason.amount >= worst.get(reason.kind, reason).amount:
+            worst[reason.kind] = reason
+    return Series(_by_name(names, taken), repeated, tuple(reason.text for reason in worst.values()))
 
 
 def _round(
     subjects: Mapping[str, Callable[[], float]], names: Sequence[str], watch: Watch, *, whole: bool
-) -> tuple[dict[str, float], list[str]]:
+) -> tuple[dict[str, float], list[Reason]]:
     """Measure each subject once; a round that will be made again need not be `whole`."""
     figures: dict[str, float] = {}
-    reasons: list[str] = []
+    reasons: list[Reason] = []
     for name in names:
         if reasons and not whole:
             break
-        gc.collect()
-        figures[name], found = watch.measure(name, subjects[name])
+        with _collected():
+            figures[name], found = watch.measure(name, subjects[name])
         reasons += found
     return figures, reasons
+
+
+@contextlib.contextmanager
+def _collected() -> Iterator[None]:
+    """Collect young garbage, and nothing while measuring: a whole collection takes longer than a measurement."""
+    gc.collect(0)
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _by_name(names: Sequence[str], rounds: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
