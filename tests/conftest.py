@@ -31,6 +31,7 @@ def no_settings_of_the_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("VGPT_", "MLFLOW_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("VGPT_BENCH", "false")  # measuring takes its time; tests of it ask for it
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import vgpt as package
-from vgpt.bench.machine import bytes_of, peak_bytes, source_digest
+from vgpt.bench.machine import bytes_of, peak_bytes
 from vgpt.bench.result import load, save
+from vgpt.bench.source import source_digest
 from vgpt.bench.tables import bench_csv
 from vgpt.bench.work import Decoding, Point, Training, build, weight_bytes
 from vgpt.model.config import GPT2Config

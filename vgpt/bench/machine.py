@@ -1,13 +1,11 @@
-"""What the machine can do, and what is measured on it: bandwidth of a copy, peak of memory, digest of the code."""
+"""What the machine can do, and what is measured on it: bandwidth of a copy, peak of memory."""
 
 import contextlib
-import hashlib
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +14,12 @@ from torch.profiler import ProfilerActivity, profile
 
 import vgpt
 from vgpt.bench.result import Machine
+from vgpt.bench.source import source_digest
 from vgpt.training.devices import Compute
 from vgpt.training.hardware import peak_flops
 
 _COPIED = 256 * 2**20
 _COPY_SECONDS = 0.3
-_MEASURED_ROOMS = ("attention", "model", "training", "bench")
 
 
 def machine(compute: Compute) -> Machine:
@@ -63,15 +61,6 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
-
-
-def source_digest() -> str:
-    """Return a hash of the code whose speed is measured: that of attention, model, training and bench."""
-    root, digest = Path(vgpt.__file__).parent, hashlib.sha256()
-    for room in _MEASURED_ROOMS:
-        for path in sorted((root / room).rglob("*.py")):
-            digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()[:16]
 
 
 def peak_bytes(device: torch.device, held: int, work: Callable[[], object]) -> int | None:

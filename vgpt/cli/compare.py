@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vgpt.attention.registry import variants
+from vgpt.cli.compare_speeds import attach_speeds, measure_speeds
 from vgpt.cli.compare_views import Views, chosen_format, histories_of, mention_failure
 from vgpt.cli.console import out, print_json, say, warn
 from vgpt.cli.options import JsonOption, print_settings, with_settings
@@ -83,6 +84,9 @@ def compare_runs(
             failures = [failure for failure in failures if failure.code != DivergedError.exit_code]
         answers = _answers(study, _recorded(study.first), windows)
         _gather(study, answers)
+    if options.run_missing and options.bench and not failures:
+        measure_speeds(answers)
+    answers = attach_speeds(answers)
     views.show(study, answers)
     for answer in answers:
         for remark in answer.comparison.remarks:

@@ -11,6 +11,7 @@ from vgpt.report.differences import RowStatistics
 from vgpt.report.grouping import Row, seed_of
 from vgpt.report.matched import budget_of
 from vgpt.report.numbers import cache_disagrees, change, stat
+from vgpt.report.speeds import speeds_json
 from vgpt.report.standings import standing_json
 from vgpt.report.sweep_table import sweep_json
 
@@ -41,6 +42,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "match": asdict(comparison.match) if comparison.match else None,
         "milestone": {"axis": point.axis, "amount": point.amount} if (point := comparison.milestone) else None,
         "sweep": sweep_json(comparison.sweep) if comparison.sweep else None,
+        "speeds": speeds_json(comparison),
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),

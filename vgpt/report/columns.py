@@ -100,6 +100,16 @@ def _mean(metric: str) -> Callable[[Place], Value]:
     return lambda at: found.mean if (found := stat(at.row, metric)) else None
 
 
+def _measured_or(from_logs: Callable[[Place], Value], name: str) -> Callable[[Place], Value]:
+    """Return what was measured side by side where that was done, otherwise what training logs tell."""
+
+    def read(at: Place) -> Value:
+        speeds = at.comparison.speeds
+        return from_logs(at) if speeds is None else speeds.column(name, at.row, at.baseline)
+
+    return read
+
+
 def _sd(metric: str) -> Callable[[Place], Value]:
     return lambda at: found.sd if (found := stat(at.row, metric)) else None
 
@@ -159,13 +169,13 @@ _ALL = (
     Column("params_delta", "Δ params", _relative(numbers.PARAMS), numbers.shown_relative),
     Column("flops", "FLOPs/token", _mean(numbers.FLOPS), numbers.shown_count),
     Column("flops_delta", "Δ FLOPs", _relative(numbers.FLOPS), numbers.shown_relative),
-    Column("speed", "tokens/s", _mean(numbers.SPEED), _whole),
-    Column("speed_delta", "Δ tokens/s", _relative(numbers.SPEED), numbers.shown_relative),
-    Column("mfu", "MFU", _mean(numbers.MFU), numbers.shown_percent),
-    Column("mfu_palm", "MFU PaLM", _mean(numbers.MFU_PALM), numbers.shown_percent),
-    Column("memory", "peak memory", _mean(numbers.MEMORY), numbers.shown_bytes),
-    Column("decode", "decode step", _mean(numbers.DECODE), numbers.shown_milliseconds),
-    Column("decode_delta", "Δ decode", _relative(numbers.DECODE), numbers.shown_relative),
+    Column("speed", "tokens/s", _measured_or(_mean(numbers.SPEED), "speed"), _whole),
+    Column("speed_delta", "Δ tokens/s", _measured_or(_relative(numbers.SPEED), "speed_delta"), numbers.shown_relative),
+    Column("mfu", "MFU", _measured_or(_mean(numbers.MFU), "mfu"), numbers.shown_percent),
+    Column("mfu_palm", "MFU PaLM", _measured_or(_mean(numbers.MFU_PALM), "mfu_palm"), numbers.shown_percent),
+    Column("memory", "peak memory", _measured_or(_mean(numbers.MEMORY), "memory"), numbers.shown_bytes),
+    Column("decode", "decode step", _measured_or(_mean(numbers.DECODE), "decode"), numbers.shown_milliseconds),
+    Column("decode_delta", "Δ decode", _measured_or(_relative(numbers.DECODE), "decode_delta"), numbers.shown_relative),
     Column("kv_token", "KV/token", _mean(numbers.KV_TOKEN), numbers.shown_bytes),
     Column("kv_context", "KV at context", _mean(numbers.KV_CONTEXT), numbers.shown_bytes),
     Column("kv_delta", "Δ KV", _relative(numbers.KV_CONTEXT), numbers.shown_relative),

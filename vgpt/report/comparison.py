@@ -36,6 +36,7 @@ from vgpt.settings.matching import Match
 from vgpt.tracking.store import RunInfo
 
 if TYPE_CHECKING:
+    from vgpt.report.speeds import Speeds
     from vgpt.report.sweep import Sweep
 
 _SORTED_BY = {
@@ -64,6 +65,7 @@ class Comparison:
         milestone: the point at which losses are compared; None at the end of each run.
         standings: by label, what each run of the row had at the milestone.
         sweep: the learning rates that each variant was tuned over; None where they were not.
+        speeds: what was measured of the rows side by side; None where nothing was, and training logs alone tell.
     """
 
     rows: tuple[Row, ...]
@@ -77,6 +79,7 @@ class Comparison:
     milestone: Milestone | None = None
     standings: dict[str, tuple[Standing, ...]] = field(default_factory=dict[str, tuple[Standing, ...]])
     sweep: "Sweep | None" = None
+    speeds: "Speeds | None" = None
 
     @property
     def recorded(self) -> list[RunInfo]:

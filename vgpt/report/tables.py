@@ -39,6 +39,7 @@ from vgpt.report.numbers import (
     stat,
 )
 from vgpt.report.significance import significance
+from vgpt.report.speed_table import speed_tables
 from vgpt.report.standings import standings_table
 from vgpt.report.sweep_table import sweep_table
 
@@ -65,8 +66,7 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
         Text(),
         *(sweep_table(comparison.sweep) if comparison.sweep else []),
         *significance(comparison),
-        _cost(rows),
-        peak_caption(rows),
+        *(speed_tables(comparison) if comparison.speeds is not None else [_cost(rows), peak_caption(rows)]),
         Text(),
         _size(comparison),
         Text(),
