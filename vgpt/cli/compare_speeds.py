@@ -10,14 +10,14 @@ from vgpt.report.study import Answered
 from vgpt.settings.compare import CompareConfig
 
 if TYPE_CHECKING:
-    from vgpt.report.speeds import Wish
+    from vgpt.report.bench_speeds import Wish
 
 ROUNDS, SECONDS = 10, 0.2
 
 
 def measure_speeds(answers: Sequence[Answered]) -> None:
     """Measure the variants of each comparison at their runs' shape, where no undisturbed record does so already."""
-    from vgpt.report.speeds import find_speeds, wish_of
+    from vgpt.report.bench_speeds import find_speeds, wish_of
 
     for answer in answers:
         wish, reason = wish_of(answer.comparison)
@@ -33,7 +33,7 @@ def measure_speeds(answers: Sequence[Answered]) -> None:
 
 def attach_speeds(answers: Sequence[Answered]) -> list[Answered]:
     """Return answers with the speeds on record for them."""
-    from vgpt.report.speeds import with_speeds
+    from vgpt.report.bench_speeds import with_speeds
 
     found: list[Answered] = []
     for answer in answers:

@@ -5,13 +5,13 @@ from dataclasses import asdict
 from typing import Any
 
 from vgpt.report.architecture import cache_bytes_at
+from vgpt.report.bench_speeds import speeds_json
 from vgpt.report.comparison import Comparison
 from vgpt.report.confounds import confounds
 from vgpt.report.differences import RowStatistics
 from vgpt.report.grouping import Row, seed_of
 from vgpt.report.matched import budget_of
 from vgpt.report.numbers import cache_disagrees, change, stat
-from vgpt.report.speeds import speeds_json
 from vgpt.report.standings import standing_json
 from vgpt.report.sweep_table import sweep_json
 

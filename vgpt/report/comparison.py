@@ -36,7 +36,7 @@ from vgpt.settings.matching import Match
 from vgpt.tracking.store import RunInfo
 
 if TYPE_CHECKING:
-    from vgpt.report.speeds import Speeds
+    from vgpt.report.bench_speeds import Speeds
     from vgpt.report.sweep import Sweep
 
 _SORTED_BY = {

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vgpt.report.architecture import cache_bytes_at
+from vgpt.report.bench_table import speed_tables
 from vgpt.report.budgets import matched_budgets
 from vgpt.report.captions import audit_lines, confound_lines, noise_caption, peak_caption
 from vgpt.report.comparison import Comparison
@@ -39,7 +40,6 @@ from vgpt.report.numbers import (
     stat,
 )
 from vgpt.report.significance import significance
-from vgpt.report.speed_table import speed_tables
 from vgpt.report.standings import standings_table
 from vgpt.report.sweep_table import sweep_table
 

@@ -12,10 +12,10 @@ from vgpt.bench.statistics import paired_ratio
 from vgpt.model.costs import count_parameters
 from vgpt.report.architecture import architecture_of
 from vgpt.report.as_json import as_json
+from vgpt.report.bench_speeds import find_speeds, wish_of, with_speeds
 from vgpt.report.columns import chosen_columns, places
 from vgpt.report.comparison import compare
 from vgpt.report.plan import make_request
-from vgpt.report.speeds import find_speeds, wish_of, with_speeds
 from vgpt.report.tables import tables
 from vgpt.settings.loader import Sources
 
@@ -113,7 +113,7 @@ def test_a_record_of_anything_else_does_not_answer(wish, tmp_path, monkeypatch, 
     save(record(wish), wish.place(tmp_path))
     asked = wish
     if change == "source":
-        monkeypatch.setattr("vgpt.report.speeds.source_digest", lambda: "another")
+        monkeypatch.setattr("vgpt.report.bench_speeds.source_digest", lambda: "another")
     elif change == "shape":
         asked = replace(wish, batch_size=8)
     else:
