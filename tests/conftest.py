@@ -5,7 +5,9 @@ import sys
 
 # Before torch is imported anywhere: two test processes on two cores must not fight over threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["VGPT_BENCH"] = "false"  # measuring takes its time; tests of it ask for it
 
 from collections.abc import Callable
 from contextlib import redirect_stderr
@@ -30,6 +32,7 @@ def no_settings_of_the_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
         if name.startswith(("VGPT_", "MLFLOW_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("VGPT_BENCH", "false")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "vgpt"
 # A folder imports only from those before it; attention's settings side stands left of settings, its torch side, which
 # is whatever imports torch, right of data, and the kit that tries variants inside models right of the model.
 ORDER = [
-    ("errors", "files", "locks", "schema"),
+    ("errors", "files", "locks", "schema", "threads"),
     ("text",),
     ("attention, settings side",),
     ("settings",),
@@ -19,11 +19,11 @@ ORDER = [
     ("attention.conformance",),
     ("tracking",),
     ("evaluation",),
-    ("training",),
+    ("training", "bench"),
     ("report",),
     ("cli",),
 ]
-TORCH_FREE = ["errors", "files", "locks", "schema", "text", "settings", "data", "report", "cli"]
+TORCH_FREE = ["errors", "files", "locks", "schema", "threads", "text", "settings", "data", "report", "cli"]
 
 
 def layer(module: str) -> int:
@@ -104,7 +104,8 @@ def test_help_answers_without_torch_and_mlflow():
     code = (
         "import sys\nfrom vgpt.cli.app import build_app\n"
         "try: build_app()(['--help'])\nexcept SystemExit: pass\n"
-        "print([m for m in ('torch', 'mlflow') if m in sys.modules], file=sys.stderr)"
+        "slow = ('torch', 'mlflow', 'numpy', 'vgpt.report.comparison')\n"
+        "print([m for m in slow if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "train" in done.stdout

@@ -18,7 +18,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     prepare([str(Path(vgpt.__file__).parent / "text")], PrepareConfig(out="data", vocab_size=300, workers=1))
 
 
-def test_missing_runs_are_trained_at_matched_widths_and_compared_window_by_window(vgpt):
+def test_missing_runs_are_trained_at_matched_widths_and_compared_window_by_window(vgpt, monkeypatch):
     words = "compare mha mqa --run-missing --match params --data data --tracker journal --device cpu --dtype float32"
     words += " --n-layer 1 --n-head 2 --n-embd 32 --block-size 16 --max-steps 3 --batch-size 2 --eval-windows 16"
     result = vgpt(*words.split(), "--json")
@@ -41,6 +41,19 @@ def test_missing_runs_are_trained_at_matched_widths_and_compared_window_by_windo
     text = vgpt(*words.split(), "--force").out
     assert "MLP width matched: params, to mha" in text
     assert "n=1: no" in text
+    assert table["speeds"] is None
+    monkeypatch.setattr("vgpt.cli.compare_speeds.ROUNDS", 2)
+    monkeypatch.setattr("vgpt.cli.compare_speeds.SECONDS", 0.002)
+    monkeypatch.setattr("vgpt.bench.run._LEAST_PATIENCE", 0.0)
+    measured = vgpt(*words.split(), "--json", "--bench")
+    assert "measuring speeds side by side" in measured.err
+    speeds = json.loads(measured.out)["speeds"]
+    assert list(speeds["rows"]) == [mha["label"], mqa["label"]]
+    assert all(row["train"]["tokens_per_second"] > 0 for row in speeds["rows"].values())
+    # The record is found again, without --run-missing too.
+    again = vgpt(*words.replace("--run-missing ", "").split(), "--json")
+    assert "measuring" not in again.err
+    assert json.loads(again.out)["speeds"] == speeds
 
 
 def test_the_cost_of_a_matched_run_is_shown_before_it_is_trained(vgpt):

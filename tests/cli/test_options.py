@@ -35,6 +35,7 @@ def test_help_shows_panels_choices_ranges_and_defaults_of_variants(vgpt):
         ["compare"],
         ["sample"],
         ["verify"],
+        ["bench"],
         ["runs"],
         ["sync"],
         ["tokenize", "train"],

@@ -6,6 +6,7 @@ import sqlite3
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from vgpt.errors import TrackingError
@@ -139,8 +140,9 @@ def test_a_store_that_cannot_be_written_costs_a_note(start, tmp_path):
 
 def test_a_mirror_that_dies_costs_a_note(start, store_uri, tmp_path):
     tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, say=pytest.fail)
+    train(tracker, range(1, 2))
     os.kill(tracker._mirror._process.pid, signal.SIGKILL)
-    train(tracker, range(1, 4))
+    train(tracker, range(2, 4))
     (note,) = tracker.finish("finished", {})
     assert "6 points are not yet in MLflow" in note
     assert undelivered(tmp_path / "runs/run", resolve_target(store_uri)) == 6
@@ -163,8 +165,8 @@ def test_secrets_appear_nowhere(start, refused_uri, monkeypatch, tmp_path):
     tracker = open_tracker(
         start(params=params), kind="mlflow", resume_step=None, tracking_uri=uri, say=said.append, deadline=1.5
     )
-    command = Path(f"/proc/{tracker._mirror._process.pid}/cmdline").read_bytes()
     tracker.log({"train/loss": 1.0}, step=1)
+    command = Path(f"/proc/{tracker._mirror._process.pid}/cmdline").read_bytes()
     tracker.tag({"vgpt.group": "canary-aws"})
     tracker.event("failed", error=f"cannot reach {uri}")
     said += tracker.finish("failed", {})
@@ -176,3 +178,27 @@ def test_secrets_appear_nowhere(start, refused_uri, monkeypatch, tmp_path):
     texts += [command, *(text.encode() for text in said), str(caught.value).encode(), str(refused.value).encode()]
     assert len(said) >= 2
     assert not [text for text in texts if b"canary" in text]
+
+
+def test_the_mirror_begins_with_the_first_points_and_gives_way_to_training(start, store_uri):
+    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, say=pytest.fail)
+    children = psutil.Process().children
+    before = {child.pid for child in children()}
+    tracker.event("checkpoint", step=0)
+    assert {child.pid for child in children()} == before
+    train(tracker, range(1, 2))
+    (mirror,) = [child for child in children() if child.pid not in before]
+    deadline = time.monotonic() + 10
+    while mirror.nice() != os.getpriority(os.PRIO_PROCESS, 0) + 10:
+        assert time.monotonic() < deadline, "the mirror runs as if it mattered as much as training"
+        time.sleep(0.02)
+    session = Path(f"/proc/{mirror.pid}/autogroup")
+    if session.exists() and session.read_text().strip():
+        assert session.read_text().split()[-1] == "19"
+    assert tracker.finish("finished") == []
+
+
+def test_a_run_without_points_reaches_mlflow_too(start, store_uri):
+    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, say=pytest.fail)
+    assert tracker.finish("failed") == []
+    assert [run.status for run in read_runs(tracking_uri=store_uri)] == ["failed"]

@@ -9,10 +9,11 @@ import typer
 from typer.core import TyperGroup
 
 from vgpt import __version__
-from vgpt.cli import compare, evaluate, explain, prepare, runs, sample, sync, tokenize, train, variants, verify
+from vgpt.cli import bench, compare, evaluate, explain, prepare, runs, sample, sync, tokenize, train, variants, verify
 from vgpt.cli.console import print_error
 from vgpt.cli.plugins import FLAG, check_flags, load_before_building, split_plugins
 from vgpt.errors import UsageError, VgptError
+from vgpt.threads import wait_asleep
 
 
 class Group(TyperGroup):
@@ -105,11 +106,12 @@ def _assemble(fault: UsageError | None = None) -> typer.Typer:
         },
     )
     app.callback()(_vgpt)
-    for module in (prepare, train, compare, evaluate, sample, runs, sync, variants, explain, verify, tokenize):
+    for module in (prepare, train, compare, evaluate, sample, runs, sync, variants, explain, verify, bench, tokenize):
         module.add_to(app)
     return app
 
 
 def main() -> None:
     """Run the command line."""
+    wait_asleep()  # before anything, a plug-in say, imports torch
     build_app(sys.argv[1:])()

@@ -2,30 +2,30 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vgpt.attention.registry import variants
-from vgpt.cli.compare_views import Views, chosen_format, histories_of, mention_failure
 from vgpt.cli.console import out, print_json, say, warn
 from vgpt.cli.found import mention_data
 from vgpt.cli.options import JsonOption, print_settings, with_settings
 from vgpt.errors import DivergedError, TrackingError, VgptError
 from vgpt.files import user_path
-from vgpt.report.agenda import Agenda, agenda_json, agenda_table, distinct, make_agenda
-from vgpt.report.comparison import Comparison
-from vgpt.report.expected import Paces
-from vgpt.report.missing import Failure, TrainingInterrupted, train_missing
-from vgpt.report.one_family import as_one_family
-from vgpt.report.plan import Request, settings_of_first
-from vgpt.report.study import Answered, Study, make_study
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
 from vgpt.settings.prepared import PREPARED
-from vgpt.tracking.store import RunInfo, merge_runs, read_local_runs, read_runs
-from vgpt.tracking.study_run import gather_under_study
-from vgpt.tracking.windows import WindowReader
+
+# What reads, compares and draws takes a third of a second to import, which other commands and --help are spared.
+if TYPE_CHECKING:
+    from vgpt.report.agenda import Agenda
+    from vgpt.report.comparison import Comparison
+    from vgpt.report.expected import Paces
+    from vgpt.report.missing import Failure
+    from vgpt.report.plan import Request
+    from vgpt.report.study import Answered, Study
+    from vgpt.tracking.store import RunInfo
+    from vgpt.tracking.windows import WindowReader
 
 
 def add_to(app: typer.Typer) -> None:
@@ -66,6 +66,14 @@ def compare_runs(
     With a preset or any setting of the runs, the runs of exactly those settings are shown; without, the newest ones.
     A list of values for --pos, --lr, --match or --max-tokens makes a comparison for each: --pos learned,rope.
     """
+    from vgpt.cli.compare_speeds import attach_speeds, measure_speeds
+    from vgpt.cli.compare_views import Views, chosen_format
+    from vgpt.report.agenda import distinct, make_agenda
+    from vgpt.report.expected import Paces
+    from vgpt.report.plan import settings_of_first
+    from vgpt.report.study import make_study
+    from vgpt.tracking.windows import WindowReader
+
     study = make_study(terms or [], sources)
     stdout = chosen_format(json=json, csv=csv, markdown=markdown, latex=latex)
     run = study.first.settings.run
@@ -95,6 +103,9 @@ def compare_runs(
         answers = _answers(study, _recorded(study.first), windows)
         agenda, stages = make_agenda([answer.comparison for answer in answers], paces), stages - 1
         _gather(study, answers)
+    if options.run_missing and options.bench and not failures:
+        measure_speeds(answers)
+    answers = attach_speeds(answers)
     views.show(study, answers)
     for answer in answers:
         for remark in answer.comparison.remarks:
@@ -105,7 +116,11 @@ def compare_runs(
     _conclude(study.first, comparisons, failures)
 
 
-def _answers(study: Study, runs: Sequence[RunInfo], windows: WindowReader) -> list[Answered]:
+def _answers(study: "Study", runs: "Sequence[RunInfo]", windows: "WindowReader") -> "list[Answered]":
+    from vgpt.cli.compare_views import histories_of, mention_failure
+    from vgpt.report.one_family import as_one_family
+    from vgpt.report.study import Answered
+
     histories = histories_of(study.first, details=True)
     try:
         found = as_one_family([part.answer(runs, windows, histories) for part in study.parts])
@@ -114,8 +129,10 @@ def _answers(study: Study, runs: Sequence[RunInfo], windows: WindowReader) -> li
     return [Answered(part, one) for part, one in zip(study.parts, found, strict=True)]
 
 
-def _recorded(request: Request) -> list[RunInfo]:
+def _recorded(request: "Request") -> "list[RunInfo]":
     """Return all runs on record: those of MLflow, and those of the journals, which are never behind."""
+    from vgpt.tracking.store import merge_runs, read_local_runs, read_runs
+
     run = request.settings.run
     local = read_local_runs(run.runs_dir, experiment=run.experiment)
     if run.tracker == "journal":
@@ -128,7 +145,9 @@ def _recorded(request: Request) -> list[RunInfo]:
     return merge_runs(local, stored)
 
 
-def _train(agenda: Agenda, paces: Paces) -> list[Failure]:
+def _train(agenda: "Agenda", paces: "Paces") -> "list[Failure]":
+    from vgpt.report.missing import TrainingInterrupted, train_missing
+
     say(agenda.sentence())
     try:
         return train_missing(agenda.missing, say, paces=paces)
@@ -137,8 +156,10 @@ def _train(agenda: Agenda, paces: Paces) -> list[Failure]:
         raise typer.Exit(stop.code) from None
 
 
-def _gather(study: Study, answers: Sequence[Answered]) -> None:
+def _gather(study: "Study", answers: "Sequence[Answered]") -> None:
     """Put the runs of a study under its name in MLflow; what MLflow refuses is a note, and no failure."""
+    from vgpt.tracking.study_run import gather_under_study
+
     run = study.first.settings.run
     if not study.name or run.tracker != "mlflow":
         return
@@ -149,15 +170,19 @@ def _gather(study: Study, answers: Sequence[Answered]) -> None:
         warn(f"the runs are not gathered under {study.name!r} in MLflow: {error.message}")
 
 
-def _print_plan(agenda: Agenda, *, as_json: bool) -> None:
+def _print_plan(agenda: "Agenda", *, as_json: bool) -> None:
+    from vgpt.report.agenda import agenda_json, agenda_table
+
     if as_json:
         print_json(agenda_json(agenda))
     else:
         out().print(agenda_table(agenda), soft_wrap=False)
 
 
-def _conclude(request: Request, comparisons: Sequence[Comparison], failures: Sequence[Failure]) -> None:
+def _conclude(request: "Request", comparisons: "Sequence[Comparison]", failures: "Sequence[Failure]") -> None:
     """End with an error where runs failed, or where there is nothing to show."""
+    from vgpt.report.agenda import distinct
+
     missing = distinct(wanted for comparison in comparisons for wanted in comparison.missing)
     if failures:
         names = ", ".join(f"{failure.wanted.label} (exit code {failure.code})" for failure in failures)

@@ -48,7 +48,7 @@ def evaluate(
             f"{data.directory} was made with another tokenizer than {run}: its ids mean other text",
             f"Prepare the text again with the run's own: vgpt prepare ... --tokenizer {checkpoint.directory}",
         )
-    compute = resolve(SystemSettings(device=settings.device, dtype=settings.dtype))
+    compute = resolve(SystemSettings(device=settings.device, dtype=settings.dtype, threads=settings.threads))
     block_size = checkpoint.model.block_size
     split = data.val if settings.split == "val" else data.train
     windows = settings.windows or max(1, (len(split) - 1) // block_size)

@@ -9,8 +9,6 @@ from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.files import user_path
-from vgpt.report.anatomy import anatomy, anatomy_json
-from vgpt.report.explain import explanation
 from vgpt.settings.explain import ExplainConfig
 from vgpt.settings.loader import Loaded
 
@@ -36,7 +34,10 @@ def explain(
     json: JsonOption = False,
 ) -> None:
     """Explain one attention variant: parameters, FLOPs, cache and mask in a model of these settings."""
-    from vgpt.attention.tensors import parameter_shapes  # torch is not needed for --help
+    # Neither torch nor numpy is needed for --help.
+    from vgpt.attention.tensors import parameter_shapes
+    from vgpt.report.anatomy import anatomy, anatomy_json
+    from vgpt.report.explain import explanation
 
     found = anatomy(loaded.settings, parameter_shapes)
     if png is not None:

@@ -51,7 +51,7 @@ def sample(
     run = chosen_run(run, settings.runs_dir)
     checkpoint = find_checkpoint(run, runs_dir=settings.runs_dir)
     tokenizer = checkpoint.tokenizer()
-    compute = resolve(SystemSettings(device=settings.device, dtype=settings.dtype))
+    compute = resolve(SystemSettings(device=settings.device, dtype=settings.dtype, threads=settings.threads))
     decoder = Decoder(checkpoint.load_model(compute.device, flash=settings.flash), compute.dtype)
     mention_special(tokenizer, prompt, allowed=settings.allow_special)
     ids = tokenizer.encode(prompt, allow_special=settings.allow_special) or [tokenizer.end_of_text]

@@ -7,7 +7,6 @@ import typer
 from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json
 from vgpt.cli.options import JsonOption, print_settings, with_settings
-from vgpt.report.variants import list_variants, listing_json, listing_tables
 from vgpt.settings.explain import VariantsConfig
 from vgpt.settings.loader import Sources, load_settings
 
@@ -31,6 +30,8 @@ def show_variants(
     json: JsonOption = False,
 ) -> None:
     """List the attention variants with what each costs in a model of these settings."""
+    from vgpt.report.variants import list_variants, listing_json, listing_tables
+
     if show_settings:
         print_settings(load_settings(VariantsConfig, sources), as_json=json)
     listing = list_variants(names or [], sources)

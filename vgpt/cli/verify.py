@@ -82,6 +82,8 @@ def verify(
 
     What passes all checks is recorded in verified.json beside the runs. Ends with exit code 1 where a check fails.
     """
+    from vgpt.training.threads import use_threads
+
     of_variants = {leaf.name for leaf in leaves(VerifyConfig).values() if leaf.variants}
     of_all = {name: value for name, value in sources.command_line.items() if name not in of_variants}
     loaded = _loaded(replace(sources, command_line=of_all), BASE)
@@ -90,6 +92,7 @@ def verify(
     if show_settings:
         print_settings(loaded, as_json=json)
     settings = loaded.settings
+    use_threads(settings.threads)
     # All words are understood before the first check runs.
     plans = {name: _plan(name, settings, sources) for name in names}
     results: dict[str, list[Result]] = {}

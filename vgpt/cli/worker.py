@@ -6,12 +6,15 @@ import signal
 import sys
 from pathlib import Path
 
+from vgpt.threads import wait_asleep
+
 _PR_SET_PDEATHSIG = 1
 
 
 def main(settings: Path, logs: Path) -> int:
     """Train as the process that the environment says this is; leave the cause of a failure beside the logs."""
     die_with_parent()
+    wait_asleep()
     from vgpt.cli.app import build_app
     from vgpt.cli.live import data_bars, training_display
     from vgpt.errors import VgptError

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from vgpt.report.architecture import cache_bytes_at
+from vgpt.report.bench_speeds import speeds_json
 from vgpt.report.comparison import Comparison
 from vgpt.report.confounds import confounds
 from vgpt.report.differences import RowStatistics
@@ -47,6 +48,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "milestone": {"axis": point.axis, "amount": point.amount} if (point := comparison.milestone) else None,
         "sweep": sweep_json(comparison.sweep) if comparison.sweep else None,
         "power": power_json(comparison),
+        "speeds": speeds_json(comparison),
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),

@@ -50,7 +50,7 @@ ASPECTS: dict[str, tuple[str, ...]] = {
     ),
     "positions": ("pos",),
     "precision": ("dtype", "tf32"),
-    "device": ("device", "compile", "recompute"),
+    "device": ("device", "compile", "recompute", "threads"),
     "evaluation": ("eval_windows", "eval_interval", "patience"),
 }
 """What the settings of a run are about; settings not listed here are audited as `other`."""
@@ -76,6 +76,8 @@ TAGGED = {
 
 SINCE_SEALS = ("source", "replaced_functions", "numpy", "cpu_capability", "threads", "allocator", "kernels")
 """Conditions of `TAGGED` that older runs lack: where no run has them, they are named, and block nothing."""
+THREADS = "threads"
+"""The setting whose outcome is recorded beside it: no condition by itself, yet one of a run's commands."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +192,8 @@ def condition_settings() -> list[str]:
         leaf.name
         for leaf in leaves(TrainConfig).values()
         if leaf.path[0] in ("model", "train", "system") and not leaf.is_attention and not leaf.variants
-        if leaf.name != "seed"
+        # Seeds may differ, and how many threads computed a run is told by the name of its device.
+        if leaf.name not in ("seed", THREADS)
     ]
 
 

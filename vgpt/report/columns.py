@@ -104,6 +104,20 @@ def _mean(metric: str) -> Callable[[Place], Value]:
     return lambda at: found.mean if (found := stat(at.row, metric)) else None
 
 
+def _measured_or(from_logs: Callable[[Place], Value], name: str) -> Callable[[Place], Value]:
+    """Return what was measured side by side where that was done, otherwise what training logs tell."""
+
+    def read(at: Place) -> Value:
+        speeds = at.comparison.speeds
+        return from_logs(at) if speeds is None else speeds.column(name, at.row, at.baseline)
+
+    return read
+
+
+def _utilisation(flops: str = numbers.FLOPS) -> Callable[[Place], Value]:
+    return lambda at: utilisation(at.row, at.comparison.rows, flops)
+
+
 def _sd(metric: str) -> Callable[[Place], Value]:
     return lambda at: found.sd if (found := stat(at.row, metric)) else None
 
@@ -180,18 +194,21 @@ _ALL = (
     Column("params_delta", "Δ params", _relative(numbers.PARAMS), numbers.shown_relative),
     Column("flops", "FLOPs/token", _mean(numbers.FLOPS), numbers.shown_count),
     Column("flops_delta", "Δ FLOPs", _relative(numbers.FLOPS), numbers.shown_relative),
-    Column("speed", "tokens/s from logs", _mean(numbers.SPEED), _whole),
+    Column("speed", "tokens/s", _measured_or(_mean(numbers.SPEED), "speed"), _whole),
     Column("speed_low", "5% of intervals", _speed(lambda one: one.low), _whole),
     Column("speed_high", "95% of intervals", _speed(lambda one: one.high), _whole),
-    Column("speed_delta", "Δ tokens/s", _speed_change(lambda one: one.share), numbers.shown_relative),
-    Column("speed_note", "why no Δ tokens/s", _speed_change(lambda one: one.why or None)),
-    Column("mfu", "MFU", lambda at: utilisation(at.row, at.comparison.rows), numbers.shown_percent),
     Column(
-        "mfu_palm", "MFU PaLM", lambda at: utilisation(at.row, at.comparison.rows, PALM_FLOPS), numbers.shown_percent
+        "speed_delta",
+        "Δ tokens/s",
+        _measured_or(_speed_change(lambda one: one.share), "speed_delta"),
+        numbers.shown_relative,
     ),
-    Column("memory", "memory of training", _mean(numbers.MEMORY), numbers.shown_bytes),
-    Column("decode", "decode step", _mean(numbers.DECODE), numbers.shown_milliseconds),
-    Column("decode_delta", "Δ decode", _relative(numbers.DECODE), numbers.shown_relative),
+    Column("speed_note", "why no Δ tokens/s", _speed_change(lambda one: one.why or None)),
+    Column("mfu", "MFU", _measured_or(_utilisation(), "mfu"), numbers.shown_percent),
+    Column("mfu_palm", "MFU PaLM", _measured_or(_utilisation(PALM_FLOPS), "mfu_palm"), numbers.shown_percent),
+    Column("memory", "memory of training", _measured_or(_mean(numbers.MEMORY), "memory"), numbers.shown_bytes),
+    Column("decode", "decode step", _measured_or(_mean(numbers.DECODE), "decode"), numbers.shown_milliseconds),
+    Column("decode_delta", "Δ decode", _measured_or(_relative(numbers.DECODE), "decode_delta"), numbers.shown_relative),
     Column("kv_token", "KV/token", _mean(numbers.KV_TOKEN), numbers.shown_bytes),
     Column("kv_context", "KV at context", _mean(numbers.KV_CONTEXT), numbers.shown_bytes),
     Column("kv_delta", "Δ KV", _relative(numbers.KV_CONTEXT), numbers.shown_relative),

@@ -40,6 +40,7 @@ from vgpt.settings.matching import Match
 from vgpt.tracking.store import RunInfo
 
 if TYPE_CHECKING:
+    from vgpt.report.bench_speeds import Speeds
     from vgpt.report.sweep import Sweep
 
 _SORTED_BY = {
@@ -70,6 +71,7 @@ class Comparison:
         unequal_points: label of each row that could not be read at the milestone -> why; it has no verdict.
         power: the difference for which the seeds of a new study are wanted, nats; None where that was not asked.
         sweep: the learning rates that each variant was tuned over; None where they were not.
+        speeds: what was measured of the rows side by side; None where nothing was, and training logs alone tell.
     """
 
     rows: tuple[Row, ...]
@@ -85,6 +87,7 @@ class Comparison:
     unequal_points: dict[str, str] = field(default_factory=dict[str, str])
     sweep: "Sweep | None" = None
     power: float | None = None
+    speeds: "Speeds | None" = None
 
     @property
     def recorded(self) -> list[RunInfo]:

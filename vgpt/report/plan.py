@@ -7,7 +7,7 @@ from typing import Any
 
 from vgpt.attention.plugin_record import plugin_flags
 from vgpt.errors import UsageError
-from vgpt.report.audit import condition_settings
+from vgpt.report.audit import THREADS, condition_settings
 from vgpt.report.grouping import seed_of
 from vgpt.report.labels import full_label
 from vgpt.report.terms import Term, parse_terms, with_variant_flags
@@ -181,7 +181,8 @@ def _arguments(sources: Sources, attn: str, typed: Mapping[str, Any]) -> tuple[s
 def _typed_conditions(request: Request, reference: RunInfo) -> dict[str, str]:
     """Return the reference's conditions as flags: those that are not what a run without flags would have."""
     known = leaves(TrainConfig)
-    recorded = {name: reference.params[name] for name in condition_settings() if name in reference.params}
+    names = [*condition_settings(), THREADS]
+    recorded = {name: reference.params[name] for name in names if name in reference.params}
     if recorded.get("match") == "cache":  # its outcome is among the variant's own settings; it binds no other variant
         recorded |= {name: shown(value) for name, value in UNMATCHED.items()}
     plain = request.settings.flat()

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vgpt.report.architecture import cache_bytes_at
+from vgpt.report.bench_table import speed_tables
 from vgpt.report.budgets import matched_budgets
 from vgpt.report.captions import audit_lines, confound_lines, memory_caption, noise_caption
 from vgpt.report.comparison import Comparison
@@ -65,10 +66,9 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
         *(sweep_table(comparison.sweep) if comparison.sweep else []),
         *significance(comparison),
         *power_tables(comparison),
-        _cost(rows),
-        *memory_caption(rows),
+        *(speed_tables(comparison) if comparison.speeds is not None else [_cost(rows), *memory_caption(rows)]),
         Text(),
-        *speed_table(rows),
+        *([] if comparison.speeds is not None else speed_table(rows)),
         _size(comparison),
         Text(),
         *matched_budgets(comparison),

@@ -18,6 +18,8 @@ class ComparisonSettings(Section):
     """runs per variant, with the seeds --seed, --seed + 1, ..."""
     run_missing: bool = False
     """first train the runs that are missing, one after another"""
+    bench: bool = True
+    """after --run-missing measure speed and memory of the variants side by side, which takes seconds"""
     plan: bool = False
     """show how many runs exist, how many are missing and the time they would take, and stop"""
     study: Path | None = None

@@ -21,6 +21,8 @@ class EvalConfig(Section):
     """auto, cpu, cuda, cuda:1 or mps"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """precision of matrix products"""
+    threads: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """CPU threads; none = as many as CPU affinity and quota allow"""
     flash: bool = True
     """fused attention kernels; --no-flash computes the naive formula"""
     runs_dir: Path = Path("runs")

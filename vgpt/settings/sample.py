@@ -37,6 +37,8 @@ class SampleConfig(Section):
     """auto, cpu, cuda, cuda:1 or mps"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """precision of weights and cache; auto = bfloat16 where the device computes it natively, else float32"""
+    threads: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """CPU threads; none = as many as CPU affinity and quota allow"""
     flash: bool = True
     """fused attention kernels; --no-flash computes the naive formula"""
     runs_dir: Path = Path("runs")

@@ -109,6 +109,8 @@ class SystemSettings(Section):
     """TensorFloat-32 for float32 matrix products on GPUs that have it: faster, 10 bits of mantissa"""
     recompute: bool = False
     """compute each block again in the backward pass in place of keeping its activations: less memory, a third slower"""
+    threads: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """CPU threads of all processes of this machine; none = as many as CPU affinity and quota allow"""
 
 
 class WorkerSettings(Section):
@@ -231,7 +233,8 @@ class TrainConfig(Section):
         """Return the settings that decide what is learnt: a run resumes only under the same ones.
 
         Matching that leaves the MLP as it was has no part in it: the run is the one without matching. Nor has how a
-        step's sequences are divided into processes and micro-steps, nor whether a default was spelt out.
+        step's sequences are divided into processes and micro-steps, by how many threads they are computed, or whether
+        a default was spelt out.
         """
         return self._learnt(matched=self._matched)
 
@@ -254,6 +257,8 @@ class TrainConfig(Section):
         for part in ("batch_size", "grad_accum"):
             del table["train"][part]
         table["train"]["sequences_per_step"] = self.sequences_per_step
+        # The number that it came to is part of the device's name, which conditions hold.
+        del table["system"]["threads"]
         if not matched:
             table["model"] |= UNMATCHED
         if plain:

@@ -25,4 +25,6 @@ class VerifyConfig(Section):
     """cpu, cuda, cuda:1 or mps"""
     runs_dir: Path = Path("runs")
     """directory of all runs; verified.json in it records what has passed"""
+    threads: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """CPU threads; none = as many as CPU affinity and quota allow"""
     model: ModelSettings = ModelSettings()

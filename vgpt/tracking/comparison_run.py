@@ -22,6 +22,7 @@ def log_comparison(
     files: Mapping[str, bytes],
     tracking_uri: str | None = None,
     timeout: float = LOG_TIMEOUT,
+    kind: str = KIND_COMPARISON,
 ) -> str:
     """Log a comparison to the experiment of its runs and return the id of its run.
 
@@ -32,11 +33,12 @@ def log_comparison(
         files: artifacts: name -> content.
         tracking_uri: the store; None for the environment's or the default one.
         timeout: seconds that all of it may take.
+        kind: what it is, its tag vgpt.kind.
 
     Raises:
         TrackingError: the store cannot be reached or written, or not in time.
     """
-    tags = {TAG_SCHEMA: SCHEMA_VERSION, TAG_KIND: KIND_COMPARISON, TAG_COMPARED: " ".join(run_ids)}
+    tags = {TAG_SCHEMA: SCHEMA_VERSION, TAG_KIND: kind, TAG_COMPARED: " ".join(run_ids)}
     return writing(tracking_uri, lambda store: _write(store, name, experiment, tags, files), timeout)
 
 

@@ -22,43 +22,65 @@ from vgpt.tracking.target import Target, resolve_target
 from vgpt.tracking.worker import FINISH, SYNC_LOCK_FILE
 
 DEADLINE = 10.0
+# Libraries that MLflow imports would start threads of their own.
+_POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
 class Mirror:
-    """A running mirror process.
+    """A mirror process, which `start` begins.
 
     Args:
-        run_dir: the run's directory; tracking.json is already there.
+        run_dir: the run's directory; tracking.json is there before the start.
         target: the store to mirror to.
         deadline: seconds the mirror may take after the end of the run.
-
-    Raises:
-        OSError: no process can be started.
     """
 
     def __init__(self, run_dir: Path, target: Target, *, deadline: float = DEADLINE) -> None:
         self._run_dir = run_dir
         self._target = target
         self._deadline = deadline
+        self._process: subprocess.Popen[bytes] | None = None
+        self._words = -1
+        self._heard = b""
+
+    def start(self) -> None:
+        """Start the process where it does not run yet: once there is something to bring.
+
+        Its start takes seconds of a processor, which the first steps of training are spared.
+
+        Raises:
+            OSError: no process can be started.
+        """
+        if self._process is not None:
+            return
         path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(_PACKAGE_PARENT)]))
         # -P: a file named like a library in the working directory is not imported. A session of its own: Ctrl-C stops
         # the trainer, which then tells the mirror how the run ended.
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "vgpt.tracking.worker", str(run_dir), str(os.getpid()), str(deadline)],
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "vgpt.tracking.worker",
+                str(self._run_dir),
+                str(os.getpid()),
+                str(self._deadline),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env=os.environ | target.environment | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            env=os.environ | self._target.environment | {"PYTHONPATH": path} | dict.fromkeys(_POOLS, "1"),
         )
         assert self._process.stdout is not None
         self._words = self._process.stdout.fileno()
         os.set_blocking(self._words, False)
-        self._heard = b""
 
     def messages(self) -> list[str]:
         """Return what the mirror has said since the last call, without waiting."""
+        if self._process is None:
+            return []
         with contextlib.suppress(BlockingIOError):
             while chunk := os.read(self._words, 4096):
                 self._heard += chunk
@@ -66,9 +88,15 @@ class Mirror:
         return [line.decode(errors="replace") for line in lines]
 
     def finish(self) -> list[str]:
-        """Let the mirror deliver the rest, at most until the deadline; return what is left to tell."""
+        """Let the mirror deliver the rest, at most until the deadline; return what is left to tell.
+
+        Raises:
+            OSError: it did not run yet, and cannot be started.
+        """
         end = time.monotonic() + self._deadline
+        self.start()
         process = self._process
+        assert process is not None
         assert process.stdin is not None
         with contextlib.suppress(OSError):
             process.stdin.write(FINISH)

@@ -75,7 +75,7 @@ TAG_SEALED = "vgpt.sealed_metrics"
 THEN = " then "
 """Stands between the values of a tag that changed while a run was trained by several processes, one after another."""
 
-KIND_COMPARISON, KIND_STUDY = "comparison", "study"
+KIND_COMPARISON, KIND_STUDY, KIND_BENCH = "comparison", "study", "bench"
 
 TAGS: dict[str, str] = {
     TAG_SCHEMA: "version of this schema",
@@ -84,6 +84,7 @@ TAGS: dict[str, str] = {
     TAG_RUN_DIR: "absolute path of the run's directory on the machine that trained it",
     TAG_STATUS: "running, finished, failed, killed or diverged: finer than MLflow's own status",
     TAG_KIND: "comparison, on a run that holds the report of one; study, on the parent of a study's runs; "
+    "bench, on a run that holds speeds measured side by side; "
     "absent on runs that were trained",
     TAG_COMPARED: "ids of the MLflow runs that a comparison is of",
     "vgpt.attn": "attention variant",

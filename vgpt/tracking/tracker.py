@@ -65,12 +65,7 @@ def open_tracker(
             f"the run directory {run_dir} cannot be written: {error.strerror or error}",
             "Choose another --run-name or --runs-dir, or mend its permissions.",
         ) from None
-    mirror = None
-    if kind == "mlflow":
-        try:
-            mirror = Mirror(run_dir, target, deadline=deadline)
-        except OSError as error:
-            say(f"the mirror to MLflow cannot be started ({error}); the journal in {run_dir} keeps everything")
+    mirror = Mirror(run_dir, target, deadline=deadline) if kind == "mlflow" else None
     tracker = Tracker(run_dir, record, journal, mirror, target, say, first_step=resume_step or 0)
     tracker.event("started" if resume_step is None else "resumed", step=resume_step or 0)
     return tracker
@@ -130,6 +125,7 @@ class Tracker:
             except (TypeError, ValueError):
                 self._say_once(f"metric {key!r} is no number ({type(value).__name__}) and is not recorded")
         self._note_disk(self._journal.log(Point(step, now_ms(), numbers, tokens, seconds, summary)))
+        self._start_mirror()
         self._listen()
 
     def event(self, kind: str, **fields: Any) -> None:
@@ -176,6 +172,7 @@ class Tracker:
         with contextlib.suppress(OSError):
             self._record.add_artifact(save_summary(self._run_dir, self._record, dict(summary or {})), "")
         self._save()
+        self._start_mirror()
         return self._mirror.finish() if self._mirror is not None else []
 
     def _seal(self, summary: Mapping[str, float]) -> None:
@@ -198,6 +195,18 @@ class Tracker:
         if error is not None:
             self._say_once(
                 f"the journal cannot be written ({error.strerror}); its lines are kept in memory until it can"
+            )
+
+    def _start_mirror(self) -> None:
+        """Have the mirror run, from the first points on."""
+        if self._mirror is None:
+            return
+        try:
+            self._mirror.start()
+        except OSError as error:
+            self._mirror = None
+            self._say_once(
+                f"the mirror to MLflow cannot be started ({error}); the journal in {self._run_dir} keeps everything"
             )
 
     def _listen(self) -> None:

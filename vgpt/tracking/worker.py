@@ -24,6 +24,7 @@ FINISH = b"finish\n"
 POLL_SECONDS = 2.0
 _BACKOFF = (0.5, 1.0, 2.0, 4.0)
 _NICE = 10
+_LOWEST = 19
 
 
 class Worker:
@@ -92,6 +93,16 @@ class Worker:
         signal.alarm(int(self._deadline) + 2)
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, 0)
+        _set_session_priority(0)
+
+
+def _set_session_priority(nice: int) -> None:
+    """Set the priority of this process's session where Linux shares time between sessions first (sched(7), autogroup).
+
+    A mirror has a session of its own, in which its own priority alone would mean nothing to the trainer.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")
 
 
 def say(text: str) -> None:
@@ -105,6 +116,7 @@ def main(arguments: list[str]) -> None:
     run_dir, parent, deadline = Path(arguments[0]), int(arguments[1]), float(arguments[2])
     os.set_blocking(1, False)
     os.nice(_NICE)
+    _set_session_priority(_LOWEST)
     # MLflow's own prints must not reach the trainer's messages.
     sys.stdout = sys.stderr
     Worker(run_dir, resolve_target(os.environ["MLFLOW_TRACKING_URI"]), parent, deadline).run()

@@ -10,6 +10,7 @@ import torch
 from vgpt.errors import UsageError
 from vgpt.settings.train import SystemSettings
 from vgpt.training.allocator import keep_freed_memory
+from vgpt.training.threads import use_threads
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -45,6 +46,7 @@ def resolve(settings: SystemSettings, *, local_rank: int | None = None) -> Compu
     Raises:
         UsageError: the asked device or precision is not to be had here.
     """
+    use_threads(settings.threads)
     device = _device(settings.device)
     if device.type == "cuda" and local_rank is not None:
         device = _device(f"cuda:{local_rank}")

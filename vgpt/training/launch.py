@@ -17,9 +17,11 @@ from types import FrameType
 from typing import Any
 
 import psutil
+import torch
 
 from vgpt.errors import UsageError, VgptError
 from vgpt.settings.train import TrainConfig
+from vgpt.threads import thread_count
 from vgpt.tracking.lock import lock_owner
 from vgpt.training.distributed import interface_to
 from vgpt.training.files import write_json
@@ -109,8 +111,7 @@ def _once(config: TrainConfig, settings: Path, logs: Path) -> Outcome:
         signals_to_handle="SIGTERM,SIGINT,SIGHUP",
         shutdown_timeout=_SHUTDOWN_SECONDS,
     )
-    threads = max(1, (os.cpu_count() or 1) // workers.nproc)
-    inherited = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    inherited = {"OMP_NUM_THREADS": threads_of_each(config)}
     if workers.nnodes > 1 and "GLOO_SOCKET_IFNAME" not in os.environ:
         # Else gloo takes the address that this machine's name resolves to, often one that no other machine reaches.
         inherited |= {"GLOO_SOCKET_IFNAME": name} if (name := interface_to(workers.rdzv_endpoint or "")) else {}
@@ -125,6 +126,13 @@ def _once(config: TrainConfig, settings: Path, logs: Path) -> Outcome:
         except SignalException as error:
             return Outcome(130 if error.sigval == signal.SIGINT else 75)
     return Outcome(0)
+
+
+def threads_of_each(config: TrainConfig) -> str:
+    """Return the threads of one process; where nothing is said, torch's launcher would leave one to each."""
+    together = os.environ | {"LOCAL_WORLD_SIZE": str(config.workers.nproc)}
+    count = thread_count(torch.get_num_threads(), config.system.threads, environment=together)
+    return str(count or os.environ.get("OMP_NUM_THREADS") or os.environ["MKL_NUM_THREADS"])
 
 
 def _quieten(package: str) -> None:

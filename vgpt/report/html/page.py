@@ -98,6 +98,18 @@ def as_html(
         element("h2", "Provenance"),
         _provenance([one.comparison for one in sections], command),
     ]
+    return _page(title, body)
+
+
+def simple_page(title: str, parts: Sequence[RenderableType], *, made: float) -> str:
+    """Return a page of tables and lines of the terminal under a title; `made` is in seconds since 1970."""
+    when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(made))
+    return _page(
+        title, [element("h1", plain(title)), element("p", plain(f"Made {when}."), class_="dim"), blocks(parts)]
+    )
+
+
+def _page(title: str, body: Sequence[str]) -> str:
     head = [
         '<meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{escape(_POLICY)}">',

@@ -1,0 +1,1 @@
+"""Speed and memory of attention variants, measured side by side in one process."""
