@@ -1,7 +1,5 @@
 """The base of every settings class: frozen, no unknown keys, and the string under a field is its help text."""
 
-import re
-
 from pydantic import BaseModel, ConfigDict
 
 
@@ -21,11 +19,3 @@ class Section(BaseModel):
         validate_default=True,
         protected_namespaces=(),
     )
-
-
-_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
-
-
-def without_credentials(text: str) -> str:
-    """Return a text in which URIs name neither user, password nor query: all three may hold secrets."""
-    return _USERINFO.sub(r"\1", text).partition("?")[0] if "://" in text else text

@@ -12,11 +12,7 @@ from pathlib import Path
 
 from vgpt.data.manifest import MANIFEST_NAME, Manifest
 from vgpt.errors import DataError
-
-try:
-    import fcntl
-except ImportError:  # Windows: leftovers of a killed run stay until they are removed by hand
-    fcntl = None
+from vgpt.file_locks import Lock, lock_file
 
 _LOCK = ".lock"
 
@@ -36,8 +32,7 @@ def staging(target: Path) -> Iterator[Path]:
             _sweep(target)
             folder = Path(tempfile.mkdtemp(prefix=_prefix(target, "tmp"), dir=target.parent))
             lock = (folder / _LOCK).open("wb")
-            if fcntl:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_file(lock.fileno(), timeout=None)
     except OSError as error:
         raise _disk_error(error, target) from error
     try:
@@ -114,12 +109,12 @@ def _prefix(target: Path, kind: str) -> str:
 @contextmanager
 def _alone_in(parent: Path) -> Iterator[None]:
     """Hold a lock on a folder for a moment: no other process sweeps or renames in it."""
-    if not fcntl:
+    if os.name == "nt":  # a folder cannot be opened there
         yield
         return
     handle = os.open(parent, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock_file(handle, timeout=None)
         yield
     finally:
         os.close(handle)
@@ -142,17 +137,15 @@ def _sweep(target: Path) -> None:
 
 
 def _abandoned(folder: Path) -> bool:
-    if not fcntl:
-        return False
     try:
         with (folder / _LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Where there are no locks, leftovers of a killed run stay until they are removed by hand.
+            return lock_file(lock.fileno()) is Lock.HELD
     except FileNotFoundError:
         # A live run is without a lock only while it publishes.
         return folder.stat().st_mtime < time.time() - 3600
     except OSError:
         return False
-    return True
 
 
 def _sync(path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from vgpt.schema import Section, without_credentials
+from vgpt.addresses import without_credentials
+from vgpt.schema import Section
 from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.model import ModelSettings
 

@@ -1,7 +1,10 @@
-"""Locks held by open files: a crash or kill -9 of the holder frees them, so no lock is ever stale."""
+"""Locks held by open files: a crash or kill -9 of the holder frees them, so no lock is ever stale.
+
+Where the file system has no locks, the signature in the file stands for one: it holds while its process lives on this
+machine. Of processes on other machines nothing is known there, which `FileLock.note` says.
+"""
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -10,7 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from vgpt.errors import UsageError
+from vgpt.file_locks import Lock, lock_file
 from vgpt.tracking.lines import read_json
 
 RUN_LOCK_FILE = "run.lock"
@@ -35,6 +41,14 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = -1
+        self._signed = False
+
+    @property
+    def note(self) -> str:
+        """What the holder should hear: that nothing but a signature is there; empty where a lock is held."""
+        if not self._signed:
+            return ""
+        return f"the file system of {self.path.parent} has no locks: do not use it from another machine at a time"
 
     def acquire(self, *, timeout: float = 0.0) -> bool:
         """Take the lock and sign the file; False where another holds it for longer than `timeout` seconds.
@@ -44,9 +58,11 @@ class FileLock:
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            if not _flock(fd, fcntl.LOCK_EX, timeout):
+            lock = lock_file(fd, timeout=timeout)
+            if lock is Lock.BUSY or (lock is Lock.UNSUPPORTED and _living_signer(self.path)):
                 os.close(fd)
                 return False
+            self._signed = lock is Lock.UNSUPPORTED
             owner = Owner(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
             os.ftruncate(fd, 0)
             os.write(fd, json.dumps(asdict(owner)).encode() + b"\n")
@@ -59,6 +75,9 @@ class FileLock:
     def release(self) -> None:
         """Free the lock; a second call does nothing."""
         if self._fd >= 0:
+            if self._signed:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
 
@@ -97,23 +116,27 @@ def lock_owner(run_dir: Path) -> Owner | None:
     except OSError:
         return None
     try:
-        if _flock(fd, fcntl.LOCK_SH, 0.0):
-            return None
+        lock = lock_file(fd, shared=True)
     finally:
         os.close(fd)
-    signed = read_json(path) or {}
+    if lock is Lock.UNSUPPORTED:
+        return _living_signer(path)
+    return _signer(path) if lock is Lock.BUSY else None
+
+
+def _signer(path: Path) -> Owner:
     with contextlib.suppress(TypeError):
-        return Owner(**signed)
+        return Owner(**(read_json(path) or {}))
     return Owner()
 
 
-def _flock(fd: int, kind: int, timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)
+def _living_signer(path: Path) -> Owner | None:
+    """Return who signed a lock file, if that process lives here: it is older than its signature."""
+    signer = _signer(path)
+    if not isinstance(signer.pid, int) or signer.host != socket.gethostname():
+        return None
+    try:
+        older = psutil.Process(signer.pid).create_time() <= path.stat().st_mtime + 1
+    except (psutil.Error, OSError, ValueError):
+        return None
+    return signer if older else None

@@ -10,7 +10,8 @@ from vgpt.tracking.delivery import SYNC_FILE
 from vgpt.tracking.journal import latest_metrics, read_metrics
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.lock import lock_owner
-from vgpt.tracking.mlflow_client import StoredRun, StoreError, open_for_reading, unreadable
+from vgpt.tracking.mlflow_client import StoredRun, open_for_reading, unreadable
+from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.record import read_record
 from vgpt.tracking.schema import TAG_ID, TAG_KIND, TAG_RUN_DIR, TAG_STATUS
 from vgpt.tracking.target import Target, resolve_target

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vgpt.tracking.delivery import Delivery
 from vgpt.tracking.lock import FileLock
-from vgpt.tracking.mlflow_client import StoreError
+from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.target import Target, resolve_target
 
 SYNC_LOCK_FILE = "mlflow_sync.lock"

@@ -94,7 +94,9 @@ def train_run(
             result = _as_one_of_many(config, Quiet(), compute, world)
         else:
             config.directory.mkdir(parents=True, exist_ok=True)
-            with RunLock(config.directory):
+            with RunLock(config.directory) as lock:
+                if lock.note:
+                    display.say(lock.note)
                 refuse_other_settings(config)
                 # The others open what is then prepared.
                 fork_run(config, load_data(config.train.data, data_progress), display.say)
