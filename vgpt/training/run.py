@@ -298,9 +298,11 @@ def _model(
     state = TrainingState(data_digest=data.manifest.digest)
     if config.train.init_from is not None:
         source = open_source(config.train.init_from, runs_dir=config.run.runs_dir)
-        source.fill(model, data.tokenizer)
+        remarks = source.fill(model, data.tokenizer)
         state.init_digest = source.digest
         display.say(f"weights from {source.name} (SHA-256 {source.digest[:12]})")
+        for remark in remarks:
+            display.say(remark)
     return model, state
 
 
