@@ -36,6 +36,8 @@ def test_user_information_is_cut_also_where_it_breaks_the_grammar(address, shown
     [
         ("at ftp://u:p@h/x and http://h/y@z", "at ftp://***@h/x and http://h/y@z"),
         ("no answer from 'http://al:s3cr/et9@host:9', twice", "no answer from 'http://***@host:9', twice"),
+        ("extra argument (http://al:s3cr/et9@host:9).", "extra argument (http://***@host:9)."),
+        ("got http://al:it's)[s3cret]@host:9 now", "got http://***@host:9 now"),
         ("see http://host/x?token=abcdef now", "see http://host/x now"),
         ("mail me@home about sqlite:////a@b/c.db", "mail me@home about sqlite:////a@b/c.db"),
     ],

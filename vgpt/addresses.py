@@ -14,7 +14,8 @@ _FILES = ("sqlite", "file")
 """Schemes whose addresses name a file of this machine: after `///` comes a path, and `@` in it is a letter."""
 _HOST = r"(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\s:@/?#\[\]\\<>\"'`{}|^]*)"
 _AUTHORITY = re.compile(rf"{_HOST}(?:,{_HOST})*(?::\d*)?(?:,{_HOST}:\d*)*")
-_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
+# To the last `@` before a space, since a password may hold quotes and brackets; behind it the sentence may go on.
+_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:\S*@)?[^\s'\"<>]*[^\s'\"<>).,;:\]}]")
 _SECRET_NAME = re.compile(r"pass|pwd|token|secret|key|credential|user", re.IGNORECASE)
 
 

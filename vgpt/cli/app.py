@@ -9,14 +9,21 @@ import typer
 from typer.core import TyperGroup
 
 from vgpt import __version__
+from vgpt.addresses import masked_text
 from vgpt.cli import compare, evaluate, explain, prepare, runs, sample, sync, tokenize, train, variants, verify
-from vgpt.cli.console import print_error
+from vgpt.cli.console import make_printable, print_error
 from vgpt.cli.plugins import FLAG, check_flags, load_before_building, split_plugins
+from vgpt.cli.switches import plain_switches
 from vgpt.errors import UsageError, VgptError
 
 
 class Group(TyperGroup):
     """A group of commands that turns the errors users can cause into one panel and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line, on a terminal that can print all of it."""
+        make_printable()
+        return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse without the plug-ins, which are loaded; the fault of one that was asked for comes before all others."""
@@ -28,12 +35,17 @@ class Group(TyperGroup):
                 raise fault
             print_error(fault)
             raise typer.Exit(fault.exit_code)
+        if args and (command := self.get_command(ctx, args[0])) is not None:
+            args = [args[0], *plain_switches(args[1:], command)]
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand; VGPT_DEBUG=1 lets tracebacks through."""
         try:
             return super().invoke(ctx)
+        except _CommandLineError as error:
+            error.message = masked_text(error.message)  # it repeats what was typed, which may be an address
+            raise
         except VgptError as error:
             if os.environ.get("VGPT_DEBUG") == "1":
                 raise
@@ -49,6 +61,10 @@ class Group(TyperGroup):
             where = f"{error.filename}: " if error.filename else ""
             print_error(VgptError(f"{where}{error.strerror or error}", "Check the path, its permissions and the disk."))
             raise typer.Exit(1) from error
+
+
+_CommandLineError: Any = typer.BadParameter.__mro__[1]
+"""What the parser raises: of the Click that Typer brings with it, or of the installed one."""
 
 
 def _version(value: bool) -> None:
@@ -101,4 +117,5 @@ def _assemble(fault: UsageError | None = None) -> typer.Typer:
 
 def main() -> None:
     """Run the command line."""
+    make_printable()
     build_app(sys.argv[1:])()

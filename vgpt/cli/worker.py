@@ -13,6 +13,7 @@ def main(settings: Path, logs: Path) -> int:
     """Train as the process that the environment says this is; leave the cause of a failure beside the logs."""
     die_with_parent()
     from vgpt.cli.app import build_app
+    from vgpt.cli.console import make_printable
     from vgpt.cli.live import data_bars, training_display
     from vgpt.errors import VgptError
     from vgpt.settings.train import TrainConfig
@@ -20,6 +21,7 @@ def main(settings: Path, logs: Path) -> int:
     from vgpt.training.files import write_json
     from vgpt.training.run import train_run
 
+    make_printable()
     build_app([])  # loads the plug-ins that the launcher was given
     config = TrainConfig.model_validate_json(settings.read_bytes())
     world = world_of_environment()
