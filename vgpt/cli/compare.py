@@ -104,7 +104,7 @@ def _answers(study: Study, runs: Sequence[RunInfo], windows: WindowReader) -> li
 def _recorded(request: Request) -> list[RunInfo]:
     """Return all runs on record: those of MLflow, and those of the journals, which are never behind."""
     run = request.settings.run
-    local = read_local_runs(run.runs_dir, experiment=run.experiment)
+    local = read_local_runs(run.runs_dir, experiment=run.experiment, say=warn)
     if run.tracker == "journal":
         return local
     try:
