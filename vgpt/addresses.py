@@ -44,11 +44,15 @@ def secrets_of(address: str) -> set[str]:
     _, hidden, rest = _cut(address)
     _, _, password = hidden.partition(":")
     found = {hidden, password}
+    if not hidden and ambiguous(address):
+        # No `@` says where a password ends: whatever stands in the place of host and port may be one.
+        authority, _ = _authority(rest)
+        found |= {authority, authority.partition(":")[2]}
     if not _of_a_file(address):
         pairs = (pair.partition("=") for pair in rest.partition("?")[2].split("&"))
         found |= {value for name, _, value in pairs if _SECRET_NAME.search(name)}
     found |= {unquote(text) for text in found}
-    return {spelling for text in found if text for spelling in (text, quote(text, safe=""))}
+    return {spelling for text in found if text for spelling in (text, quote(text, safe="", errors="replace"))}
 
 
 def ambiguous(address: str) -> bool:
@@ -94,8 +98,9 @@ def _authority(rest: str) -> tuple[str, str]:
 def _in_text(address: str) -> str:
     match = _SCHEME.match(address)
     assert match is not None
-    authority, _ = _authority(address[match.end() :])
-    if "@" not in address or ("@" not in authority and ":" not in authority):
+    authority, tail = _authority(address[match.end() :])
+    plain = authority and "@" not in authority and ":" not in authority and tail.startswith("/")
+    if plain or ("@" not in address and (_of_a_file(address) or _AUTHORITY.fullmatch(authority))):
         # No user information, or an `@` in a path: a query may still hold a password.
         return address if _of_a_file(address) else re.split(r"\?(?=\w+=)", address, maxsplit=1)[0]
     return masked(address)

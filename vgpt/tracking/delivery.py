@@ -232,4 +232,4 @@ def _samples(points: list[Point]) -> Iterator[Sample]:
 
 
 def _store_key(target: Target) -> str:
-    return sha256(target.shown.encode()).hexdigest()[:16]
+    return sha256(target.shown.encode(errors="surrogateescape")).hexdigest()[:16]

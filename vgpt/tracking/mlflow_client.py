@@ -233,7 +233,8 @@ def _restored(value: float) -> float:
 
 
 def _clip(texts: Mapping[str, str], limit: int) -> dict[str, str]:
-    return {key: value[:limit] for key, value in texts.items()}
+    """Cut what MLflow would refuse: too long a text, and bytes of file names that are no UTF-8."""
+    return {key: value[:limit].encode(errors="replace").decode() for key, value in texts.items()}
 
 
 def _silence(*, databases: bool) -> None:

@@ -21,7 +21,7 @@ _FAMILIAR = {
     "unable to open database file": "the database cannot be opened, or its folder cannot be written",
     "database or disk is full": "the disk is full",
     "database disk image is malformed": "the database is damaged",
-    "file is not a database": "the file is no SQLite database",
+    "file is not a database": "the file is not a database",
 }
 _FOUND_REVISION = re.compile(r"found version (\w+)|revision identified by '(\w+)'")
 OLDER = "its database was made by an older MLflow"

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vgpt.file_locks import Lock, lock_file
-from vgpt.tracking.reasons import StoreError
+from vgpt.tracking.reasons import StoreError, reason_of
 from vgpt.tracking.target import Target
 
 _INIT_TIMEOUT = 60.0
@@ -24,10 +24,12 @@ def check_database(target: Target, path: Path, *, write: bool) -> None:
         mode = "rwc" if write else "rw" if os.access(path, os.W_OK) else "ro"
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=3.0)) as database:
             database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            if write:  # a lock can be had on a file that cannot be written; a table cannot
+                database.execute("CREATE TABLE vgpt_probe (number)")
             database.execute("PRAGMA schema_version").fetchone()
             database.rollback()
     except (OSError, sqlite3.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
+        reason = error.strerror if isinstance(error, OSError) else reason_of(error)
         raise StoreError(target.redact(f"{path}: {reason}")) from None
 
 
@@ -48,12 +50,15 @@ def address_of(path: Path) -> str:
     from sqlalchemy.engine import make_url
 
     # SQLite's own addresses, the last two, know percent signs in every version.
-    own = f"file:{quote(str(path))}"
-    wanted = {str(path): str(path), quote(str(path)): str(path)}
+    encoded = quote(os.fsencode(path))
+    own = f"file:{encoded}"
+    wanted = {str(path): str(path), encoded: str(path)}
     wanted |= {f"{own}?uri=true": own, f"{quote(own, safe='/:')}?uri=true": own}
     for spelling, meaning in wanted.items():
-        if make_url(f"sqlite:///{spelling}").database == meaning:
-            return f"sqlite:///{spelling}"
+        # MLflow makes the folder that a plain address spells; with the driver's name it leaves that to its caller.
+        address = f"sqlite:///{spelling}" if spelling == str(path) else f"sqlite+pysqlite:///{spelling}"
+        if make_url(address).database == meaning:
+            return address
     raise StoreError(f"MLflow has no address for {path}")
 
 

@@ -143,7 +143,7 @@ def _check_kind(uri: str, environment: Mapping[str, str]) -> None:
 
 
 def _serves(scheme: str, uri: str, environment: Mapping[str, str]) -> bool:
-    if any(letter < " " or "\ud800" <= letter <= "\udfff" for letter in uri):
+    if any(letter < " " or (scheme != "sqlite" and "\ud800" <= letter <= "\udfff") for letter in uri):
         return False
     if scheme in _HTTP:
         try:

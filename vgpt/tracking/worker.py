@@ -97,7 +97,7 @@ class Worker:
 def say(text: str) -> None:
     """Send a line to the trainer; one that cannot be sent is lost, not waited for."""
     with contextlib.suppress(OSError):
-        os.write(1, text.replace("\n", " ").encode() + b"\n")
+        os.write(1, text.replace("\n", " ").encode(errors="replace") + b"\n")
 
 
 def main(arguments: list[str]) -> None:
