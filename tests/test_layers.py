@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "vgpt"
 # A folder imports only from those before it; attention's settings side stands left of settings, its torch side, which
 # is whatever imports torch, right of data, and the kit that tries variants inside models right of the model.
 ORDER = [
-    ("errors", "files", "locks", "schema", "threads"),
+    ("errors", "files", "schema", "threads", "addresses", "plain_json", "file_locks", "launchers"),
     ("text",),
     ("attention, settings side",),
     ("settings",),
@@ -23,7 +23,8 @@ ORDER = [
     ("report",),
     ("cli",),
 ]
-TORCH_FREE = ["errors", "files", "locks", "schema", "threads", "text", "settings", "data", "report", "cli"]
+LEAVES = ["errors", "files", "schema", "threads", "addresses", "plain_json", "file_locks", "launchers"]
+TORCH_FREE = [*LEAVES, "text", "settings", "data", "report", "cli"]
 
 
 def layer(module: str) -> int:

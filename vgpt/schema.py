@@ -1,6 +1,5 @@
 """The base of every settings class: frozen, no unknown keys, and the string under a field is its help text."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,11 +33,3 @@ class Section(BaseModel):
     def _home_is_known(cls, value: Any) -> Any:
         """Take every path for what a shell takes it: no folder is ever called `~` because nobody expanded it."""
         return user_path(value) if isinstance(value, Path) else value
-
-
-_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")
-
-
-def without_credentials(text: str) -> str:
-    """Return a text in which URIs name neither user, password nor query: all three may hold secrets."""
-    return _USERINFO.sub(r"\1", text).partition("?")[0] if "://" in text else text

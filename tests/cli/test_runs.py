@@ -6,6 +6,7 @@ import shutil
 import socket
 import sqlite3
 import time
+from contextlib import contextmanager
 
 import pytest
 
@@ -107,7 +108,7 @@ def test_states_tell_how_runs_ended(vgpt, recorded, place):
         "f": "running",
         "g": "empty",
     }
-    assert set(states.values()) == set(STATES)
+    assert set(states.values()) == set(STATES) - {"unreadable"}
 
 
 def test_damaged_and_foreign_directories_cost_at_most_their_own_row(vgpt, trained, place):
@@ -240,3 +241,80 @@ def test_what_is_no_run_is_said(vgpt, place):
     done = vgpt("sync", "nothing")
     assert done.code == 1
     assert "nothing is no run" in done.err
+
+
+@pytest.mark.parametrize("length", [20, 60, 80])
+def test_names_are_whole_on_80_columns(vgpt, recorded, place, monkeypatch, length):
+    monkeypatch.setenv("COLUMNS", "80")
+    names = ["short", "n" * length, "x" * (length - 1)]
+    for name in names:
+        recorded(name)
+    (place / "runs" / "short" / "settings.json").write_text(
+        json.dumps(
+            {"model": {"attn": {"kind": "mix", "pattern": [{"kind": "gqa", "n_kv_head": 2}, {"kind": "mha"}] * 9}}}
+        )
+    )
+    lines = vgpt("runs").out.splitlines()
+    for name in names:
+        assert sum(name in line.split() for line in lines) == 1, lines
+    assert "…" not in "".join(lines)
+    if length == 20:
+        assert max(map(len, lines[:1])) <= 80
+    assert all(len(line) <= 80 for line in lines if "short" not in line and "gqa" not in line)
+
+
+def test_a_dry_run_shows_a_long_name_whole(vgpt, data, place, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = vgpt("train", "--data", data, *TINY.split(), "--run-name", "n" * 80, "--dry-run")
+    assert done.code == 0, done.err
+    assert done.out.count("n" * 10) >= 1
+    assert "".join(done.out.split()).count("n" * 80) == 1  # folded, and nothing of it lost
+    assert "…" not in done.out
+
+
+@contextmanager
+def nobody():
+    """Be a user whom permissions bind: to the superuser everything can be read."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65_534)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+@pytest.mark.parametrize("closed", ["runs/b", "runs/b/metrics.jsonl", "runs/b/tracking.json"])
+def test_a_run_that_cannot_be_read_costs_itself_and_no_other(vgpt, recorded, place, closed):
+    for name in ("a", "b", "c"):
+        recorded(name)
+    # Parts of the program that are read when they are first needed.
+    before = [vgpt("runs", "--json"), vgpt("compare", "--tracker", "journal", "--json")]
+    assert len(json.loads(before[0].out)) == 3
+    place.chmod(0o755)
+    mode = (place / closed).stat().st_mode
+    (place / closed).chmod(0)
+    try:
+        with nobody():
+            listed, compared = vgpt("runs", "--json"), vgpt("compare", "--tracker", "journal", "--json")
+    finally:
+        (place / closed).chmod(mode)
+    assert listed.code == 0, listed.err
+    states = {run["name"]: run["state"] for run in json.loads(listed.out)}
+    assert states["a"] == states["c"] == "finished"
+    assert states.get("b", "unreadable") in STATES
+    assert compared.code == before[1].code == 0, compared.err
+    assert "runs/b is left out" in compared.err
+
+
+@pytest.mark.parametrize("field", ["params", "tags", "artifacts", "started", "id"])
+def test_a_record_whose_fields_are_of_other_kinds_is_left_out_by_name(vgpt, recorded, place, field):
+    recorded("a")
+    recorded("b")
+    path = place / "runs" / "b" / "tracking.json"
+    content = json.loads(path.read_text()) | {field: [["x"], 3]}
+    path.write_text(json.dumps(content))
+    compared = vgpt("compare", "--tracker", "journal", "--json")
+    assert compared.code == 0, compared.err
+    assert "runs/b is left out" in compared.err
+    assert vgpt("runs").code == 0

@@ -61,3 +61,55 @@ def test_readers_that_look_at_the_lock_never_make_a_trainer_fail(tmp_path, pytho
     for _ in range(100):
         with RunLock(tmp_path):
             pass
+
+
+WITHOUT_LOCKS = """
+import errno, fcntl, os, sys
+def flock(*_):
+    raise OSError(errno.{code}, os.strerror(errno.{code}))
+fcntl.flock = flock
+"""
+
+
+@pytest.mark.parametrize("code", ["ENOSYS", "ENOLCK", "EOPNOTSUPP"])
+def test_where_the_file_system_has_no_locks_a_living_signature_stands_for_one(tmp_path, python, code):
+    faulty = WITHOUT_LOCKS.format(code=code)
+    holder = python(faulty + HOLDER, tmp_path)
+    assert holder.stdout.readline() == "held\n"
+    second = python(
+        faulty + "from pathlib import Path; from vgpt.tracking.lock import RunLock, lock_owner\n"
+        "from vgpt.errors import UsageError\nprint(lock_owner(Path(sys.argv[1])).pid)\n"
+        "try:\n  with RunLock(Path(sys.argv[1])): print('taken')\nexcept UsageError as e: print(e.message)",
+        tmp_path,
+    )
+    pid, told = second.communicate()[0].splitlines()
+    assert int(pid) == holder.pid
+    assert f"process {holder.pid}" in told
+    holder.kill()
+    holder.wait()
+    third = python(
+        faulty + "from pathlib import Path; from vgpt.tracking.lock import RunLock, lock_owner\n"
+        "with RunLock(Path(sys.argv[1])) as lock: print(lock.note)\nprint(lock_owner(Path(sys.argv[1])))",
+        tmp_path,
+    )
+    note, owner = third.communicate()[0].splitlines()
+    assert "has no locks" in note
+    assert owner == "None"
+
+
+def test_every_command_works_where_the_file_system_has_no_locks(tmp_path, python):
+    """Preparing, training into a store, listing and comparing; the lack is said once."""
+    (tmp_path / "t.txt").write_text("".join(f"{i} words that are many enough to learn from\n" for i in range(300)))
+    program = WITHOUT_LOCKS.format(code="ENOSYS") + (
+        "import contextlib\nfrom vgpt.cli.app import build_app\n"
+        "sys.stderr = sys.stdout\n"
+        "tiny = '--n-layer 1 --n-head 2 --n-embd 16 --block-size 16 --batch-size 2 --max-steps 2 --eval-windows 2 '\n"
+        "tiny += '--device cpu --dtype float32 --tracker journal --data d --run-name one'\n"
+        "for words in ('prepare t.txt --out d --vocab-size 280 --workers 1', 'train ' + tiny, 'runs', "
+        "'compare --tracker journal'):\n"
+        "  try: build_app()(words.split())\n"
+        "  except SystemExit as end: print('code', end.code)\n"
+    )
+    told = python(program).communicate()[0]
+    assert told.count("code 0") == 4, told
+    assert told.count("has no locks") == 1

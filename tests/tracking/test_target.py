@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.target import redact_uris, resolve_target
+from vgpt.tracking.target import resolve_target
 from vgpt.tracking.tracker import RunStart, open_tracker
 
 
@@ -60,10 +60,6 @@ def test_a_target_never_shows_its_secrets(uri, monkeypatch):
     for text in (repr(target), target.shown, target.redact(f"failed at {uri} with hunter2 and t0ken-value")):
         assert "hunter2" not in text
         assert "t0ken-value" not in text
-
-
-def test_the_user_part_of_any_uri_is_masked():
-    assert redact_uris("at ftp://u:p@h/x and http://h/y@z") == "at ftp://***@h/x and http://h/y@z"
 
 
 def test_what_the_user_has_set_for_mlflow_stays(monkeypatch):

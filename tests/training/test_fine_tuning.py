@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 import vgpt
 from vgpt.data.dataset import open_dataset
 from vgpt.data.prepare import prepare
-from vgpt.errors import CheckpointError, SettingsError, UsageError
+from vgpt.errors import CheckpointError, DivergedError, SettingsError, UsageError
 from vgpt.model.init import initialise
 from vgpt.model.interchange import to_hf
 from vgpt.settings.prepare import PrepareConfig
@@ -33,6 +33,16 @@ class StopAt(Quiet):
     def advance(self, step):
         if step == self.step:
             raise RuntimeError("killed")
+
+
+class Heard(Quiet):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, message):
+        self.said.append(message)
 
 
 def curve(config: TrainConfig, name: str) -> dict[int, float]:
@@ -187,11 +197,75 @@ def test_gpt2s_published_files_are_a_start_too(settings, corpus, tmp_path):
     assert read_record(tuned.directory).tags["vgpt.init_digest"] == sha256(place / "model.safetensors")
 
 
-def test_published_files_without_a_tokenizer_want_gpt2s(settings, corpus, tmp_path):
-    place = published(tmp_path / "hub", corpus, settings, tokenizer=False)
-    with pytest.raises(UsageError, match="with gpt2") as caught:
-        train_run(settings(train__init_from=f"hf:{place}"), Quiet())
-    assert "--tokenizer gpt2" in caught.value.hint
+def test_published_files_without_a_tokenizer_want_gpt2s_where_they_have_its_ids(settings, tmp_path):
+    place = tmp_path / "hub"
+    place.mkdir()
+    for rows, sentence in ((50_304, "with gpt2"), (512, "is not known")):  # padded, as trainers do; and not GPT-2's
+        net = build_model(settings(), rows)
+        save_file({name: tensor.clone() for name, tensor in to_hf(net).items()}, place / "model.safetensors")
+        sizes = {"vocab_size": rows, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
+        (place / "config.json").write_text(json.dumps({"model_type": "gpt2", **sizes}))
+        with pytest.raises(UsageError, match=sentence) as caught:
+            train_run(settings(train__init_from=f"hf:{place}"), Quiet())
+        assert ("--tokenizer gpt2" in caught.value.hint) == (rows == 50_304)
+        assert ("tokenizer.json" in caught.value.hint) == (rows == 512)
+
+
+def test_of_padded_rows_those_that_have_an_id_are_taken_and_that_is_said(settings, corpus, tmp_path):
+    place = published(tmp_path / "hub", corpus, settings, tokenizer=True)
+    stored = load_file(place / "model.safetensors")
+    for name in ("transformer.wte.weight", "lm_head.weight"):
+        stored[name] = torch.cat([stored[name], torch.full((84, 16), 7.0)])
+    sizes = {"vocab_size": 384, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    (place / "config.json").write_text(json.dumps({"model_type": "gpt2", **sizes}))
+    save_file(stored, place / "model.safetensors")
+    display = Heard()
+    padded = settings(run__run_name="padded", train__init_from=f"hf:{place}", train__max_steps=1)
+    train_run(padded, display)
+    start = load_file(steps(padded.directory / "ckpt")[0] / "model.safetensors")
+    assert torch.equal(start["wte.weight"], stored["transformer.wte.weight"][:300])
+    assert any("the first 300 are used" in said for said in display.said)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_before_anything_is_trained(settings, corpus, source, tmp_path, value):
+    place = published(tmp_path / "hub", corpus, settings, tokenizer=True)
+    stored = load_file(place / "model.safetensors")
+    stored["transformer.h.1.mlp.c_fc.weight"][3, 4] = value
+    save_file(stored, place / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"1 of 1,024 numbers in h\.1\.mlp\.c_fc\.weight"):
+        train_run(settings(run__run_name="a", train__init_from=f"hf:{place}"), Quiet())
+    assert not steps(settings(run__run_name="a").directory / "ckpt")
+    best = find_checkpoint(source.directory, which="best").directory
+    spoilt = load_file(best / "model.safetensors")
+    spoilt["ln_f.weight"][0] = value
+    save_file(spoilt, best / "model.safetensors")
+    listing = json.loads((best / "manifest.json").read_text())
+    listing["files"]["model.safetensors"]["sha256"] = sha256(best / "model.safetensors")
+    listing["files"]["model.safetensors"]["bytes"] = (best / "model.safetensors").stat().st_size
+    (best / "manifest.json").write_text(json.dumps(listing))
+    for start in ("init_from", "fork"):
+        changes = {f"train__{start}": str(best), "train__max_steps": 99}
+        with pytest.raises(CheckpointError, match=r"1 of 16 numbers in ln_f\.weight"):
+            train_run(settings(run__run_name="b", **changes), Quiet())
+
+
+def test_a_run_whose_weights_end_as_no_numbers_has_diverged_and_keeps_none_of_them(settings, monkeypatch):
+    config = settings(train__lr=1.0, train__max_steps=1, train__warmup_steps=0, train__grad_clip=0.0)
+
+    original = torch.optim.AdamW.step
+
+    def spoilt(self, *args, **kwargs):
+        result = original(self, *args, **kwargs)
+        with torch.no_grad():
+            self.param_groups[0]["params"][0].fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spoilt)
+    with pytest.raises(DivergedError, match="validation loss is nan at step 1") as caught:
+        train_run(config, Quiet())
+    assert "There is no checkpoint yet" in caught.value.hint
+    assert steps(config.directory / "ckpt") == []
 
 
 def test_a_fork_under_equal_settings_ends_in_the_same_bits(settings):

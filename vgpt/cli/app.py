@@ -9,15 +9,22 @@ import typer
 from typer.core import TyperGroup
 
 from vgpt import __version__
+from vgpt.addresses import masked_text
 from vgpt.cli import bench, compare, evaluate, explain, prepare, runs, sample, sync, tokenize, train, variants, verify
-from vgpt.cli.console import print_error
+from vgpt.cli.console import make_printable, print_error
 from vgpt.cli.plugins import FLAG, check_flags, load_before_building, split_plugins
+from vgpt.cli.switches import plain_switches
 from vgpt.errors import UsageError, VgptError
 from vgpt.threads import wait_asleep
 
 
 class Group(TyperGroup):
     """A group of commands that turns the errors users can cause into one panel and an exit code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line, on a terminal that can print all of it."""
+        make_printable()
+        return super().main(*args, **kwargs)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse without the plug-ins, which are loaded; the fault of one that was asked for comes before all others."""
@@ -29,6 +36,8 @@ class Group(TyperGroup):
                 raise fault
             print_error(fault)
             raise typer.Exit(fault.exit_code)
+        if args and (command := self.get_command(ctx, args[0])) is not None:
+            args = [args[0], *plain_switches(args[1:], command)]
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -36,6 +45,9 @@ class Group(TyperGroup):
         try:
             _stand_somewhere()
             return super().invoke(ctx)
+        except _CommandLineError as error:
+            error.message = masked_text(error.message)  # it repeats what was typed, which may be an address
+            raise
         except VgptError as error:
             if os.environ.get("VGPT_DEBUG") == "1":
                 raise
@@ -61,6 +73,10 @@ def _stand_somewhere() -> None:
         raise UsageError(
             "the working directory is gone: it was removed or moved", 'Go to one that is there: cd "$HOME"'
         ) from error
+
+
+_CommandLineError: Any = typer.BadParameter.__mro__[1]
+"""What the parser raises: of the Click that Typer brings with it, or of the installed one."""
 
 
 def _version(value: bool) -> None:
@@ -114,4 +130,5 @@ def _assemble(fault: UsageError | None = None) -> typer.Typer:
 def main() -> None:
     """Run the command line."""
     wait_asleep()  # before anything, a plug-in say, imports torch
+    make_printable()
     build_app(sys.argv[1:])()

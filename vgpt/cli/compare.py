@@ -134,7 +134,7 @@ def _recorded(request: "Request") -> "list[RunInfo]":
     from vgpt.tracking.store import merge_runs, read_local_runs, read_runs
 
     run = request.settings.run
-    local = read_local_runs(run.runs_dir, experiment=run.experiment)
+    local = read_local_runs(run.runs_dir, experiment=run.experiment, say=warn)
     if run.tracker == "journal":
         return local
     try:

@@ -1,6 +1,5 @@
 """The views of `vgpt compare`: tables on the terminal, formats for programs, figures, a report, a run in MLflow."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from rich.text import Text
 from vgpt.cli.console import out, print_json, print_text, say, warn
 from vgpt.errors import TrackingError, UsageError
 from vgpt.files import may_replace
+from vgpt.plain_json import to_json
 from vgpt.report.as_json import as_json
 from vgpt.report.captions import audit_lines
 from vgpt.report.columns import check_columns, chosen_columns, places
@@ -158,7 +158,7 @@ def _log(study: Study, answers: Sequence[Answered], sections: Sequence[Section],
     files = {f"{one.name}.png": as_png(one) for one in figures}
     files |= {f"{one.name}.svg": as_svg(one).encode() for one in figures}
     files |= {"report.html": page.encode(), "comparison.csv": study_as_csv(_tables_of(_told(answers))).encode()}
-    files["comparison.json"] = json.dumps(_json_of(study, answers), indent=1, allow_nan=False).encode()
+    files["comparison.json"] = to_json(_json_of(study, answers), indent=1, ascii_only=True).encode()
     names = dict.fromkeys(name for one in comparisons for name in row_names(one.rows).values())
     compared = [one.run_id for found in comparisons for row in found.rows for one in row.runs if one.run_id]
     try:

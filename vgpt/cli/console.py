@@ -3,9 +3,12 @@
 stdout carries results alone (text, tables, `--json`), so that it can be piped; notes, progress and errors go to stderr.
 """
 
-import json
+import codecs
+import math
+import os
 import sys
 from collections.abc import Iterable
+from io import TextIOWrapper
 from typing import Any
 
 from rich.console import Console
@@ -15,16 +18,47 @@ from rich.table import Table
 from rich.text import Text
 
 from vgpt.errors import VgptError
+from vgpt.plain_json import to_json
+
+_LEAST_COLUMNS = 20
+"""Narrower terminals are not believed: a width of 0 or 1 is what programs set that have none."""
+_COLUMNS = 80
+_SPELT = dict(zip("Δ±≠✓✗•·░▒▓█▁▂▃▄▅▆▇─│", "d~!yn*..+##_.,-=+*-|", strict=True))
+"""The signs of tables, masks and curves for terminals that have none of them: one sign each, so that columns stand."""
+
+
+def make_printable() -> None:
+    """See to it that everything can be printed: what a terminal cannot spell in its way, on a width that holds text."""
+    codecs.register_error("vgpt-spell", _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="vgpt-spell")
+    columns = os.environ.get("COLUMNS", "")
+    if columns.isdecimal() and int(columns) < _LEAST_COLUMNS:
+        os.environ["COLUMNS"] = str(_COLUMNS)
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands in for letters that an encoding lacks, and where the rest goes on."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(_SPELT.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
 def out() -> Console:
     """Return the console of results."""
-    return Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    return _wide_enough(Console(file=sys.stdout, highlight=False, soft_wrap=True))
 
 
 def talk() -> Console:
     """Return the console of talk."""
-    return Console(file=sys.stderr, highlight=False)
+    return _wide_enough(Console(file=sys.stderr, highlight=False))
+
+
+def _wide_enough(console: Console) -> Console:
+    if console.width < _LEAST_COLUMNS:
+        console.width = _COLUMNS
+    return console
 
 
 def say(message: str) -> None:
@@ -39,7 +73,12 @@ def warn(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print a result for programs: one JSON document."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str, allow_nan=False) + "\n")
+    text = to_json(value)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # nothing of a result may be replaced by a question mark
+        text = to_json(value, ascii_only=True)
+    sys.stdout.write(text + "\n")
 
 
 def print_text(text: str) -> None:
@@ -58,6 +97,16 @@ def print_error(error: VgptError) -> None:
 def key_values(title: str, rows: Iterable[tuple[str, Any]]) -> Table:
     """Return a small two-column table."""
     table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    # Long names fold; what is cut off could not be copied.
+    for _ in range(2):
+        table.add_column(overflow="fold")
     for key, value in rows:
         table.add_row(f"[dim]{escape(key)}[/dim]", escape(str(value)))
     return table
+
+
+def with_noise(value: float, error: float, what: str = "", *, unit: str = "") -> str:
+    """Return a figure with its standard error, or with word that a single window has none."""
+    found = f"{value:.4f} ± {error:.4f}" if math.isfinite(error) else f"{value:.4f}"
+    told = what if math.isfinite(error) else "one window: no standard error"
+    return " ".join(filter(None, [found, unit, f"({told})" if told else ""]))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vgpt.cli.console import key_values, out, print_json
+from vgpt.cli.console import key_values, out, print_json, with_noise
 from vgpt.cli.found import chosen_run
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import DataError
@@ -65,7 +65,7 @@ def evaluate(
                 "windows": len(result.window_losses),
                 "tokens": result.tokens,
                 "loss": result.loss,
-                "loss_se": None if result.loss_se != result.loss_se else result.loss_se,
+                "loss_se": result.loss_se,
                 "perplexity": result.perplexity,
                 "bits_per_byte": result.bits_per_byte,
                 "dtype": compute.dtype_name,
@@ -75,8 +75,8 @@ def evaluate(
     rows = [
         ("checkpoint", f"{checkpoint.directory} (step {checkpoint.state.step:,})"),
         ("windows", f"{len(result.window_losses):,} of {block_size} tokens, {settings.split}"),
-        ("loss", f"{result.loss:.4f} ± {result.loss_se:.4f} nats per token (standard error over windows)"),
+        ("loss", with_noise(result.loss, result.loss_se, "standard error over windows", unit="nats per token")),
         ("perplexity", f"{result.perplexity:.3f}"),
-        ("bits per byte", f"{result.bits_per_byte:.4f} ± {result.bits_per_byte_se:.4f}"),
+        ("bits per byte", with_noise(result.bits_per_byte, result.bits_per_byte_se)),
     ]
     out().print(key_values("", rows))

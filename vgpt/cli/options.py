@@ -15,6 +15,7 @@ from rich.markup import escape
 from vgpt.cli.console import key_values, out, print_json, warn
 from vgpt.settings.fields import Leaf, leaves, shown
 from vgpt.settings.loader import Loaded, Sources, load_settings
+from vgpt.settings.misspelt import unknown_variables
 from vgpt.settings.presets import load_preset, preset_names
 
 Command = Callable[..., Any]
@@ -85,6 +86,8 @@ def with_settings(model: type[BaseModel], *, presets: bool = True, variant: str 
             if isinstance(word := values.get(variant), str):
                 typed |= dict.fromkeys(names.keys() - options.keys(), word)
             sources = Sources.here(load_preset(preset).part_for(model) if preset else None, typed)
+            for note in unknown_variables(sources):
+                warn(note)
             if "loaded" not in parameters:
                 return command(sources=sources, show_settings=show_settings, **values)
             loaded = load_settings(model, sources)

@@ -1,13 +1,15 @@
 """`vgpt train`: train one model, or continue it."""
 
+import os
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from vgpt.cli.console import key_values, out, print_json, say
+from vgpt.cli.console import key_values, out, print_json, say, warn, with_noise
 from vgpt.cli.found import mention_data
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import VgptError
+from vgpt.launchers import launcher_of, lonely_note, refuse_missing_srun, refuse_two_counts
 from vgpt.settings.loader import Loaded
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.speed import recorded_speed
@@ -32,6 +34,11 @@ def train(
     from vgpt.training.run import train_run
     from vgpt.training.same_run import under_its_name
 
+    if not dry_run:
+        refuse_two_counts(os.environ, _asks_for_processes(loaded))
+        refuse_missing_srun(os.environ)
+        if note := lonely_note(os.environ):
+            warn(note)
     world = None if dry_run else world_of_environment()
     if world is None or world.main:
         mention_data(loaded.settings.train.data, loaded.origins["data"])
@@ -58,6 +65,20 @@ def train(
     raise typer.Exit(result.exit_code)
 
 
+def _asks_for_processes(loaded: Loaded[TrainConfig]) -> str:
+    """Return the flag that asks for several processes, or for a number that somebody gave, as it is typed."""
+    workers = loaded.settings.workers
+    if workers.nproc > 1 or (loaded.origins["nproc"] != "default" and not _counts(workers.nproc)):
+        return f"--nproc {workers.nproc}"
+    return f"--nnodes {workers.nnodes}" if workers.nnodes > 1 else ""
+
+
+def _counts(nproc: int) -> bool:
+    """Tell whether a launcher has started as many processes."""
+    names = launcher_of(os.environ)
+    return names is not None and os.environ[names[1]] == str(nproc)
+
+
 def _launch(config: TrainConfig, *, as_json: bool) -> NoReturn:
     from vgpt.training.launch import launch
     from vgpt.training.run import finished_result
@@ -76,7 +97,7 @@ def _print(result: "RunResult", *, as_json: bool) -> None:
         figures = result.summary
         rows = [
             ("run", result.directory),
-            ("validation loss", f"{figures['val/loss']:.4f} ± {figures['val/loss_se']:.4f} (evaluation noise)"),
+            ("validation loss", with_noise(figures["val/loss"], figures["val/loss_se"], "evaluation noise")),
             ("bits per byte", f"{figures['val/bits_per_byte']:.4f}"),
             ("perplexity", f"{figures['val/perplexity']:.2f}"),
             ("tokens/s", f"{recorded_speed(figures)[0]:,.0f} (from logs)"),

@@ -16,6 +16,7 @@ def main(settings: Path, logs: Path) -> int:
     die_with_parent()
     wait_asleep()
     from vgpt.cli.app import build_app
+    from vgpt.cli.console import make_printable
     from vgpt.cli.live import data_bars, training_display
     from vgpt.errors import VgptError
     from vgpt.settings.train import TrainConfig
@@ -23,6 +24,7 @@ def main(settings: Path, logs: Path) -> int:
     from vgpt.training.files import write_json
     from vgpt.training.run import train_run
 
+    make_printable()
     build_app([])  # loads the plug-ins that the launcher was given
     config = TrainConfig.model_validate_json(settings.read_bytes())
     world = world_of_environment()

@@ -5,7 +5,6 @@ only where the manifest says so.
 """
 
 import errno
-import math
 import os
 import re
 import secrets
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from vgpt.data.manifest import MANIFEST_NAME, Manifest, is_manifest
 from vgpt.errors import DataError
-from vgpt.locks import lock, open_folder
+from vgpt.file_locks import Lock, lock_file
 
 _LOCK = ".lock"
 SPOOL_NAME = "spool.tmp"
@@ -42,7 +41,7 @@ def staging(target: Path) -> Iterator[Path]:
             _sweep(target)
             folder = Path(tempfile.mkdtemp(prefix=_prefix(target, "tmp"), dir=target.parent))
             held = (folder / _LOCK).open("wb")
-            lock(held.fileno(), timeout=math.inf)
+            lock_file(held.fileno(), timeout=None)
     except OSError as error:
         raise _disk_error(error, target) from error
     try:
@@ -137,9 +136,12 @@ def _prefix(target: Path, kind: str) -> str:
 @contextmanager
 def _alone_in(parent: Path) -> Iterator[None]:
     """Hold a lock on a folder for a moment: no other process sweeps or renames in it."""
-    handle = open_folder(parent)
+    if os.name == "nt":  # a folder cannot be opened there
+        yield
+        return
+    handle = os.open(parent, os.O_RDONLY)
     try:
-        lock(handle, timeout=math.inf)
+        lock_file(handle, timeout=None)
         yield
     finally:
         os.close(handle)
@@ -176,8 +178,8 @@ def _sweep(target: Path) -> None:
 def _abandoned(folder: Path) -> bool:
     try:
         with (folder / _LOCK).open("rb") as held:
-            # Without locks nobody can tell, and what may be alive stays.
-            return lock(held.fileno()) is True
+            # Where there are no locks, nobody can tell, and what may be alive stays.
+            return lock_file(held.fileno()) is Lock.HELD
     except FileNotFoundError:
         # A live run is without a lock only while it publishes.
         return folder.stat().st_mtime < time.time() - 3600

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from vgpt.errors import CheckpointError
-from vgpt.files import parse_json
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
+from vgpt.model.weights import plain_names, read_config, read_weights, untied
 
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new"}
@@ -24,18 +24,15 @@ _ATTENTION = {"gpt2": "mha", "gpt_bigcode": "mqa"}
 def from_hf(weights: Mapping[str, Tensor], *, kind: str = "mha", tie: bool = True) -> dict[str, Tensor]:
     """Return vgpt's state of a GPT-2 (`kind` "mha") or multi-query GPTBigCode ("mqa") state dict.
 
-    With or without the prefix `transformer.`; stored causal masks are dropped, and with `tie` the copy of the embedding
-    that stands for the output layer.
+    With or without the prefixes that wrappers leave; stored causal masks are dropped, and of an embedding and an output
+    layer that are tied either will do. Linear weights that lie as vgpt's do, as other trainers' may, are left so.
+
+    Raises:
+        CheckpointError: the embedding and the output layer differ, though they are tied.
     """
-    bare = {name.removeprefix("transformer."): tensor for name, tensor in weights.items()}
-    state: dict[str, Tensor] = {}
-    for name, tensor in bare.items():
-        if name.endswith((".attn.bias", ".attn.masked_bias")):
-            continue
-        if tie and name == "lm_head.weight" and torch.equal(tensor, bare["wte.weight"]):
-            continue
-        state[name] = _turned(name, tensor, kind)
-    return state
+    bare = untied(plain_names(weights), tie=tie)
+    kind = "" if _lies_as_ours(bare) else kind
+    return {name: _turned(name, tensor, kind) for name, tensor in bare.items()}
 
 
 def to_hf(model: GPT2Model) -> dict[str, Tensor]:
@@ -99,31 +96,59 @@ def config_from_hf(values: Mapping[str, Any]) -> GPT2Config:
 
 
 def load_gpt2_safetensors(directory: Path) -> GPT2Model:
-    """Build a model from `config.json` and `model.safetensors` in a local directory, such as a snapshot of `gpt2`.
+    """Build a model from `config.json` and safetensors in a local directory, such as a snapshot of `gpt2`.
 
     Raises:
         CheckpointError: a file is missing or unreadable, or the weights do not fit the settings.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
-        config = config_from_hf(parse_json((directory / "config.json").read_bytes()))
-        weights = load_file(directory / "model.safetensors")
-    except FileNotFoundError as error:
+        config = config_from_hf(read_config(directory))
+    except (ValueError, TypeError, OverflowError) as error:
+        raise CheckpointError(f"{directory}: not a readable GPT-2 model: config.json: {error}") from error
+    try:
+        state = from_hf(read_weights(directory), kind=config.attn.kind, tie=config.tie_weights)
+    except CheckpointError as error:
+        named = str(directory) in error.message
+        raise CheckpointError(error.message if named else f"{directory}: {error.message}", error.hint) from error
+    for name in ("wte.weight", "lm_head.weight"):
+        if name in state and state[name].dim() and len(state[name]) > config.vocab_size:
+            state[name] = state[name][: config.vocab_size]  # padded to a round number of rows, which nothing refers to
+    if faults := _unfitting(config, state):
         raise CheckpointError(
-            f"{error.filename or directory}: not found",
-            "Give a directory that holds config.json and model.safetensors.",
-        ) from error
-    except (ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{directory}: not a readable GPT-2 model: {error}") from error
+            f"{directory}: the weights do not fit config.json: {'; '.join(faults[:4])}"
+            + (f"; and {len(faults) - 4} more" if len(faults) > 4 else ""),
+            "Take config.json and the weights from one model.",
+        )
     model = GPT2Model(config)
-    try:
-        model.load_state_dict(from_hf(weights, kind=config.attn.kind, tie=config.tie_weights))
-    except (RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{directory}: the weights do not fit config.json: {error}") from error
+    model.load_state_dict(state)
     return model
 
 
+def _unfitting(config: GPT2Config, state: Mapping[str, Tensor]) -> list[str]:
+    """Return what is missing, unknown or of another shape, before a model of a size that may be nonsense is built."""
+    layers = {name.split(".")[1] for name in state if name.startswith("h.")}
+    if len(layers) != config.n_layer:
+        return [f"{len(layers)} layers, {config.n_layer} expected"]
+    embedding = state.get("wte.weight")
+    if embedding is None or embedding.shape != (config.vocab_size, config.n_embd):
+        found = "missing" if embedding is None else f"of shape {tuple(embedding.shape)}"
+        return [f"wte.weight is {found}, {(config.vocab_size, config.n_embd)} expected"]
+    with torch.device("meta"):
+        wanted = {name: tuple(tensor.shape) for name, tensor in GPT2Model(config).state_dict().items()}
+    faults = [f"{name} is missing" for name in wanted if name not in state]
+    faults += [f"{name} is unknown" for name in state if name not in wanted]
+    return faults + [
+        f"{name} is of shape {tuple(state[name].shape)}, {shape} expected"
+        for name, shape in wanted.items()
+        if name in state and tuple(state[name].shape) != shape
+    ]
+
+
+def _lies_as_ours(weights: Mapping[str, Tensor]) -> bool:
+    """Return whether GPT-2's linear weights lie (output, input): its widest tells, which is square in no layout."""
+    first = weights.get("h.0.attn.c_attn.weight")
+    return first is not None and first.dim() == 2 and first.shape[0] > first.shape[1]
+
+
 def _turned(name: str, tensor: Tensor, kind: str) -> Tensor:
-    return tensor.t().contiguous() if kind == "mha" and name.endswith(_TRANSPOSED) else tensor
+    return tensor.t().contiguous() if kind == "mha" and tensor.dim() == 2 and name.endswith(_TRANSPOSED) else tensor

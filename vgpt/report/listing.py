@@ -30,6 +30,7 @@ STATES: dict[str, str] = {
     "diverged": "its loss or gradient was no longer a number",
     "failed": "an error ended it",
     "empty": "it never came to train",
+    "unreadable": "its files cannot be read, mostly for want of permission",
 }
 _ENDED = {"finished": "finished", "killed": "stopped", "diverged": "diverged", "failed": "failed", "running": "killed"}
 _SETTINGS = "settings.json"
@@ -77,11 +78,26 @@ def list_runs(runs_dir: Path) -> list[Listed]:
     """
     try:
         with os.scandir(runs_dir) as entries:
-            places = [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            places = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and _is_dir(entry)]
     except FileNotFoundError as error:
         raise VgptError(f"no directory of runs at {runs_dir}", "Name it with --runs-dir, or train one.") from error
-    found = [run for place in places if (run := list_run(place)) is not None]
+    found = [run for place in places if (run := _listed(place)) is not None]
     return sorted(found, key=lambda run: (-run.started, run.name))
+
+
+def _is_dir(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _listed(directory: Path) -> Listed | None:
+    """Return the run in a directory; one that cannot be read costs its own row and no other."""
+    try:
+        return list_run(directory)
+    except OSError:
+        return Listed(directory.name, "", "unreadable", 0, None, None, None, 0, _changed(directory))
 
 
 def list_run(directory: Path) -> Listed | None:

@@ -1,5 +1,6 @@
 """Training the runs that a comparison lacks: one `vgpt train` after another, each in a process of its own."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
+from vgpt.launchers import without_launcher
 from vgpt.report.agenda import shown_time
 from vgpt.report.expected import Paces, tokens_left
 from vgpt.report.plan import Wanted
@@ -93,10 +95,10 @@ def _call(command: Sequence[str]) -> int:
     """Run a command on this terminal, with its results among the talk: stdout belongs to the tables.
 
     The process has a group of its own, so that it hears of each Ctrl-C once, from here, wherever that came from; it
-    saves and is waited for.
+    saves and is waited for. It trains alone, also where this process is one of a launcher's: it would wait for others.
     """
     asked: list[int] = []
-    process = subprocess.Popen(command, stdout=_STDERR, process_group=0)
+    process = subprocess.Popen(command, stdout=_STDERR, process_group=0, env=without_launcher(os.environ))
 
     def forward(number: int, _frame: FrameType | None) -> None:
         asked.append(number)

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from vgpt.addresses import without_credentials
 from vgpt.attention.plugin_record import plugin_flags
 from vgpt.errors import UsageError
 from vgpt.report.audit import THREADS, condition_settings
 from vgpt.report.grouping import seed_of
 from vgpt.report.labels import full_label
 from vgpt.report.terms import Term, parse_terms, with_variant_flags
-from vgpt.schema import without_credentials
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import Leaf, leaves, shown
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings

@@ -4,11 +4,11 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vgpt.addresses import without_credentials
 from vgpt.errors import VgptError
 from vgpt.report.grouping import attention_label, attention_of, settings_hash_of
 from vgpt.report.plan import Request
 from vgpt.report.study import Study
-from vgpt.schema import without_credentials
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import Leaf, leaves, shown
 from vgpt.settings.loader import Sources, load_settings

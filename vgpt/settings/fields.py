@@ -13,9 +13,9 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from vgpt.addresses import without_credentials
 from vgpt.attention.config import AttentionConfig
 from vgpt.attention.registry import variants
-from vgpt.schema import without_credentials
 
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _LONGEST_METAVAR = 36

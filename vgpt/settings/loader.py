@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from vgpt.addresses import masked_text, without_credentials
 from vgpt.attention.mix.grammar import filled, parse_pattern
 from vgpt.attention.registry import parse_attention, unknown_variant, variants
 from vgpt.errors import SettingsError, did_you_mean
-from vgpt.schema import without_credentials
 from vgpt.settings.dotenv import read_dotenv
 from vgpt.settings.fields import Leaf, leaves
 from vgpt.settings.prepared import data_of_run, find_prepared
@@ -268,12 +268,12 @@ def _describe(
         names = {part for entry in known.values() for part in entry.path}
         origin = origin_of_preset or "given"
         yield (
-            f"{'.'.join(map(str, loc))} = {details['input']!r} ({origin})",
+            f"{'.'.join(map(str, loc))} = {_told(details['input'])} ({origin})",
             ("unknown setting" + did_you_mean(str(loc[-1]), names)),
         )
     elif leaf is not None:
         value = given[leaf.name][0] if leaf.name in given else details["input"]
-        yield f"{leaf.flag} = {value!r} ({origins.get(leaf.name, 'given')})", message
+        yield f"{leaf.flag} = {_told(value)} ({origins.get(leaf.name, 'given')})", message
     else:
         for line in message.split("\n"):
             yield "", line
@@ -297,6 +297,11 @@ def _no_text(tree: Any, path: str = "") -> list[str]:
         return []
     wrong = "\0" in tree or any("\ud800" <= character <= "\udfff" for character in tree)
     return [f"{path} = {without_credentials(tree)!r}: must be text without NUL that UTF-8 can carry"] if wrong else []
+
+
+def _told(value: Any) -> str:
+    """Return a value for a message; an address in it shows no password."""
+    return masked_text(repr(value)) if not isinstance(value, str) else repr(without_credentials(value))
 
 
 def _holds(tree: Any, path: Iterable[str]) -> bool:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from vgpt.errors import TrackingError
 from vgpt.tracking.journal import now_ms
-from vgpt.tracking.mlflow_client import MlflowStore, StoreError
+from vgpt.tracking.mlflow_client import MlflowStore
+from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.schema import KIND_COMPARISON, SCHEMA_VERSION, TAG_COMPARED, TAG_KIND, TAG_SCHEMA
 from vgpt.tracking.store import within
 from vgpt.tracking.target import resolve_target

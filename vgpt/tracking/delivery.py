@@ -12,7 +12,8 @@ from pathlib import Path
 
 from vgpt.tracking.journal import JournalReader, Point, now_ms, read_metrics
 from vgpt.tracking.lines import read_json, replace_json
-from vgpt.tracking.mlflow_client import MlflowStore, StoreError
+from vgpt.tracking.mlflow_client import MlflowStore
+from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.record import RunRecord, read_record
 from vgpt.tracking.schema import TAG_ID, TAG_STATUS
 from vgpt.tracking.target import Target
@@ -105,7 +106,11 @@ class Delivery:
             return 0  # the directory was given to a new run, which has a mirror of its own
         self._record = record
         if self._store is None:
-            self._store = MlflowStore(self._target, write=True)
+            store = MlflowStore(self._target, write=True)
+            if self._marks.run_id and not store.check_run(self._marks.run_id):
+                # The store was emptied or replaced since: all that is on record goes there anew.
+                self._marks, self._queued = Marks(), {}
+            self._store = store
         if not self._marks.run_id:
             self._find_or_create(self._store)
         status = ended_as if ended_as and record.status == "running" else record.status
@@ -227,4 +232,4 @@ def _samples(points: list[Point]) -> Iterator[Sample]:
 
 
 def _store_key(target: Target) -> str:
-    return sha256(target.shown.encode()).hexdigest()[:16]
+    return sha256(target.shown.encode(errors="surrogateescape")).hexdigest()[:16]

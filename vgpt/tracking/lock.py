@@ -1,6 +1,7 @@
 """Locks held by open files: a crash or kill -9 of the holder frees them, so no lock is ever stale.
 
-On a file system without locks a run goes on without, and says so: two processes could train it at once.
+Where the file system has no locks, the signature in the file stands for one: it holds while its process lives on this
+machine. Of processes on other machines nothing is known there, which `FileLock.note` says.
 """
 
 import contextlib
@@ -12,8 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
 from vgpt.errors import UsageError
-from vgpt.locks import lock
+from vgpt.file_locks import Lock, lock_file
 from vgpt.tracking.lines import read_json
 
 RUN_LOCK_FILE = "run.lock"
@@ -37,9 +40,15 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.held = False
-        """whether the file system keeps others out; it has no locks where this is false after `acquire`"""
         self._fd = -1
+        self._signed = False
+
+    @property
+    def note(self) -> str:
+        """What the holder should hear: that nothing but a signature is there; empty where a lock is held."""
+        if not self._signed:
+            return ""
+        return f"the file system of {self.path.parent} has no locks: do not use it from another machine at a time"
 
     def acquire(self, *, timeout: float = 0.0) -> bool:
         """Take the lock and sign the file; False where another holds it for longer than `timeout` seconds.
@@ -49,11 +58,11 @@ class FileLock:
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            locked = lock(fd, timeout=timeout)
-            if locked is False:
+            lock = lock_file(fd, timeout=timeout)
+            if lock is Lock.BUSY or (lock is Lock.UNSUPPORTED and _living_signer(self.path)):
                 os.close(fd)
                 return False
-            self.held = locked is True
+            self._signed = lock is Lock.UNSUPPORTED
             owner = Owner(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
             os.ftruncate(fd, 0)
             os.write(fd, json.dumps(asdict(owner)).encode() + b"\n")
@@ -66,6 +75,9 @@ class FileLock:
     def release(self) -> None:
         """Free the lock; a second call does nothing."""
         if self._fd >= 0:
+            if self._signed:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._fd, 0)
             os.close(self._fd)
             self._fd = -1
 
@@ -104,11 +116,27 @@ def lock_owner(run_dir: Path) -> Owner | None:
     except OSError:
         return None
     try:
-        if lock(fd, shared=True) is not False:
-            return None
+        lock = lock_file(fd, shared=True)
     finally:
         os.close(fd)
-    signed = read_json(path) or {}
+    if lock is Lock.UNSUPPORTED:
+        return _living_signer(path)
+    return _signer(path) if lock is Lock.BUSY else None
+
+
+def _signer(path: Path) -> Owner:
     with contextlib.suppress(TypeError):
-        return Owner(**signed)
+        return Owner(**(read_json(path) or {}))
     return Owner()
+
+
+def _living_signer(path: Path) -> Owner | None:
+    """Return who signed a lock file, if that process lives here: it is older than its signature."""
+    signer = _signer(path)
+    if not isinstance(signer.pid, int) or signer.host != socket.gethostname():
+        return None
+    try:
+        older = psutil.Process(signer.pid).create_time() <= path.stat().st_mtime + 1
+    except (psutil.Error, OSError, ValueError):
+        return None
+    return signer if older else None

@@ -16,7 +16,7 @@ from pathlib import Path
 from vgpt.errors import TrackingError
 from vgpt.tracking.delivery import Delivery, undelivered
 from vgpt.tracking.lock import FileLock, lock_owner
-from vgpt.tracking.mlflow_client import StoreError
+from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.record import read_record
 from vgpt.tracking.target import Target, resolve_target
 from vgpt.tracking.worker import FINISH, SYNC_LOCK_FILE

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import math
 import os
-import sqlite3
+import shlex
 import sys
 import tempfile
 import warnings
@@ -17,34 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.errors import TrackingError
-from vgpt.locks import lock
-from vgpt.tracking.target import Target
+from vgpt.tracking.reasons import NEWER, OLDER, REFUSALS, StoreError, reason_of
+from vgpt.tracking.sqlite_file import address_of, check_database, exclusively, is_empty, spelt
+from vgpt.tracking.target import URI_VARIABLE, Target
 
 _PAGE = 500
 _MAX_TAG = 5000
 _MAX_PARAM = 6000
-_INIT_TIMEOUT = 60.0
-# What MLflow answers to a request that no repetition will make right.
-_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
-
-_FAMILIAR = {
-    "Connection refused": "connection refused",
-    "timed out": "no answer in time",
-    "NameResolutionError": "unknown host",
-    "Connection reset": "the connection broke",
-    "Connection aborted": "the connection broke",
-    "error code 401": "the server wants other credentials (401)",
-    "error code 403": "the server refuses access (403)",
-    "database is locked": "the database is locked by another process",
-}
-
-
-class StoreError(Exception):
-    """A call to MLflow failed. `refused`: the request itself is at fault, so that repeating it is useless."""
-
-    def __init__(self, message: str, *, refused: bool = False) -> None:
-        super().__init__(message)
-        self.refused = refused
 
 
 @dataclass(frozen=True)
@@ -74,22 +53,22 @@ class MlflowStore:
     def __init__(self, target: Target, *, write: bool) -> None:
         self._target = target
         if target.database is not None:
-            _check_database(target, target.database, write=write)
+            check_database(target, target.database, write=write)
         with self._calls():
             _silence(databases=target.database is not None)
             # Databases are opened one process at a time: several that create or migrate one at once break it.
-            with _exclusively(target.database):
-                if target.database is not None and _is_empty(target.database):
+            with exclusively(target.database):
+                if target.database is not None and is_empty(target.database):
                     _create_database(target.database)
                 from mlflow import MlflowClient
 
-                self._client = MlflowClient(target.uri)
+                self._client = MlflowClient(spelt(target))
                 if target.database is not None:
                     self._client.search_experiments(max_results=1)
 
     def experiment_id(self, name: str, *, create: bool) -> str | None:
         """Return the id of an experiment, created if asked for, else None where it does not exist."""
-        with self._calls(), _exclusively(self._target.database if create else None):
+        with self._calls(), exclusively(self._target.database if create else None):
             experiment = self._client.get_experiment_by_name(name)
             if experiment is not None:
                 if experiment.lifecycle_stage == "deleted":
@@ -128,6 +107,26 @@ class MlflowStore:
                 tags=[RunTag(key, value) for key, value in _clip(tags or {}, _MAX_TAG).items()],
                 synchronous=True,
             )
+
+    def check_run(self, run_id: str) -> bool:
+        """Return whether the store holds a run.
+
+        Raises:
+            StoreError: it holds it as deleted.
+        """
+        with self._calls():
+            from mlflow.exceptions import MlflowException
+
+            try:
+                stage = self._client.get_run(run_id).info.lifecycle_stage
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return False
+                raise
+            if stage == "deleted":
+                hint = f"`mlflow runs restore --run-id {run_id}` brings it back"
+                raise StoreError(f"the run was deleted in MLflow; {hint}", refused=True)
+            return True
 
     def set_status(self, run_id: str, status: str, *, ended: int | None = None) -> None:
         """Set MLflow's status of a run: RUNNING, or one of its ends with the time."""
@@ -175,15 +174,18 @@ class MlflowStore:
     @contextlib.contextmanager
     def _calls(self) -> Iterator[None]:
         """Turn whatever MLflow and the libraries below it raise into a `StoreError` of one redacted line."""
-        before = {name: os.environ.get(name) for name in self._target.environment}
-        os.environ.update(self._target.environment)
+        environment = self._target.environment
+        if self._target.database is not None:
+            environment = {**environment, URI_VARIABLE: spelt(self._target)}
+        before = {name: os.environ.get(name) for name in environment}
+        os.environ.update(environment)
         try:
             yield
         except StoreError:
             raise
         except Exception as error:  # noqa: BLE001 - MLflow, SQLAlchemy, requests and drivers share no base class
-            refused = getattr(error, "error_code", "") in _REFUSALS
-            raise StoreError(self._target.redact(_reason(error)), refused=refused) from None
+            refused = getattr(error, "error_code", "") in REFUSALS
+            raise StoreError(self._target.redact(reason_of(error)), refused=refused) from None
         finally:
             for name, value in before.items():
                 if value is None:
@@ -206,22 +208,16 @@ def open_for_reading(target: Target) -> MlflowStore:
 
 def unreadable(target: Target, reason: str) -> TrackingError:
     """Return the error of a store that a command needs and cannot read."""
-    if "out-of-date database schema" in reason:
-        hint = f"It was made by another version of MLflow; `mlflow db upgrade {target.shown}` brings it up to date."
+    if reason.startswith(OLDER):
+        address = target.shown if target.database is None else shlex.quote(spelt(target))
+        hint = f"`mlflow db upgrade {address}` brings it up to date, for good: keep a copy of it."
+    elif reason.startswith(NEWER):
+        hint = "`pip install --upgrade mlflow` brings one that reads it; or set MLFLOW_TRACKING_URI to another store."
     else:
         hint = (
             "Check MLFLOW_TRACKING_URI (environment or .env) and its server; the runs' own journals are not affected."
         )
     return TrackingError(f"MLflow at {target.shown} cannot be read: {reason}", hint)
-
-
-def _reason(error: Exception) -> str:
-    """Say in a few words what an exception of MLflow, or of what lies below it, means."""
-    text = str(error).strip()
-    for sign, meaning in _FAMILIAR.items():
-        if sign in text:
-            return meaning
-    return (f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__)[:300]
 
 
 def _stored_run(run: Any) -> StoredRun:
@@ -237,7 +233,8 @@ def _restored(value: float) -> float:
 
 
 def _clip(texts: Mapping[str, str], limit: int) -> dict[str, str]:
-    return {key: value[:limit] for key, value in texts.items()}
+    """Cut what MLflow would refuse: too long a text, and bytes of file names that are no UTF-8."""
+    return {key: value[:limit].encode(errors="replace").decode() for key, value in texts.items()}
 
 
 def _silence(*, databases: bool) -> None:
@@ -252,27 +249,6 @@ def _silence(*, databases: bool) -> None:
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401 - likewise
 
 
-def _check_database(target: Target, path: Path, *, write: bool) -> None:
-    """Fail at once where MLflow would retry for minutes: a directory or file that cannot be read or written."""
-    try:
-        if not write and not path.exists():
-            raise StoreError(f"{path} does not exist")
-        if write:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        mode = "rwc" if write else "rw" if os.access(path, os.W_OK) else "ro"
-        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode={mode}", uri=True, timeout=3.0)) as database:
-            database.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-            database.execute("PRAGMA schema_version").fetchone()
-            database.rollback()
-    except (OSError, sqlite3.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise StoreError(target.redact(f"{path}: {reason}")) from None
-
-
-def _is_empty(path: Path) -> bool:
-    return not path.exists() or path.stat().st_size == 0
-
-
 def _create_database(path: Path) -> None:
     """Create the tables in a draft that is then renamed: a kill in the midst leaves no half-made store behind."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -280,23 +256,7 @@ def _create_database(path: Path) -> None:
     try:
         from mlflow import MlflowClient
 
-        MlflowClient(f"sqlite:///{draft}").search_experiments(max_results=1)
+        MlflowClient(address_of(draft)).search_experiments(max_results=1)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _exclusively(database: Path | None) -> Iterator[None]:
-    """Hold a lock on the directory of a SQLite store (no lock file is left behind); nothing for other stores."""
-    if database is None:
-        yield
-        return
-    fd = os.open(database.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        # None: a file system without locks, where MLflow itself does without as well.
-        if lock(fd, timeout=_INIT_TIMEOUT) is False:
-            raise StoreError(f"{database.parent} is locked by another process")
-        yield
-    finally:
-        os.close(fd)

@@ -66,11 +66,25 @@ def read_record(run_dir: Path) -> RunRecord | None:
     content = read_json(run_dir / RECORD_FILE)
     try:
         record = RunRecord(**content) if content is not None else None
-    except TypeError:
+        if record is None or not _sound(record):
+            return None
+        record.artifacts = [(str(path), str(folder)) for path, folder in record.artifacts]
+    except (TypeError, ValueError):
         return None
-    if record is not None:
-        record.artifacts = [(path, folder) for path, folder in record.artifacts]
     return record
+
+
+def _sound(record: RunRecord) -> bool:
+    """Tell whether every field is of its kind, whatever wrote the file."""
+    texts = (record.id, record.run_name, record.experiment, record.store, record.status)
+    tables = (record.params, record.tags)
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(table, dict) for table in tables)
+        and all(isinstance(value, str) for table in tables for value in table.values())
+        and all(isinstance(time, int) for time in (record.started, record.ended))
+        and isinstance(record.artifacts, list)
+    )
 
 
 def new_id() -> str:

@@ -10,8 +10,9 @@ from vgpt.tracking.delivery import SYNC_FILE
 from vgpt.tracking.journal import latest_metrics, read_metrics
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.lock import lock_owner
-from vgpt.tracking.mlflow_client import StoredRun, StoreError, open_for_reading, unreadable
-from vgpt.tracking.record import read_record
+from vgpt.tracking.mlflow_client import StoredRun, open_for_reading, unreadable
+from vgpt.tracking.reasons import StoreError
+from vgpt.tracking.record import RECORD_FILE, read_record
 from vgpt.tracking.schema import TAG_ID, TAG_KIND, TAG_RUN_DIR, TAG_STATUS
 from vgpt.tracking.target import Target, resolve_target
 
@@ -108,7 +109,11 @@ def artifact(run_id: str, name: str, *, tracking_uri: str | None = None, timeout
 
 
 def read_local_runs(
-    runs_dir: Path, *, experiment: str | None = None, where: Mapping[str, str] | None = None
+    runs_dir: Path,
+    *,
+    experiment: str | None = None,
+    where: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[RunInfo]:
     """Return the runs recorded in the directories below `runs_dir`, newest first, without MLflow.
 
@@ -116,8 +121,19 @@ def read_local_runs(
         runs_dir: holds one directory per run; other directories are passed over.
         experiment: only runs of this experiment; None for all.
         where: only runs that carry all these tags.
+        say: hears of runs that cannot be read, which are left out.
     """
-    found = [run for path in sorted(runs_dir.glob("*/")) if (run := read_local_run(path)) is not None]
+    found: list[RunInfo] = []
+    for path in sorted(runs_dir.glob("*/")):
+        try:
+            run = read_local_run(path)
+            if run is None and (path / RECORD_FILE).exists():
+                say(f"{path} is left out: its {RECORD_FILE} cannot be read")
+        except OSError as error:
+            say(f"{path} is left out: {error.strerror or error}")
+            continue
+        if run is not None:
+            found.append(run)
     wanted = [
         run
         for run in found

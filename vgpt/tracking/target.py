@@ -11,17 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from vgpt.addresses import MASK, ambiguous, masked, masked_text, secrets_of
 from vgpt.errors import TrackingError
 from vgpt.settings.dotenv import permission_note, read_dotenv
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 _DEFAULT_FILE = "mlflow.db"
+_SQLITE = "sqlite:///"
 _HTTP = ("http", "https")
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_SERVERS = ("postgresql", "mysql", "mssql")
 _HOSTED = ("databricks", "databricks-uc", "uc")
 _SECRET_NAME = re.compile(r"PASSWORD|TOKEN|SECRET|_KEY|CREDENTIAL")
-_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s@'\"]*@")
-_MASK = "***"
+# A path may hold a question mark: what follows the last one is a query where it reads like one, to the end.
+_DATABASE = re.compile(r"(.+?)(?:\?(\w+=[^&/?#]*(?:&\w+=[^&/?#]*)*))?", re.DOTALL)
 # Retries would turn one lost request into minutes of waiting (the mirror has its own back-off), and a training script
 # has no business configuring logging, printing links or reporting usage. Whatever the user has set stays.
 _QUIET = {
@@ -39,7 +41,9 @@ class Target:
     """An MLflow store.
 
     Args:
-        uri: what MLflow is given. HTTP URIs carry no credentials; a database URI may: its driver needs them there.
+        uri: its address. HTTP URIs carry no credentials; a database URI may: its driver needs them there. The path in
+            `sqlite:///PATH` stands as the file is called: `%` is no escape, and `?` begins a query only where one
+            follows (`?timeout=30`).
         shown: the URI for messages and records, without credentials and query.
         environment: variables that MLflow must find set: credentials, time limits, silence.
         secrets: texts that appear in no message or record.
@@ -55,13 +59,20 @@ class Target:
     @property
     def database(self) -> Path | None:
         """The file of a SQLite store, None for every other store."""
-        return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:") else None
+        parts = _database(self.uri)
+        return Path(parts[0]) if parts else None
+
+    @property
+    def query(self) -> str:
+        """What the driver of a SQLite store is told, such as `timeout=30`; mostly empty."""
+        parts = _database(self.uri)
+        return parts[1] if parts else ""
 
     def redact(self, text: str) -> str:
-        """Return a text without credentials: those of this store, and the user part of any URI."""
+        """Return a text without credentials: those of this store, and those of any address."""
         for secret in self.secrets:
-            text = text.replace(secret, _MASK)
-        return _USERINFO.sub(rf"\1{_MASK}@", text)
+            text = text.replace(secret, MASK)
+        return masked_text(text)
 
 
 def resolve_target(tracking_uri: str | None = None, *, recorded: str | None = None, must_serve: bool = True) -> Target:
@@ -79,26 +90,28 @@ def resolve_target(tracking_uri: str | None = None, *, recorded: str | None = No
     dotenv = Path(".env")
     allowed = {k: v for k, v in read_dotenv(dotenv).items() if k.startswith(("MLFLOW_", "AWS_"))}
     merged = allowed | {k: v for k, v in os.environ.items() if k.startswith(("MLFLOW_", "AWS_"))}
-    uri = tracking_uri or merged.get(URI_VARIABLE) or recorded or f"sqlite:///{_DEFAULT_FILE}"
-    uri, moved = _without_credentials(_absolute(uri))
+    given = tracking_uri or merged.get(URI_VARIABLE) or recorded or f"{_SQLITE}{_DEFAULT_FILE}"
+    uri, moved = _without_credentials(_absolute(given))
     environment = _QUIET | merged | moved
     if must_serve:
-        _check_kind(uri, environment)
+        _check_kind(given, environment)
     note = permission_note(dotenv) if allowed else None
-    return Target(
-        uri, _shown(uri), environment | {URI_VARIABLE: uri}, _secrets(uri, environment), (note,) if note else ()
-    )
+    secrets = _secrets(given, environment)
+    return Target(uri, _shown(uri), environment | {URI_VARIABLE: uri}, secrets, (note,) if note else ())
 
 
-def redact_uris(text: str) -> str:
-    """Return a text with the user part of every URI masked."""
-    return _USERINFO.sub(rf"\1{_MASK}@", text)
+def _database(uri: str) -> tuple[str, str] | None:
+    """Return path and query of a SQLite URI; None for every other URI."""
+    match = _DATABASE.fullmatch(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else None
+    return (match.group(1), match.group(2) or "") if match else None
 
 
 def _absolute(uri: str) -> str:
     """Make a SQLite path absolute, so that a mirror or a later delivery from elsewhere finds the same file."""
-    prefix = "sqlite:///"
-    return prefix + str(Path(uri.removeprefix(prefix)).absolute()) if uri.startswith(prefix) else uri
+    parts = _database(uri)
+    if parts is None or parts[0].startswith((":", "file:")):
+        return uri
+    return f"{_SQLITE}{Path(parts[0]).absolute()}" + (f"?{parts[1]}" if parts[1] else "")
 
 
 def _without_credentials(uri: str) -> tuple[str, dict[str, str]]:
@@ -117,32 +130,42 @@ def _without_credentials(uri: str) -> tuple[str, dict[str, str]]:
 
 def _check_kind(uri: str, environment: Mapping[str, str]) -> None:
     scheme = uri.partition(":")[0].partition("+")[0] if ":" in uri else uri
-    if scheme in _HTTP and urlsplit(uri).hostname:
-        return
-    if scheme == "sqlite" and len(uri) > len("sqlite:///"):
-        return
-    if scheme in _HOSTED or (scheme in _DATABASES and scheme != "sqlite"):
-        return
-    if scheme == "file" and environment.get("MLFLOW_ALLOW_FILE_STORE", "").lower() == "true":
-        return
-    raise TrackingError(
-        f"tracking URI {_shown(uri)!r} is no store that MLflow can keep runs in",
-        f"Set --tracking-uri or {URI_VARIABLE} to sqlite:///{_DEFAULT_FILE} or to the http(s)://host:port of an MLflow "
-        "server, or train with --tracker journal.",
-    )
+    place = f"Set --tracking-uri or {URI_VARIABLE} to {_SQLITE}{_DEFAULT_FILE} or to the http(s)://host:port of an "
+    way_out = f"{place}MLflow server, or train with --tracker journal."
+    if scheme in (*_HTTP, *_SERVERS) and ambiguous(uri):
+        raise TrackingError(
+            f"tracking URI {_shown(uri)!r} cannot be read: where its host begins is not clear",
+            "In a user name or password write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, [ as %5B, ] as %5D, "
+            "% as %25; or, for a server, set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead.",
+        )
+    if not _serves(scheme, uri, environment):
+        raise TrackingError(f"tracking URI {_shown(uri)!r} is no store that MLflow can keep runs in", way_out)
+
+
+def _serves(scheme: str, uri: str, environment: Mapping[str, str]) -> bool:
+    if any(letter < " " or (scheme != "sqlite" and "\ud800" <= letter <= "\udfff") for letter in uri):
+        return False
+    if scheme in _HTTP:
+        try:
+            parts = urlsplit(uri)
+            return bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        except ValueError:
+            return False
+    if scheme == "sqlite":
+        parts = _database(uri)
+        # Neither keeps what another process is to read: a store in memory, and one that only a driver's option names.
+        return parts is not None and not parts[0].startswith((":", "file:"))
+    if scheme == "file":
+        return environment.get("MLFLOW_ALLOW_FILE_STORE", "").lower() == "true"
+    return scheme in _HOSTED or (scheme in _SERVERS and "://" in uri)
 
 
 def _shown(uri: str) -> str:
-    return redact_uris(uri.partition("?")[0])
+    parts = _database(uri)
+    return _SQLITE + parts[0] if parts else masked(uri)
 
 
 def _secrets(uri: str, environment: Mapping[str, str]) -> tuple[str, ...]:
     """Return the texts to mask, longest first. Very short ones are left: masking them would garble every message."""
-    found = {value for name, value in environment.items() if _SECRET_NAME.search(name)}
-    try:
-        password = urlsplit(uri).password
-    except ValueError:
-        password = None
-    if password:
-        found |= {password, unquote(password)}
+    found = {value for name, value in environment.items() if _SECRET_NAME.search(name)} | secrets_of(uri)
     return tuple(sorted((secret for secret in found if len(secret) >= 4), key=len, reverse=True))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vgpt.tracking.delivery import Delivery
 from vgpt.tracking.lock import FileLock
-from vgpt.tracking.mlflow_client import StoreError
+from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.target import Target, resolve_target
 
 SYNC_LOCK_FILE = "mlflow_sync.lock"
@@ -108,7 +108,7 @@ def _set_session_priority(nice: int) -> None:
 def say(text: str) -> None:
     """Send a line to the trainer; one that cannot be sent is lost, not waited for."""
     with contextlib.suppress(OSError):
-        os.write(1, text.replace("\n", " ").encode() + b"\n")
+        os.write(1, text.replace("\n", " ").encode(errors="replace") + b"\n")
 
 
 def main(arguments: list[str]) -> None:

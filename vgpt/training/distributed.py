@@ -12,6 +12,7 @@ import torch
 from torch import distributed as dist
 
 from vgpt.errors import UsageError, VgptError
+from vgpt.launchers import launcher_of
 from vgpt.settings.train import TrainConfig
 
 
@@ -76,17 +77,19 @@ def world_of_environment(environment: Mapping[str, str] = os.environ) -> World |
     """Return which process this is where a launcher started it (torchrun, PyTorchJob, srun), otherwise None.
 
     Raises:
-        UsageError: the launcher's variables are no numbers.
+        UsageError: the launcher's variables are no numbers, or count no such process.
     """
-    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-    if "RANK" not in environment or "WORLD_SIZE" not in environment:
-        names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
-        if names[0] not in environment or names[1] not in environment:
-            return None
+    names = launcher_of(environment)
+    if names is None:
+        return None
     try:
         rank, size, local = (int(environment.get(name, "0")) for name in names)
     except ValueError as error:
         raise UsageError(f"{', '.join(names)} in the environment must be numbers: {error}") from error
+    if not 0 <= rank < size or local < 0:
+        raise UsageError(
+            f"{names[0]}={rank} and {names[1]}={size} in the environment count no process: 0 to {size - 1}"
+        )
     return World(rank, size, local)
 
 
@@ -118,7 +121,8 @@ def join(world: World, device: torch.device, timeout: int) -> None:
     except (RuntimeError, ValueError) as error:
         raise VgptError(
             f"process {world.rank} of {world.size} did not meet the others: {str(error).splitlines()[0]}",
-            "Check that all of them were started, and that MASTER_ADDR and MASTER_PORT can be reached from each.",
+            f"Check that all {world.size} were started (by torchrun, or with Slurm by `srun vgpt train ...`), and that "
+            "MASTER_ADDR and MASTER_PORT can be reached from each.",
         ) from error
 
 
@@ -133,7 +137,8 @@ def rendezvous(environment: Mapping[str, str]) -> str | None:
     if "MASTER_ADDR" in environment or "SLURM_PROCID" not in environment:
         return None
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
-    port = 20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000
+    job = environment.get("SLURM_JOB_ID", "0")
+    port = 20_000 + (int(job) if job.isdecimal() else 0) % 20_000
     return f"{first_host(nodes)}:{environment.get('MASTER_PORT', port)}"
 
 

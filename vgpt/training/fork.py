@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from vgpt.data.dataset import Dataset
 from vgpt.errors import UsageError
+from vgpt.model.weights import check_numbers
 from vgpt.settings.train import TrainConfig
 from vgpt.training.checkpoint import find_checkpoint, newest, point, read_tensors, save_checkpoint
 from vgpt.training.files import sha256
@@ -40,6 +41,8 @@ def fork_run(config: TrainConfig, data: Dataset, say: Callable[[str], None]) -> 
         raise UsageError(
             f"{name} stands at step {step}, and {config.steps} steps are asked", "Give a larger --max-steps."
         )
+    weights = read_tensors(old.directory / "model.safetensors")
+    check_numbers(weights, f"{name} at step {step}")
     state = replace(
         old.state,
         best_loss=None,
@@ -52,7 +55,7 @@ def fork_run(config: TrainConfig, data: Dataset, say: Callable[[str], None]) -> 
     target = save_checkpoint(
         directory,
         model=old.model,
-        weights=read_tensors(old.directory / "model.safetensors"),
+        weights=weights,
         optimizer=read_tensors(old.directory / "optimizer.safetensors"),
         state=state,
         settings=config,

@@ -98,11 +98,9 @@ def train_run(
         else:
             refuse_foreign(config.directory)
             config.directory.mkdir(parents=True, exist_ok=True)
-            with RunLock(config.directory) as held:
-                if not held.held:
-                    display.say(
-                        f"{config.directory}: this file system has no locks; start no second process for this run"
-                    )
+            with RunLock(config.directory) as lock:
+                if lock.note:
+                    display.say(lock.note)
                 refuse_other_settings(config)
                 # The others open what is then prepared.
                 fork_run(config, load_data(config.train.data, data_progress), display.say)
@@ -282,9 +280,11 @@ def _model(
     state = TrainingState(data_digest=data.manifest.digest)
     if config.train.init_from is not None:
         source = open_source(config.train.init_from, runs_dir=config.run.runs_dir)
-        source.fill(model, data.tokenizer)
+        remarks = source.fill(model, data.tokenizer)
         state.init_digest = source.digest
         display.say(f"weights from {source.name} (SHA-256 {source.digest[:12]})")
+        for remark in remarks:
+            display.say(remark)
     return model, state
 
 

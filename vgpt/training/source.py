@@ -4,6 +4,7 @@ Fine-tuning takes weights alone: data, schedule and optimizer are new. The token
 trained with, and the architecture the same, but for settings that no weight depends on.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from vgpt.errors import CheckpointError, UsageError
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.interchange import load_gpt2_safetensors
+from vgpt.model.weights import check_numbers, weight_files
 from vgpt.settings.fields import shown
 from vgpt.settings.model import ModelSettings
 from vgpt.text.gpt2 import PUBLISHED_FINGERPRINT
@@ -25,6 +27,9 @@ from vgpt.training.files import sha256
 HF = "hf:"
 # What a model may change without another meaning of its weights.
 _FREE = ("dropout", "flash", "block_size")
+GPT2_IDS = 50_257
+# Trainers round GPT-2's ids up to a multiple of 64 or 128.
+_LARGEST_PADDING = 128
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,9 @@ class Source:
 
     Attributes:
         name: what they are called in messages.
-        digest: SHA-256 of the file of weights.
+        digest: SHA-256 of the file of weights; of several files, of their digests.
         model: the architecture.
-        tokenizer: fingerprint of the tokenizer that they were trained with.
+        tokenizer: fingerprint of the tokenizer that they were trained with; empty where it is not known.
         tokenizer_name: its name.
     """
 
@@ -46,23 +51,40 @@ class Source:
     tokenizer_name: str
     _read: Callable[[], dict[str, Tensor]]
 
-    def fill(self, model: GPT2Model, tokenizer: Tokenizer) -> None:
-        """Copy the weights into `model`; of learned positions, the first `block_size`.
+    def fill(self, model: GPT2Model, tokenizer: Tokenizer) -> list[str]:
+        """Copy the weights into `model`; of learned positions the first `block_size`, of padded rows those with an id.
+
+        Returns:
+            What the user should hear.
 
         Raises:
             UsageError: data of another tokenizer, or another architecture; the message shows what differs.
-            CheckpointError: the weights do not fit the architecture they claim.
+            CheckpointError: the weights do not fit the architecture they claim, or are no finite numbers.
         """
         self._check(model.config, tokenizer)
         weights = self._read()
+        check_numbers(weights, self.name)
+        rows = model.config.vocab_size
+        for name in ("wte.weight", "lm_head.weight"):
+            if name in weights:
+                weights[name] = weights[name][:rows]
         if model.wpe is not None:
             weights["wpe.weight"] = weights["wpe.weight"][: model.config.block_size]
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise CheckpointError(f"the weights of {self.name} do not fit the model: {error}") from error
+        if self.model.vocab_size > rows:
+            return [f"{self.name} has {self.model.vocab_size:,} rows for {rows:,} ids: the first {rows:,} are used"]
+        return []
 
     def _check(self, model: GPT2Config, tokenizer: Tokenizer) -> None:
+        if not self.tokenizer:
+            raise UsageError(
+                f"which tokenizer {self.name} was trained with is not known: no tokenizer.json is there, and its "
+                f"{self.model.vocab_size:,} ids are not GPT-2's",
+                "Put the tokenizer.json that it was trained with beside its weights.",
+            )
         if tokenizer.fingerprint != self.tokenizer:
             raise UsageError(
                 f"the data is tokenized by {tokenizer.name} ({tokenizer.fingerprint[:12]}), but {self.name} was "
@@ -70,9 +92,10 @@ class Source:
                 "Prepare the data with its tokenizer: vgpt prepare TEXT --tokenizer "
                 + ("gpt2" if self.tokenizer == PUBLISHED_FINGERPRINT else "CHECKPOINT-DIRECTORY"),
             )
-        if model.vocab_size != self.model.vocab_size:
+        if model.vocab_size > self.model.vocab_size:
             raise CheckpointError(
-                f"{self.name} has {self.model.vocab_size:,} rows for the {model.vocab_size:,} ids of its tokenizer"
+                f"{self.name} has {self.model.vocab_size:,} rows for the {model.vocab_size:,} ids of its tokenizer",
+                "The tokenizer beside the weights is not the one that they were trained with.",
             )
         if faults := differences(self.model, model, free=_FREE):
             hint = "Repeat the settings of the model that the weights are of."
@@ -89,7 +112,7 @@ def open_source(place: str, *, runs_dir: Path) -> Source:
     """Find the weights that `--init-from` names.
 
     Args:
-        place: a run, a checkpoint, or `hf:` and a directory with config.json and model.safetensors.
+        place: a run, a checkpoint, or `hf:` and a directory with config.json and safetensors.
         runs_dir: where names of runs are looked up; of a whole run its best checkpoint counts.
 
     Raises:
@@ -116,11 +139,15 @@ def differences(there: ModelSettings, here: ModelSettings, *, free: tuple[str, .
 
 def _published(directory: Path) -> Source:
     model = load_gpt2_safetensors(directory)
-    fingerprint, name = PUBLISHED_FINGERPRINT, "gpt2"
+    published = 0 <= model.config.vocab_size - GPT2_IDS < _LARGEST_PADDING
+    fingerprint, name = (PUBLISHED_FINGERPRINT, "gpt2") if published else ("", "")
     if (directory / "tokenizer.json").is_file():
         tokenizer = Tokenizer.load(directory)
         fingerprint, name = tokenizer.fingerprint, tokenizer.name
-    digest = sha256(directory / "model.safetensors")
+    files = weight_files(directory)
+    digest = sha256(files[0])
+    if len(files) > 1:
+        digest = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
     return Source(f"{HF}{directory}", digest, model.config, fingerprint, name, lambda: dict(model.state_dict()))
 
 

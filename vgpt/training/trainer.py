@@ -263,6 +263,9 @@ class Trainer:
         self._write(
             f"step {state.step} val_loss {result.loss:.6f} se {result.loss_se:.6f} bits/byte {result.bits_per_byte:.6f}"
         )
+        if not math.isfinite(result.loss):
+            # The weights themselves are spoilt, though the loss of the batch before was a number: no result, no save.
+            self._stop_diverged(f"the validation loss is {result.loss} at step {state.step}")
         self._mark = time.perf_counter() - paused
         return best, patience is not None and state.bad_evaluations >= patience
 
