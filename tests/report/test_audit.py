@@ -25,7 +25,7 @@ PLANTED_SETTINGS = [
     ("tie_weights", False, "trunk"),
     ("dropout", 0.1, "trunk"),
     ("flash", False, "trunk"),
-    ("pos", "rope", "positions"),
+    ("pos", "learned", "positions"),
     ("compile", True, "device"),
     ("eval_interval", 7, "evaluation"),
     ("patience", 3, "evaluation"),
