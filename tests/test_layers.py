@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parents[1] / "vgpt"
 # A folder imports only from those before it; attention's settings side stands left of settings, its torch side, which
 # is whatever imports torch, right of data, and the kit that tries variants inside models right of the model.
 ORDER = [
-    ("errors", "schema"),
+    ("errors", "files", "locks", "schema"),
     ("text",),
     ("attention, settings side",),
     ("settings",),
@@ -23,7 +23,7 @@ ORDER = [
     ("report",),
     ("cli",),
 ]
-TORCH_FREE = ["errors", "schema", "text", "settings", "data", "report", "cli"]
+TORCH_FREE = ["errors", "files", "locks", "schema", "text", "settings", "data", "report", "cli"]
 
 
 def layer(module: str) -> int:

@@ -1,8 +1,15 @@
 """The base of every settings class: frozen, no unknown keys, and the string under a field is its help text."""
 
 import re
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
+
+from vgpt.files import user_path
+
+Place = Annotated[str, AfterValidator(lambda word: str(user_path(word)) if word.startswith("~") else word)]
+"""A word that may name a path, beside other things."""
 
 
 class Section(BaseModel):
@@ -21,6 +28,12 @@ class Section(BaseModel):
         validate_default=True,
         protected_namespaces=(),
     )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _home_is_known(cls, value: Any) -> Any:
+        """Take every path for what a shell takes it: no folder is ever called `~` because nobody expanded it."""
+        return user_path(value) if isinstance(value, Path) else value
 
 
 _USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s'\"]*@")

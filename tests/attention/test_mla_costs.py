@@ -155,8 +155,11 @@ def test_the_rotary_part_follows_the_positions(pos, rope):
 def test_rotary_positions_beside_learned_ones_are_named_as_a_confound():
     attn = resolve_attention("mla")
     (sentence,) = attn.confounds(shape())
-    assert "4 features" in sentence
-    for pos in ("rope", "none", "alibi"):
+    assert "4 of 12 features" in sentence
+    assert "beside the learned ones" in sentence
+    (sentence,) = attn.confounds(shape(pos="rope"))
+    assert "beside the learned ones" not in sentence
+    for pos in ("none", "alibi"):
         assert attn.confounds(shape(pos=pos)) == []
     assert resolve_attention("mla:qk_rope_head_dim=0").confounds(shape()) == []
 

@@ -140,7 +140,7 @@ def test_a_live_preparation_is_not_swept_by_another(stories: Path, tmp_path: Pat
 
 def test_a_kill_between_the_two_renames_is_mended(prepared: tuple[Path, Manifest], stories: Path) -> None:
     out, manifest = prepared
-    out.rename(out.parent / f".{out.name}.old-abcd")
+    out.rename(out.parent / f".{out.name}.old-0123abcd")
     assert prepare([str(stories)], PrepareConfig(out=out, vocab_size=300)) == manifest
     assert leftovers(out) == []
 

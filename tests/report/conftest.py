@@ -85,6 +85,17 @@ def make_run() -> Callable[..., RunInfo]:
             "vgpt.peak_source": "measured",
             "vgpt.torch": "2.13.0",
             "vgpt.version": "0.1.0",
+            "vgpt.source": "f" * 16,
+            "vgpt.replaced": "nothing",
+            "vgpt.numpy": "2.4.6",
+            "vgpt.cpu_capability": "AVX2",
+            "vgpt.threads": "2",
+            "vgpt.allocator": "default",
+            "vgpt.kernels": "default",
+            "vgpt.plugins": "{}",
+            "vgpt.batches": f"batches of {config.train.seed}",
+            "vgpt.start": f"weights of {config.train.seed}",
+            "vgpt.start_mlp": f"MLPs of {config.train.seed}",
         }
         return RunInfo(
             run_id=f"id{next(starts)}",

@@ -103,3 +103,58 @@ def test_runs_of_one_row_that_disagree_flag_their_row(make_run):
 
 def test_nothing_to_compare_is_equal():
     assert audit([]).equal
+
+
+def test_positions_that_a_variant_brings_along_are_an_unequal_condition(make_run):
+    rows = [
+        make_row([make_run("mha", settings={"pos": "learned"})]),
+        make_row([make_run("mla", settings={"pos": "learned"})]),
+    ]
+    (difference,) = audit(rows).differences
+    assert (difference.aspect, difference.name) == ("positions", "effective_positions")
+    assert list(difference.values.values()) == ["learned", "learned+rope:16"]
+    rotary = [make_row([make_run(attn, settings={"pos": "rope"})]) for attn in ("mha", "mla")]
+    assert audit(rotary).equal
+
+
+def test_mla_without_its_rotary_part_has_the_positions_of_the_others(make_run):
+    settings = {"pos": "learned"}
+    rows = [make_row([make_run(attn, settings=settings)]) for attn in ("mha", "mla:qk_rope_head_dim=0")]
+    assert audit(rows).equal
+
+
+def test_what_no_run_recorded_is_named_and_not_called_equal(make_run):
+    bare = dict.fromkeys(("vgpt.source", "vgpt.numpy", "vgpt.batches", "vgpt.start", "vgpt.threads"), "")
+    found = audit([make_row([make_run(attn, tags=bare)]) for attn in ("mha", "mqa")])
+    assert {"source", "numpy", "batches", "first_weights", "threads", "seal"} <= set(found.unrecorded)
+    assert not {"source", "numpy", "batches"} & set(found.shared)
+    assert found.equal
+
+
+@pytest.mark.parametrize(
+    ("tag", "name"),
+    [("vgpt.batches", "batches"), ("vgpt.start", "first_weights"), ("vgpt.start_mlp", "first_mlp_weights")],
+)
+def test_what_runs_of_one_seed_must_share_is_held_against_each_other(make_run, tag, name):
+    rows = [make_row([make_run("mha")]), make_row([make_run("mqa", tags={tag: "other"})])]
+    found = audit(rows)
+    assert [one.name for one in found.differences] == [name]
+    assert found.flagged == {"mqa": (name,)}
+    seeds = [make_row([make_run("mha")]), make_row([make_run("mqa", settings={"seed": 7}, tags={tag: "other"})])]
+    assert audit(seeds).equal
+
+
+def test_plug_ins_that_changed_between_seeds_flag_their_row(make_run):
+    def run(seed, digest):
+        return make_run("mqa", settings={"seed": seed}, tags={"vgpt.plugins": f'{{"mqa": "{digest}"}}'})
+
+    rows = [make_row([make_run("mha")]), make_row([run(1, "a" * 64), run(2, "b" * 64)])]
+    assert audit(rows).flagged == {"mqa": ("plug-in of mqa",)}
+    assert audit([rows[0], make_row([run(1, "a" * 64), run(2, "a" * 64)])]).equal
+
+
+def test_commits_that_differ_decide_nothing_where_the_source_is_the_same(make_run):
+    rows = [make_row([make_run(attn, tags={"vgpt.git": commit})]) for attn, commit in (("mha", "abc"), ("mqa", "def"))]
+    found = audit(rows)
+    assert found.equal
+    assert "commits differ: abc, def" in found.notes[0]

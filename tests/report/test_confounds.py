@@ -41,3 +41,11 @@ def test_json_names_confounds(make_run, ask):
     assert table["rows"][0]["confounds"] == []
     (found,) = table["rows"][1]["confounds"]
     assert found.endswith("parameters against mha")
+
+
+@pytest.mark.parametrize(("ratio", "named"), [(0.5, True), (1.6, True), (1.4, False), (0.7, False)])
+def test_a_branch_that_starts_of_another_size_is_a_confound(make_run, ratio, named):
+    mha = make_row([make_run("mha", metrics={"start/attention_rms": 0.02, "params/total": 1e6})])
+    mqa = make_row([make_run("mqa", metrics={"start/attention_rms": 0.02 * ratio, "params/total": 1e6})])
+    expected = [f"its attention starts {ratio:.2f}x as large as mha's"] if named else []
+    assert confounds(mqa, mha) == expected

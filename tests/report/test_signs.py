@@ -51,11 +51,17 @@ def one(answers):
 
 
 def test_a_sign_that_turns_with_the_positions_is_said_to(answered):
-    _, answers = answered({"mla": [-0.12, 0.07]}, pos=("learned", "rope"))
+    _, answers = answered({"mqa": [-0.12, 0.07]}, pos=("learned", "rope"))
     found = one(answers)
     assert [part.direction for part in found.parts] == [-1, 1]
     assert found.depends_on == ["pos"]
     assert found.sentence == "better in 1 of 2 settings, worse in 1 of 2: depends on pos"
+
+
+def test_positions_that_a_variant_brings_along_make_that_setting_incomparable(answered):
+    found = one(answered({"mla": [-0.12, 0.07]}, pos=("learned", "rope"))[1])
+    assert [part.direction for part in found.parts] == [0, 1]
+    assert found.sentence == "worse in 1 of 2 settings; not comparable in 1 of 2"
 
 
 def test_of_several_axes_those_are_named_along_which_alone_it_turns(answered):
@@ -108,7 +114,7 @@ def test_a_single_comparison_has_no_table_of_signs(answered):
 
 
 def test_text_json_and_report_tell_it(answered, capsys, tmp_path):
-    study, answers = answered({"mla": [-0.12, 0.07]}, pos=("learned", "rope"))
+    study, answers = answered({"mqa": [-0.12, 0.07]}, pos=("learned", "rope"))
     Views(None, html=tmp_path / "report.html").show(study, answers)
     text = " ".join(capsys.readouterr().out.split())
     assert "Signs of the differences in 2 settings of pos" in text
@@ -116,10 +122,10 @@ def test_text_json_and_report_tell_it(answered, capsys, tmp_path):
     assert "Quality" in text
     page = (tmp_path / "report.html").read_text()
     assert page.count("better in 1 of 2 settings, worse in 1 of 2: depends on pos") == 1
-    assert "vgpt compare mha mla --preset demo --pos learned,rope" in page
+    assert "vgpt compare mha mqa --preset demo --pos learned,rope" in page
     Views(chosen_format(json=True)).show(study, answers)
     found = json.loads(capsys.readouterr().out)
     assert [part["values"] for part in found["parts"]] == [{"pos": "learned"}, {"pos": "rope"}]
     (sign,) = found["signs"]
-    assert (sign["variant"], sign["lower"], sign["higher"], sign["depends_on"]) == ("mla", 1, 1, ["pos"])
+    assert (sign["variant"], sign["lower"], sign["higher"], sign["depends_on"]) == ("mqa", 1, 1, ["pos"])
     assert [part["verdict"] for part in sign["parts"]] == ["better", "worse"]

@@ -119,7 +119,7 @@ def test_progress_adds_up_to_the_bytes_on_disk(tmp_path: Path) -> None:
         ("a.jsonl", b'{"text": "a"}\n{"text": \n', [":2", "JSON"]),
         ("a.jsonl", b'{"text": "a"}\n["b"]\n', [":2", "list"]),
         ("a.jsonl", b'{"txet": "a"}\n', [":1", "'txet'", "did you mean"]),
-        ("a.jsonl", b'{"text": 3}\n', [":1", "int"]),
+        ("a.jsonl", b'{"text": 3}\n', [":1", "number"]),
         ("a.jsonl", b'{"text": "\\ud800"}\n', [":1", "surrogate"]),
         ("a.jsonl", b'{"text": "\xff"}\n', [":1", "UTF-8"]),
         ("a.jsonl", b"[" * 100_000, [":1", "JSON"]),

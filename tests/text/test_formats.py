@@ -211,7 +211,7 @@ def test_random_damage_never_ends_in_anything_but_a_tokenizer_error(tmp_path, da
         (b"", "not readable JSON"),
         (b'{"model": ', "not readable JSON"),
         (b"[" * 200_000, "not readable JSON"),
-        (b'{"model": 1' + b"0" * 5000 + b"}", "not readable JSON"),
+        (b'{"model": 1' + b"0" * 5000 + b"}", "not a byte-level BPE"),
         (b"\x80\x04\x95pickle", "not UTF-8 text"),
         (b"[]", "not a byte-level BPE"),
         (b"5", "not a byte-level BPE"),

@@ -4,6 +4,7 @@ Legend for shapes everywhere in vgpt: B batch, T tokens, S keys, C width (n_embd
 D head width.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -125,9 +126,21 @@ class AttentionConfig(Section):
         reasons = [(flag, self.why_not.get(name)) for name, flag in flags]
         return [f"{flag} does not apply to --attn {self.kind}" + (f": {why}" if why else "") for flag, why in reasons]
 
+    def defaults_in(self, shape: Shape) -> dict[str, Any]:
+        """Return what settings that are none come to on this trunk: spelt out, they make the same model."""
+        return {}
+
     def at(self, layer: int) -> "AttentionConfig":
         """Return the settings of one layer; only mixes of variants differ between layers."""
         return self
+
+    def effective_positions(self, shape: Shape) -> str:
+        """Return what tells a layer where its tokens are: a condition that a fair comparison holds equal.
+
+        By default what `--pos` says: "learned", "rope", "alibi" or "none". A variant that adds positions of its own
+        says so, as in "learned+rope:16": a comparison with one that has none would measure the positions.
+        """
+        return shape.pos
 
     def confounds(self, shape: Shape) -> list[str]:
         """Return what besides the mixing of tokens sets this variant apart on this trunk, for the fairness audit."""
@@ -212,3 +225,24 @@ class SoftmaxConfig(AttentionConfig):
 
     positions: ClassVar[tuple[str, ...]] = ("learned", "none", "rope", "alibi")
     switches: ClassVar[tuple[str, ...]] = ("qk_norm", "out_gate", "sinks")
+
+
+def positions_of(layers: Sequence[AttentionConfig], shape: Shape) -> str:
+    """Return the effective positions of a model's layers: `rope`, or `learned (layers 0-4), ...` where they differ."""
+    found: dict[str, list[int]] = {}
+    for index, config in enumerate(layers):
+        found.setdefault(config.effective_positions(shape), []).append(index)
+    if len(found) <= 1:
+        return next(iter(found), shape.pos)
+    return ", ".join(f"{name} (layers {_ranges(indices)})" for name, indices in found.items())
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """Return rising numbers in short: `0-4, 6`."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][-1] + 1:
+            runs[-1].append(index)
+        else:
+            runs.append([index])
+    return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)

@@ -33,6 +33,7 @@ class Group(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the subcommand; VGPT_DEBUG=1 lets tracebacks through."""
         try:
+            _stand_somewhere()
             return super().invoke(ctx)
         except VgptError as error:
             if os.environ.get("VGPT_DEBUG") == "1":
@@ -49,6 +50,16 @@ class Group(TyperGroup):
             where = f"{error.filename}: " if error.filename else ""
             print_error(VgptError(f"{where}{error.strerror or error}", "Check the path, its permissions and the disk."))
             raise typer.Exit(1) from error
+
+
+def _stand_somewhere() -> None:
+    """Refuse to work in a directory that is gone: every relative path would fail with a message of its own."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(
+            "the working directory is gone: it was removed or moved", 'Go to one that is there: cd "$HOME"'
+        ) from error
 
 
 def _version(value: bool) -> None:

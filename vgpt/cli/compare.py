@@ -9,8 +9,10 @@ import typer
 from vgpt.attention.registry import variants
 from vgpt.cli.compare_views import Views, chosen_format, histories_of, mention_failure
 from vgpt.cli.console import out, print_json, say, warn
+from vgpt.cli.found import mention_data
 from vgpt.cli.options import JsonOption, print_settings, with_settings
 from vgpt.errors import DivergedError, TrackingError, VgptError
+from vgpt.files import user_path
 from vgpt.report.agenda import Agenda, agenda_json, agenda_table, distinct, make_agenda
 from vgpt.report.comparison import Comparison
 from vgpt.report.expected import Paces
@@ -19,6 +21,7 @@ from vgpt.report.plan import Request, settings_of_first
 from vgpt.report.study import Answered, Study, make_study
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
+from vgpt.settings.prepared import PREPARED
 from vgpt.tracking.store import RunInfo, merge_runs, read_local_runs, read_runs
 from vgpt.tracking.study_run import gather_under_study
 from vgpt.tracking.windows import WindowReader
@@ -46,10 +49,12 @@ def compare_runs(
     latex: Annotated[bool, typer.Option("--latex", help="print one table for LaTeX, with booktabs")] = False,
     curves: Annotated[bool, typer.Option("--curves", help="show the course of the losses under the tables")] = False,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="DIR", help="draw figures, as PNG and SVG, into a directory")
+        Path | None,
+        typer.Option("--plot", metavar="DIR", parser=user_path, help="draw figures, as PNG and SVG, into a directory"),
     ] = None,
     html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="write a report of one file for a browser")
+        Path | None,
+        typer.Option("--html", metavar="FILE", parser=user_path, help="write a report of one file for a browser"),
     ] = None,
     log: Annotated[
         bool, typer.Option("--log", help="log figures, tables and report to MLflow, as a run of their own")
@@ -70,6 +75,9 @@ def compare_runs(
     if show_settings:
         print_settings(settings_of_first(study.first), as_json=json)
     options = study.first.settings.compare
+    origin = study.first.origins["data"]
+    if origin.startswith(PREPARED) and (study.first.fixed or options.run_missing):
+        mention_data(study.first.settings.train.data, origin)
     runs = _recorded(study.first)
     answers = _answers(study, runs, windows)
     paces = Paces(runs)

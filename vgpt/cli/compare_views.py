@@ -11,6 +11,7 @@ from rich.text import Text
 
 from vgpt.cli.console import out, print_json, print_text, say, warn
 from vgpt.errors import TrackingError, UsageError
+from vgpt.files import may_replace
 from vgpt.report.as_json import as_json
 from vgpt.report.captions import audit_lines
 from vgpt.report.columns import check_columns, chosen_columns, places
@@ -89,6 +90,10 @@ class Views:
             raise UsageError("--curves draws on the terminal, where stdout carries a result", "Leave one of them out.")
         if self.log and request.settings.run.tracker != "mlflow":
             raise UsageError("--log needs MLflow, which --tracker journal leaves out", "Leave one of them out.")
+        if self.html is not None and not may_replace(self.html, ".html"):
+            raise UsageError(
+                f"--html {self.html} is a file of another kind, which is not replaced", "Name another file."
+            )
 
     def show(self, study: Study, answers: Sequence[Answered]) -> None:
         """Print and write everything; what MLflow refuses is a note, and no failure."""

@@ -1,10 +1,12 @@
 """`vgpt eval`: loss, perplexity and bits per byte on fixed windows."""
 
+import shlex
 from typing import Annotated
 
 import typer
 
 from vgpt.cli.console import key_values, out, print_json
+from vgpt.cli.found import chosen_run
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import DataError
 from vgpt.settings.evaluate import EvalConfig
@@ -18,7 +20,9 @@ def add_to(app: typer.Typer) -> None:
 
 def evaluate(
     loaded: Loaded[EvalConfig],
-    run: Annotated[str, typer.Argument(help="run name, run directory or checkpoint directory")],
+    run: Annotated[
+        str | None, typer.Argument(help="run name, run directory or checkpoint directory; none = finished last")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Evaluate a trained model on fixed windows of text that is held out."""
@@ -30,8 +34,15 @@ def evaluate(
     from vgpt.training.run import load_data
 
     settings = loaded.settings
+    run = chosen_run(run, settings.runs_dir)
     checkpoint = find_checkpoint(run, runs_dir=settings.runs_dir)
-    data = load_data(settings.data or checkpoint.settings.train.data, data_bars())
+    try:
+        data = load_data(settings.data or checkpoint.settings.train.data, data_bars())
+    except DataError as error:
+        if settings.data is not None:
+            raise
+        remedy = f"Name where the data lies now: vgpt eval {shlex.quote(run)} --data DIRECTORY"
+        raise DataError(f"the data that {run} was trained on cannot be opened: {error.message}", remedy) from error
     if data.tokenizer.fingerprint != checkpoint.tokenizer().fingerprint:
         raise DataError(
             f"{data.directory} was made with another tokenizer than {run}: its ids mean other text",

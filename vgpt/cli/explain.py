@@ -8,6 +8,7 @@ import typer
 from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say
 from vgpt.cli.options import JsonOption, with_settings
+from vgpt.files import user_path
 from vgpt.report.anatomy import anatomy, anatomy_json
 from vgpt.report.explain import explanation
 from vgpt.settings.explain import ExplainConfig
@@ -29,7 +30,9 @@ def explain(
             autocompletion=lambda: list(variants()),
         ),
     ],
-    png: Annotated[Path | None, typer.Option("--png", help="also draw mask and cache into this file")] = None,
+    png: Annotated[
+        Path | None, typer.Option("--png", parser=user_path, help="also draw mask and cache into this file")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Explain one attention variant: parameters, FLOPs, cache and mask in a model of these settings."""

@@ -1,13 +1,15 @@
 """`vgpt prepare`: text to tokenizer, train.bin and val.bin."""
 
+import shlex
 from typing import Annotated
 
 import typer
 
-from vgpt.cli.console import key_values, out, print_json
+from vgpt.cli.console import key_values, out, print_json, warn
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.settings.loader import Loaded
 from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.prepared import remember_prepared
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,6 +32,10 @@ def prepare(
     from vgpt.data.prepare import prepare as run
 
     manifest = run(inputs, loaded.settings, data_bars())
+    try:
+        remember_prepared(loaded.settings.out)
+    except OSError as error:
+        warn(f"this directory does not remember the data ({error.strerror or error}): name it by --data")
     if json:
         print_json(manifest.model_dump(mode="json"))
         return
@@ -41,6 +47,11 @@ def prepare(
             (split, f"{counts.tokens:,} tokens of {counts.bytes:,} bytes, {counts.documents:,} documents")
             for split, counts in manifest.splits.items()
         ),
-        ("next", f"vgpt train --data {place}"),
+        *([("left out", _left_out(manifest.source.skipped_files))] if manifest.source.skipped_files else []),
+        ("next", f"vgpt train --data {shlex.quote(str(place))}"),
     ]
     out().print(key_values("", rows))
+
+
+def _left_out(files: int) -> str:
+    return f"{files:,} file{'s' if files > 1 else ''} in folders: of another format, hidden, or a link to nowhere"

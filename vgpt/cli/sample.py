@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vgpt.cli.console import print_json, say, warn
+from vgpt.cli.found import chosen_run, mention_special
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import TokenizerError, UsageError
+from vgpt.files import access_hint, decode_text
 from vgpt.settings.loader import Loaded
 from vgpt.settings.sample import SampleConfig
 
@@ -29,7 +31,9 @@ def add_to(app: typer.Typer) -> None:
 
 def sample(
     loaded: Loaded[SampleConfig],
-    run: Annotated[str, typer.Argument(help="run name, run directory or checkpoint directory")],
+    run: Annotated[
+        str | None, typer.Argument(help="run name, run directory or checkpoint directory; none = finished last")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Generate text with a trained model."""
@@ -44,11 +48,13 @@ def sample(
     from vgpt.training.checkpoint import find_checkpoint
     from vgpt.training.devices import resolve
 
+    run = chosen_run(run, settings.runs_dir)
     checkpoint = find_checkpoint(run, runs_dir=settings.runs_dir)
     tokenizer = checkpoint.tokenizer()
     compute = resolve(SystemSettings(device=settings.device, dtype=settings.dtype))
     decoder = Decoder(checkpoint.load_model(compute.device, flash=settings.flash), compute.dtype)
-    ids = tokenizer.encode(prompt) or [tokenizer.end_of_text]
+    mention_special(tokenizer, prompt, allowed=settings.allow_special)
+    ids = tokenizer.encode(prompt, allow_special=settings.allow_special) or [tokenizer.end_of_text]
     parts: list[Generation] = []
     for first in range(0, settings.num_samples, ROWS_AT_ONCE):
         rows = min(ROWS_AT_ONCE, settings.num_samples - first)
@@ -110,10 +116,11 @@ def read_prompt(settings: SampleConfig) -> str:
         return settings.prompt or ""
     name = "stdin" if place == Path("-") else str(place)
     try:
-        content = sys.stdin.buffer.read() if name == "stdin" else place.read_bytes()
-        return content.decode("utf-8")
+        return decode_text(sys.stdin.buffer.read() if name == "stdin" else place.read_bytes())
     except OSError as error:
-        raise UsageError(f"--prompt-file {name} cannot be read: {error.strerror}", "Check the path.") from error
+        raise UsageError(
+            f"--prompt-file {name} cannot be read: {error.strerror}", access_hint(error, "Check the path.")
+        ) from error
     except UnicodeDecodeError as error:
         raise UsageError(
             f"--prompt-file {name} is no UTF-8 text: byte {error.start:,} cannot be read", "Convert it to UTF-8 first."

@@ -9,15 +9,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from vgpt.cli.console import key_values, out, print_json
+from vgpt.cli.found import mention_special
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import UsageError
+from vgpt.files import access_hint, decode_text, user_path
 from vgpt.settings.loader import Loaded
 from vgpt.settings.tokenize import TokenizerConfig, TokenizerTrainConfig
 
 TextArgument = Annotated[str | None, typer.Argument(help="the text; - or nothing reads standard input")]
-FileOption = Annotated[
-    Path | None, typer.Option("--file", help="read the text from a file", exists=True, dir_okay=False)
-]
+FileOption = Annotated[Path | None, typer.Option("--file", help="read the text from a file", parser=user_path)]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -76,6 +76,7 @@ def encode(
 ) -> None:
     """Print the token ids of a text."""
     tokenizer, words = _open(loaded.settings), _read(text, file)
+    mention_special(tokenizer, words, allowed=loaded.settings.allow_special)
     ids = tokenizer.encode(words, allow_special=loaded.settings.allow_special)
     if json:
         print_json(ids)
@@ -111,6 +112,7 @@ def inspect(
 
     tokenizer = _open(loaded.settings)
     words = _read(text, file) if text is not None or file is not None else ""
+    mention_special(tokenizer, words, allowed=loaded.settings.allow_special)
     cut = pieces(tokenizer, words, allow_special=loaded.settings.allow_special)
     about = facts(tokenizer) | ({"bytes_per_token": round(bytes_per_token(tokenizer, words), 3)} if words else {})
     if json:
@@ -136,7 +138,10 @@ def _read(text: str | None, file: Path | None) -> str:
             raise UsageError("give a text or --file, not both")
         return text
     try:
-        return (file.read_bytes() if file else sys.stdin.buffer.read()).decode("utf-8")
+        return decode_text(file.read_bytes() if file else sys.stdin.buffer.read())
+    except OSError as error:
+        hint = access_hint(error, "Check the path.")
+        raise UsageError(f"--file {file} cannot be read: {error.strerror}", hint) from error
     except UnicodeDecodeError as error:
         raise UsageError(
             f"{file or 'standard input'} is no UTF-8 text: {error.reason} at byte {error.start}"

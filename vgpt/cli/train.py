@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from vgpt.cli.console import key_values, out, print_json, say
+from vgpt.cli.found import mention_data
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import VgptError
 from vgpt.settings.loader import Loaded
@@ -26,16 +27,21 @@ def train(
     json: JsonOption = False,
 ) -> None:
     """Train one model. The same command again continues it where it was left."""
-    config = loaded.settings
+    from vgpt.cli.live import data_bars, training_display  # Rich's live parts are not needed for --help
+    from vgpt.training.distributed import ALONE, as_worker, world_of_environment
+    from vgpt.training.run import train_run
+    from vgpt.training.same_run import under_its_name
+
+    world = None if dry_run else world_of_environment()
+    if world is None or world.main:
+        mention_data(loaded.settings.train.data, loaded.origins["data"])
+    config = under_its_name(loaded.settings)
+    if config.name != loaded.settings.name and (world is None or world.main):
+        say(f"{config.name} was begun with these settings, spelt in another way: this is that run")
     if dry_run:
         _dry_run(config, as_json=json)
         return
 
-    from vgpt.cli.live import data_bars, training_display  # Rich's live parts are not needed for --help
-    from vgpt.training.distributed import ALONE, as_worker, world_of_environment
-    from vgpt.training.run import train_run
-
-    world = world_of_environment()
     if world is not None:
         config = as_worker(config, world)
     elif config.workers.world_size > 1:

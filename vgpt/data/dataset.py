@@ -11,6 +11,7 @@ import numpy as np
 
 from vgpt.data.manifest import PREPARE_HINT, Manifest, record_file
 from vgpt.errors import DataError
+from vgpt.files import access_hint
 from vgpt.text.tokenizer import Tokenizer
 
 _FULL_CHECK_IDS = 1 << 24
@@ -37,7 +38,7 @@ class TokenFile:
         try:
             found = path.stat().st_size
         except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}", PREPARE_HINT) from error
+            raise DataError(f"cannot read {path}: {error.strerror}", access_hint(error, PREPARE_HINT)) from error
         if size is not None and found != size:
             raise DataError(f"{path} has {found:,} bytes where its manifest says {size:,}", PREPARE_HINT)
         kind = np.dtype(dtype).newbyteorder("<")
@@ -48,7 +49,7 @@ class TokenFile:
         try:
             self.tokens = np.memmap(path, dtype=kind, mode="r")
         except OSError as error:
-            raise DataError(f"cannot read {path}: {error.strerror}", PREPARE_HINT) from error
+            raise DataError(f"cannot read {path}: {error.strerror}", access_hint(error, PREPARE_HINT)) from error
         self._check_range(vocab_size, full)
 
     def __len__(self) -> int:

@@ -8,7 +8,6 @@ from pathlib import Path
 from vgpt.errors import DataError
 from vgpt.text.corpus import Corpus
 
-DEMO = "demo"
 DEMO_VOCAB_SIZE = 1024
 _BUDGET_BYTES = 3_000_000
 _LARGEST_FILE = 100_000

@@ -8,11 +8,14 @@ from typing import Literal
 from pydantic import ValidationError
 
 from vgpt.errors import DataError
+from vgpt.files import access_hint, read_text
 from vgpt.schema import Section
 
 MANIFEST_NAME = "manifest.json"
 PREPARE_HINT = "Run `vgpt prepare` again with --overwrite."
 _CHUNK = 1 << 20
+_SIGNATURE = b'"vgpt-data"'
+_HEAD = 1024
 
 
 class FileRecord(Section):
@@ -93,14 +96,13 @@ class Manifest(Section):
         """
         path = directory / MANIFEST_NAME
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
         except FileNotFoundError as error:
-            raise DataError(
-                f"{directory} is no prepared data set: it has no {MANIFEST_NAME}",
-                f"Prepare one with: vgpt prepare TEXT --out {directory}",
-            ) from error
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"cannot read {path}: {error}", PREPARE_HINT) from error
+            raise _no_data_set(directory) from error
+        except OSError as error:
+            raise DataError(f"cannot read {path}: {error.strerror}", access_hint(error, PREPARE_HINT)) from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is damaged: {error}", PREPARE_HINT) from error
         try:
             manifest = cls.model_validate_json(text)
         except ValidationError as error:
@@ -113,6 +115,29 @@ class Manifest(Section):
             if split not in manifest.splits or f"{split}.bin" not in manifest.files:
                 raise DataError(f"{path} is damaged: it does not list {split}.bin", PREPARE_HINT)
         return manifest
+
+
+def is_manifest(path: Path) -> bool:
+    """Tell whether a file is a manifest of vgpt's, whole or damaged: it begins by saying so."""
+    try:
+        with path.open("rb") as stream:
+            return _SIGNATURE in stream.read(_HEAD)
+    except OSError:
+        return False
+
+
+def _no_data_set(directory: Path) -> DataError:
+    """Say what a folder without a manifest is, and where a data set may be prepared: never over other files."""
+    names = {path.name for path in directory.iterdir()}
+    if not names:
+        return DataError(f"{directory} is empty", f"Prepare a data set with: vgpt prepare TEXT --out {directory}")
+    why = f"it has no {MANIFEST_NAME}"
+    if names >= {"train.bin", "val.bin"}:
+        why = f"its token files are of another program, without the {MANIFEST_NAME} that tells tokenizer and type"
+    return DataError(
+        f"{directory} is no prepared data set: {why}",
+        "Prepare the text itself, in a folder of its own: vgpt prepare TEXT --out data/corpus",
+    )
 
 
 def record_file(path: Path) -> FileRecord:

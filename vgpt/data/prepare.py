@@ -1,6 +1,7 @@
 """From text to a data set: read, clean, split, train or open a tokenizer, encode, and put the folder in place."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 
 import vgpt
 from vgpt.data.dataset import open_dataset
-from vgpt.data.demo import DEMO, DEMO_VOCAB_SIZE, demo_corpus
+from vgpt.data.demo import DEMO_VOCAB_SIZE, demo_corpus
 from vgpt.data.encode import encode_plan, token_dtype
 from vgpt.data.manifest import (
     MANIFEST_NAME,
@@ -23,8 +24,9 @@ from vgpt.data.manifest import (
 from vgpt.data.progress import Progress, Silent, stage
 from vgpt.data.split import Plan, plan_split
 from vgpt.data.spool import Spool, write_spool
-from vgpt.data.staging import check_replaceable, publish, staging
+from vgpt.data.staging import SPOOL_NAME, check_replaceable, publish, real_target, staging
 from vgpt.errors import DataError, UsageError
+from vgpt.files import DEMO, shown_name
 from vgpt.settings.prepare import DEFAULT_PATTERN, DEFAULT_VOCAB_SIZE, PrepareConfig
 from vgpt.text.bpe import train_bpe
 from vgpt.text.choose import open_tokenizer
@@ -33,7 +35,6 @@ from vgpt.text.corpus import Corpus, find_corpus, read_corpus
 from vgpt.text.tokenizer import Tokenizer
 
 SAMPLE_BYTES = 32 << 20
-_SPOOL = "spool.tmp"
 
 
 def prepare(inputs: Sequence[str], config: PrepareConfig, progress: Progress | None = None) -> Manifest:
@@ -56,19 +57,20 @@ def prepare(inputs: Sequence[str], config: PrepareConfig, progress: Progress | N
     """
     progress = progress or Silent()
     corpus = _corpus(inputs)
+    out = real_target(config.out)
     check_replaceable(config.out)
     tokenizer = None if config.tokenizer == "bpe" else open_tokenizer(config.tokenizer, config.vocab_dir)
     settings = _settings(config, tokenizer)
-    present = None if config.overwrite else _present(config.out)
+    present = None if config.overwrite else _present(out)
     if present is not None:
         _require_same(config.out, present.settings, settings)
-    with staging(config.out) as folder:
+    with staging(out) as folder:
         cleaner = Cleaner(config.steps)
-        spool = _read(corpus, folder / _SPOOL, cleaner, config, progress)
+        spool = _read(corpus, folder / SPOOL_NAME, cleaner, config, progress)
         if present is not None:
             if present.source.digest != spool.digest:
                 raise _occupied(config.out, "was prepared from another text")
-            return open_dataset(config.out, verify=True).manifest
+            return open_dataset(out, verify=True).manifest
         plan = plan_split(spool, config.split, config.val_fraction)
         if tokenizer is None:
             tokenizer = _train(spool, plan, config, progress)
@@ -77,7 +79,7 @@ def prepare(inputs: Sequence[str], config: PrepareConfig, progress: Progress | N
         files |= {path.name: record_file(path) for path in tokenizer.save(folder)}
         manifest = _manifest(inputs, corpus, config, settings, cleaner, spool, plan, tokenizer, files)
         (folder / MANIFEST_NAME).write_text(manifest.to_json(), encoding="utf-8")
-        publish(folder, config.out, overwrite=config.overwrite)
+        publish(folder, out, overwrite=config.overwrite)
     return manifest
 
 
@@ -89,18 +91,15 @@ def prepare_demo(
     Raises:
         DataError: `out` holds something else than the built-in corpus.
     """
-    overwrite = overwrite or not (out / MANIFEST_NAME).exists()
-    if not overwrite:
-        try:
-            manifest = open_dataset(out).manifest
-        except DataError:
-            overwrite = True
-        else:
-            if manifest.source.inputs == (DEMO,) and manifest.vocab_size == vocab_size:
-                return manifest
-            if manifest.source.inputs != (DEMO,):
-                raise _occupied(out, f"was prepared from {', '.join(manifest.source.inputs)}, not from the demo corpus")
-            overwrite = True
+    if not overwrite and (out / MANIFEST_NAME).exists():
+        present = None
+        with suppress(DataError):
+            present = Manifest.load(out)
+            if present.source.inputs == (DEMO,) and present.vocab_size == vocab_size:
+                return open_dataset(out).manifest
+        if present is not None and present.source.inputs != (DEMO,):
+            raise _occupied(out, f"was prepared from {', '.join(present.source.inputs)}, not from the demo corpus")
+        overwrite = True
     return prepare([DEMO], PrepareConfig(out=out, vocab_size=vocab_size, overwrite=overwrite), progress)
 
 
@@ -213,7 +212,7 @@ def _manifest(
         },
         files=files,
         source=SourceRecord(
-            inputs=tuple(inputs),
+            inputs=tuple(map(shown_name, inputs)),
             files=len(corpus.files),
             skipped_files=corpus.skipped,
             documents=spool.documents,

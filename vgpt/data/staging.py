@@ -1,7 +1,13 @@
-"""A folder that appears whole or not at all: written beside its place, flushed, then renamed into it."""
+"""A folder that appears whole or not at all: written beside its place, flushed, then renamed into it.
+
+What vgpt did not write is neither replaced nor swept away, whatever it is called: a folder is a data set of its own
+only where the manifest says so.
+"""
 
 import errno
+import math
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -10,15 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vgpt.data.manifest import MANIFEST_NAME, Manifest
+from vgpt.data.manifest import MANIFEST_NAME, Manifest, is_manifest
 from vgpt.errors import DataError
-
-try:
-    import fcntl
-except ImportError:  # Windows: leftovers of a killed run stay until they are removed by hand
-    fcntl = None
+from vgpt.locks import lock, open_folder
 
 _LOCK = ".lock"
+SPOOL_NAME = "spool.tmp"
+_PARTS = frozenset({MANIFEST_NAME, "train.bin", "val.bin", "tokenizer.json", "tokenizer.model", "tokenizer.vocab"})
+_STAGED = _PARTS | {_LOCK, SPOOL_NAME}
+_ENDING = re.compile(r"[a-z0-9_]{8}")
 
 
 @contextmanager
@@ -35,9 +41,8 @@ def staging(target: Path) -> Iterator[Path]:
         with _alone_in(target.parent):
             _sweep(target)
             folder = Path(tempfile.mkdtemp(prefix=_prefix(target, "tmp"), dir=target.parent))
-            lock = (folder / _LOCK).open("wb")
-            if fcntl:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            held = (folder / _LOCK).open("wb")
+            lock(held.fileno(), timeout=math.inf)
     except OSError as error:
         raise _disk_error(error, target) from error
     try:
@@ -45,7 +50,7 @@ def staging(target: Path) -> Iterator[Path]:
     except OSError as error:
         raise _disk_error(error, target) from error
     finally:
-        lock.close()
+        held.close()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -86,8 +91,22 @@ def _swap(folder: Path, target: Path, overwrite: bool) -> None:
     shutil.rmtree(retired, ignore_errors=True)
 
 
+def real_target(target: Path) -> Path:
+    """Return where a data set at `target` really goes: through links, which stay.
+
+    Raises:
+        DataError: it is the working directory, which would be renamed away under everyone who stands in it.
+    """
+    real = Path(os.path.realpath(target))
+    if real == Path(os.path.realpath(os.curdir)):
+        raise DataError(
+            f"--out {target} is the folder you stand in", "Name a folder below it, as in --out data/corpus."
+        )
+    return real
+
+
 def check_replaceable(target: Path) -> None:
-    """Refuse to replace anything but a data set: the folder may hold nothing that a data set does not.
+    """Refuse to replace anything but a data set of vgpt's: it has the manifest that names it, and nothing else.
 
     Raises:
         DataError: `target` is a file, or holds files that are no part of a data set.
@@ -97,13 +116,17 @@ def check_replaceable(target: Path) -> None:
     if not target.is_dir():
         raise DataError(f"{target} is a file", "Name another folder with --out.")
     names = {path.name for path in target.iterdir()}
-    known = {MANIFEST_NAME, "train.bin", "val.bin", "tokenizer.json", "tokenizer.model", "tokenizer.vocab"}
-    with suppress(DataError):
-        known |= set(Manifest.load(target).files)
+    if not names:
+        return
+    known = set(_PARTS) if is_manifest(target / MANIFEST_NAME) else set[str]()
+    if known:
+        with suppress(DataError):
+            known |= set(Manifest.load(target).files)
     if foreign := sorted(names - known):
         shown = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         raise DataError(
-            f"{target} holds files that are no part of a data set: {shown}", "Name another folder with --out."
+            f"{target} holds files that are no part of a data set of vgpt's: {shown}",
+            "They are not replaced. Name another folder with --out.",
         )
 
 
@@ -114,27 +137,36 @@ def _prefix(target: Path, kind: str) -> str:
 @contextmanager
 def _alone_in(parent: Path) -> Iterator[None]:
     """Hold a lock on a folder for a moment: no other process sweeps or renames in it."""
-    if not fcntl:
-        yield
-        return
-    handle = os.open(parent, os.O_RDONLY)
+    handle = open_folder(parent)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        lock(handle, timeout=math.inf)
         yield
     finally:
         os.close(handle)
 
 
 def _siblings(target: Path, kind: str) -> list[Path]:
-    return sorted(path for path in target.parent.iterdir() if path.name.startswith(_prefix(target, kind)))
+    """Return the folders beside `target` that are called like staged ones and hold nothing but what vgpt writes."""
+    prefix = _prefix(target, kind)
+    named = [path for path in target.parent.iterdir() if path.name.startswith(prefix)]
+    return sorted(path for path in named if _ENDING.fullmatch(path.name.removeprefix(prefix)) and _is_ours(path))
+
+
+def _is_ours(folder: Path) -> bool:
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    try:
+        return all(path.name in _STAGED and path.is_file() for path in folder.iterdir())
+    except OSError:
+        return False
 
 
 def _sweep(target: Path) -> None:
     for folder in _siblings(target, "old"):
         # A run was killed between its two renames: what it had moved away goes back.
-        if not target.exists() and (folder / MANIFEST_NAME).exists():
+        if not target.exists() and is_manifest(folder / MANIFEST_NAME):
             os.rename(folder, target)
-        else:
+        elif is_manifest(folder / MANIFEST_NAME):
             shutil.rmtree(folder, ignore_errors=True)
     for folder in _siblings(target, "tmp"):
         if _abandoned(folder):
@@ -142,17 +174,15 @@ def _sweep(target: Path) -> None:
 
 
 def _abandoned(folder: Path) -> bool:
-    if not fcntl:
-        return False
     try:
-        with (folder / _LOCK).open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with (folder / _LOCK).open("rb") as held:
+            # Without locks nobody can tell, and what may be alive stays.
+            return lock(held.fileno()) is True
     except FileNotFoundError:
         # A live run is without a lock only while it publishes.
         return folder.stat().st_mtime < time.time() - 3600
     except OSError:
         return False
-    return True
 
 
 def _sync(path: Path) -> None:

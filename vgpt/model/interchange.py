@@ -4,7 +4,6 @@ GPT-2 (`mha`) keeps linear weights transposed (input, output). GPTBigCode with `
 linear weights lie as vgpt's do. All other names and layouts agree, so mapping is prefix and transpose.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vgpt.errors import CheckpointError
+from vgpt.files import parse_json
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 
@@ -108,7 +108,7 @@ def load_gpt2_safetensors(directory: Path) -> GPT2Model:
     from safetensors.torch import load_file
 
     try:
-        config = config_from_hf(json.loads((directory / "config.json").read_text(encoding="utf-8")))
+        config = config_from_hf(parse_json((directory / "config.json").read_bytes()))
         weights = load_file(directory / "model.safetensors")
     except FileNotFoundError as error:
         raise CheckpointError(

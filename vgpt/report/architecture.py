@@ -2,6 +2,7 @@
 
 from pydantic import ValidationError
 
+from vgpt.attention.config import positions_of
 from vgpt.errors import SettingsError
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes
@@ -42,6 +43,18 @@ def cache_bytes_at(run: RunInfo, tokens: int) -> int | None:
         if cache_bytes(config, config.block_size, width) == run.metrics.get(KV_CONTEXT):
             return cache_bytes(config, tokens, width)
     return None
+
+
+def effective_positions(run: RunInfo) -> str:
+    """Return what tells the attention layers of a run where tokens are: as its settings say, and as it recorded.
+
+    Both stand there where they differ, as after an edit of the record or of a plug-in; empty where neither is known.
+    """
+    config, recorded = architecture_of(run), run.tags.get("vgpt.positions", "")
+    if config is None:
+        return recorded
+    known = positions_of([config.attn.at(layer) for layer in range(config.n_layer)], config.shape)
+    return known if recorded in ("", known) else f"{known} by its settings, {recorded} on record"
 
 
 def confounds_of(row: Row) -> list[str]:

@@ -33,6 +33,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             "checked": list(comparison.audit.checked),
             "shared": comparison.audit.shared,
             "tuned": list(comparison.audit.tuned),
+            "not_recorded": list(comparison.audit.unrecorded),
+            "notes": list(comparison.audit.notes),
             "differences": [
                 {"aspect": entry.aspect, "name": entry.name, "values": entry.values}
                 for entry in comparison.audit.differences

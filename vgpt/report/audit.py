@@ -4,11 +4,26 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vgpt.report.architecture import effective_positions
+from vgpt.report.audit_runs import (
+    NOT_RECORDED,
+    Difference,
+    as_recorded,
+    commit_note,
+    not_shown,
+    overlap_note,
+    plugin_conditions,
+    record_conditions,
+    replaced_note,
+    seed_conditions,
+    trained_again,
+)
 from vgpt.report.grouping import Row
 from vgpt.report.matched import matching_condition, width_rule
 from vgpt.settings.fields import leaves
 from vgpt.settings.matching import UNMATCHED
-from vgpt.settings.train import TrainConfig
+from vgpt.settings.train import TrainConfig, spells_default
+from vgpt.tracking.schema import THEN
 from vgpt.tracking.store import RunInfo
 
 ASPECTS: dict[str, tuple[str, ...]] = {
@@ -48,26 +63,19 @@ TAGGED = {
     "device": ("device", "vgpt.device"),
     "eval_windows": ("evaluation", "vgpt.eval_windows"),
     "vgpt": ("software", "vgpt.version"),
+    "source": ("software", "vgpt.source"),
+    "replaced_functions": ("software", "vgpt.replaced"),
     "torch": ("software", "vgpt.torch"),
+    "numpy": ("software", "vgpt.numpy"),
+    "cpu_capability": ("device", "vgpt.cpu_capability"),
+    "threads": ("device", "vgpt.threads"),
+    "allocator": ("device", "vgpt.allocator"),
+    "kernels": ("device", "vgpt.kernels"),
 }
 """Conditions recorded as tags: name -> (aspect, tag). A tag says what was computed, where a setting may say `auto`."""
 
-NOT_RECORDED = "not recorded"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One condition that is not equal.
-
-    Attributes:
-        aspect: what it is about: data, schedule, trunk, ...
-        name: the setting, or the name of the recorded fact.
-        values: value by label of the row; rows whose own runs disagree show all their values.
-    """
-
-    aspect: str
-    name: str
-    values: dict[str, str]
+SINCE_SEALS = ("source", "replaced_functions", "numpy", "cpu_capability", "threads", "allocator", "kernels")
+"""Conditions of `TAGGED` that older runs lack: where no run has them, they are named, and block nothing."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,8 @@ class Audit:
         differences: every condition that is not equal.
         tuned: settings that were tuned for each row by the same rule, and may differ.
         flagged: label of each row whose conditions are not those of the first row -> names of what differs there.
+        unrecorded: conditions of which no run says anything: they are neither equal nor unequal.
+        notes: sentences about what makes no row unequal and yet belongs beside any verdict.
     """
 
     checked: tuple[str, ...]
@@ -87,6 +97,8 @@ class Audit:
     differences: tuple[Difference, ...]
     flagged: dict[str, tuple[str, ...]]
     tuned: tuple[str, ...] = ()
+    unrecorded: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -101,36 +113,75 @@ class _Condition:
     read: Callable[[RunInfo], str]
 
 
-def audit(rows: Sequence[Row], *, tuned: Sequence[str] = ()) -> Audit:
+def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[RunInfo] = ()) -> Audit:
     """Compare the conditions of all rows with those of the first.
 
     The variant, its own settings and the seed may differ; everything else that bears on loss, cost or speed is
-    looked at: data, tokenizer, tokens trained on, batch, schedule, optimizer, trunk, positions, precision, device,
-    evaluation and the versions of the software. What only some runs recorded counts as a difference. Where the widths
-    of MLPs were matched, the rule and the width of its reference must be equal, not the widths.
-    What is `tuned` for each row with equal effort may differ between rows, as the audit then says.
+    looked at: data, tokenizer, tokens trained on, batches, first weights, schedule, optimizer, trunk, effective
+    positions, precision, device, evaluation, and the code and software that computed them. What only some runs recorded
+    counts as a difference; what none did is named. Where the widths of MLPs were matched, the rule and the width of its
+    reference must be equal, not the widths. What is `tuned` for each row with equal effort may differ between rows, as
+    the audit then says.
+
+    Args:
+        rows: the baseline first.
+        tuned: settings that may differ.
+        recorded: all runs on record, among which those of the same settings that are not shown are looked for. A run
+            of a row that is among them, which may show its losses at another point, is audited as it was recorded.
     """
+    rows = as_recorded(rows, recorded)
     runs = [run for row in rows for run in row.runs]
     checked: dict[str, None] = {}
     shared: dict[str, str] = {}
     differences: list[Difference] = []
-    flagged: dict[str, list[str]] = {}
+    unrecorded: list[str] = []
     for condition in _conditions(runs):
-        if not any(condition.read(run) for run in runs) or condition.name in tuned:
+        if condition.name in tuned:
+            continue
+        if not any(condition.read(run) for run in runs):
+            if runs and condition.name in SINCE_SEALS:
+                unrecorded.append(condition.name)
             continue
         checked.setdefault(condition.aspect)
         values = {row.label: {condition.read(run) or NOT_RECORDED for run in row.runs} for row in rows}
         distinct = set[str]().union(*values.values())
-        if len(distinct) == 1:
+        changed = any(THEN in value for value in distinct)
+        if len(distinct) == 1 and not changed:
             shared[condition.name] = distinct.pop()
             continue
         shown = {label: ", ".join(sorted(found)) for label, found in values.items()}
-        differences.append(Difference(condition.aspect, condition.name, shown))
-        for row in rows:
-            if len(values[row.label]) > 1 or values[row.label] != values[rows[0].label]:
-                flagged.setdefault(row.label, []).append(condition.name)
-    by_label = {label: tuple(names) for label, names in flagged.items()}
-    return Audit(tuple(checked), shared, tuple(differences), by_label, tuple(tuned))
+        flagged = tuple(
+            row.label
+            for row in rows
+            if len(values[row.label]) > 1
+            or values[row.label] != values[rows[0].label]
+            or any(THEN in value for value in values[row.label])
+        )
+        differences.append(Difference(condition.aspect, condition.name, shown, flagged))
+    for found, missing in (seed_conditions(rows), plugin_conditions(rows), record_conditions(rows)):
+        differences += found
+        unrecorded += missing
+    again, notes = trained_again(rows, recorded)
+    differences += again
+    notes += [*commit_note(runs), *overlap_note(runs), *replaced_note(runs), *not_shown(rows, recorded)]
+    order = _order()
+    differences.sort(key=lambda one: order.index(one.aspect))
+    for one in differences:
+        checked.setdefault(one.aspect)
+    labels: dict[str, list[str]] = {}
+    for one in differences:
+        for label in one.flagged:
+            labels.setdefault(label, []).append(one.name)
+    by_label = {label: tuple(dict.fromkeys(names)) for label, names in labels.items()}
+    return Audit(
+        tuple(sorted(checked, key=order.index)),
+        shared,
+        tuple(differences),
+        by_label,
+        tuple(tuned),
+        tuple(unrecorded),
+        tuple(notes),
+    )
 
 
 def condition_settings() -> list[str]:
@@ -146,19 +197,34 @@ def condition_settings() -> list[str]:
 def _conditions(runs: Sequence[RunInfo]) -> list[_Condition]:
     """Return what to look at: tags, tokens, then settings, leaving out a setting whose outcome a tag already tells."""
     tags = {name: tag for name, (_, tag) in TAGGED.items() if any(run.tags.get(tag) for run in runs)}
-    found = [_Condition(TAGGED[name][0], name, _tag(tag)) for name, tag in tags.items()]
+    names = dict.fromkeys([*tags, *SINCE_SEALS])
+    found = [_Condition(TAGGED[name][0], name, _tag(TAGGED[name][1])) for name in names]
     found.append(_Condition("budget", "tokens", _tokens))
     found.append(_Condition("batch", "sequences_per_step", _sequences))
+    found.append(_Condition("positions", "effective_positions", effective_positions))
     rule = width_rule(runs)
     found.append(_Condition("trunk", "match", lambda run: matching_condition(run, rule)))
     aspects = {name: aspect for aspect, names in ASPECTS.items() for name in names}
     for name in condition_settings():
         # The path of the data may differ where its digest does not.
-        if name in tags or name in UNMATCHED or (name == "data" and "data_digest" in tags):
+        if name in names or name in UNMATCHED or (name == "data" and "data_digest" in tags):
             continue
         found.append(_Condition(aspects.get(name, "other"), name, _param(name)))
-    order = ["data", "budget", *(aspect for aspect in ASPECTS if aspect != "data"), "other", "software"]
+    order = _order()
     return sorted(found, key=lambda condition: order.index(condition.aspect))
+
+
+def _order() -> list[str]:
+    """Return the aspects in the order of reports."""
+    return [
+        "data",
+        "budget",
+        *(aspect for aspect in ASPECTS if aspect != "data"),
+        "other",
+        "software",
+        "seeds",
+        "record",
+    ]
 
 
 def _tag(tag: str) -> Callable[[RunInfo], str]:
@@ -166,11 +232,15 @@ def _tag(tag: str) -> Callable[[RunInfo], str]:
 
 
 def _param(name: str) -> Callable[[RunInfo], str]:
-    return lambda run: run.params.get(name, "")
+    def read(run: RunInfo) -> str:
+        # Spelt out or left out, a default is the same condition.
+        return "none" if spells_default(name, run.params) else run.params.get(name, "")
+
+    return read
 
 
 def _sequences(run: RunInfo) -> str:
-    """Sequences of one step: how processes and micro-steps divide them changes nothing that is learnt."""
+    """Sequences of one step: how processes and micro-steps divide them changes nothing that is learned."""
     parts = [run.params.get(name, "") for name in ASPECTS["batch"]]
     parts += [run.params.get(name, "1") for name in ("nproc", "nnodes")]
     return str(math.prod(map(int, parts))) if all(part.isdecimal() for part in parts) else ""

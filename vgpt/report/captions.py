@@ -48,6 +48,15 @@ def memory_caption(rows: Sequence[Row]) -> list[Text]:
 
 def audit_lines(audit: Audit) -> list[Text]:
     """Return the audit's verdict, and one line per condition that is not equal."""
+    return [*_conditions(audit), *_unrecorded(audit), *(Text(f"  note: {note}", "yellow") for note in audit.notes)]
+
+
+def _unrecorded(audit: Audit) -> list[Text]:
+    """Name what no run says anything of: it may be equal or not."""
+    return [Text(f"Not recorded by these runs: {', '.join(audit.unrecorded)}", "yellow")] if audit.unrecorded else []
+
+
+def _conditions(audit: Audit) -> list[Text]:
     if audit.equal:
         tuned = f", but for {', '.join(audit.tuned)}, tuned for each with equal effort" if audit.tuned else ""
         verdict = Text.assemble((f"Conditions: equal{tuned}", "green"), f" ({', '.join(audit.checked)})")

@@ -10,6 +10,7 @@ from vgpt.report.audit import Audit, audit
 from vgpt.report.curves import Histories
 from vgpt.report.differences import RowStatistics, Windows, row_statistics
 from vgpt.report.grouping import (
+    FINISHED,
     Row,
     attention_label,
     attention_of,
@@ -23,6 +24,7 @@ from vgpt.report.grouping import (
     seed_of,
     settings_hash_of,
 )
+from vgpt.report.known import KnownRuns
 from vgpt.report.matched import width_rule
 from vgpt.report.milestone import UNEQUAL_POINTS, Milestone, Standing, at_milestone, milestone_of
 from vgpt.report.names import with_names
@@ -132,7 +134,7 @@ def compare(
     if rows and terms and not _belongs(rows[0], terms[0]):
         draft.remarks.append(f"{terms[0].text} has no run to show; differences are against {rows[0].label}")
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
-    options, audited = request.settings.compare, audit(rows)
+    options, audited = request.settings.compare, audit(rows, recorded=runs)
     unequal = points.unequal if points else {}
     return Comparison(
         rows=tuple(rows),
@@ -163,7 +165,8 @@ def _match_of(request: Request, rows: Sequence[Row]) -> Match | None:
 
 
 def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:
-    done = {settings_hash_of(run): run for run in reversed(newest_first(finished(runs)))}
+    done = finished(runs)
+    known, alive = KnownRuns(done), KnownRuns(run for run in runs if run.status != FINISHED)
     for term in terms:
         if term.run_name:
             _choose_named(draft, term, runs)
@@ -174,16 +177,18 @@ def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: 
             if request.terms:
                 raise
             continue  # a variant of the store that does not fit these conditions was never trained under them
-        found = [done[run.config.settings_hash] for run in wanted if run.config.settings_hash in done]
+        answers = [known.find(run.config) for run in wanted]
+        found = [run for run in answers if run is not None]
         asked = {run.config.settings_hash for run in draft.missing}  # two terms may come to the same settings
-        absent = [run for run in wanted if run.config.settings_hash not in {*done, *asked}]
+        absent = [run for run, answer in zip(wanted, answers, strict=True) if answer is None]
+        absent = [run for run in absent if run.config.settings_hash not in asked]
         if found:
             draft.rows.append(make_row(found, wanted=len(wanted)))
-            _mention_other_seeds(draft, request, found[0], done.values())
+            _mention_other_seeds(draft, request, found[0], done)
         if found or request.terms:
             draft.missing += absent
-        hashes = {run.config.settings_hash for run in absent}
-        draft.unfinished += [(term.attn, run) for run in runs if settings_hash_of(run) in hashes]
+        begun = [run for one in absent for run in alive.find_all(one.config)]
+        draft.unfinished += [(term.attn, run) for run in begun]
 
 
 def _choose_free(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:

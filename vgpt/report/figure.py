@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.errors import VgptError
+from vgpt.files import may_replace
 from vgpt.report.anatomy import Anatomy, Part
 from vgpt.report.labels import short_label
 from vgpt.report.layout import display_label
@@ -35,8 +36,12 @@ def draw(found: Anatomy, path: Path) -> None:
     for axis, (part, head) in zip(axes, masks, strict=False):
         _draw_mask(axis, part, head, name=len(found.parts) > 1)
     _draw_cache(axes[-1], found)
+    kind = path.suffix or ".png"
+    if not may_replace(path, kind):
+        raise VgptError(f"--png {path} is a file of another kind, which is not replaced", "Name another file.")
     try:
-        figure.savefig(path, dpi=150)
+        # Under the name that was given: without an ending, matplotlib would add one.
+        figure.savefig(path, dpi=150, format=kind[1:])
     except (OSError, ValueError) as error:
         raise VgptError(f"--png {path} cannot be written: {error}", "Check the path and its ending.") from error
 

@@ -14,6 +14,7 @@ PARAMS = "params/total"
 FLOPS = "flops/train_per_token"
 SPEED = speed.SPEED
 DECODE = "perf/decode_seconds"
+START_RMS = "start/attention_rms"
 MEMORY, PROCESS_MEMORY = "memory/train_bytes", "memory/peak_bytes"
 KV_TOKEN, KV_CONTEXT, KV_MEASURED = "kv/bytes_per_token", "kv/bytes_at_context", "kv/bytes_measured"
 DASH = "-"

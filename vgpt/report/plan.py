@@ -16,6 +16,7 @@ from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import Leaf, leaves, shown
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
 from vgpt.settings.matching import UNMATCHED
+from vgpt.settings.prepared import PREPARED
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.store import RunInfo
 
@@ -125,7 +126,7 @@ def wanted_run(request: Request, term: Term, seed: int, reference: RunInfo | Non
         SettingsError: the variant does not fit these conditions.
     """
     conditions = _typed_conditions(request, reference) if reference is not None else {}
-    typed = {**_typed(request.sources), **conditions}
+    typed = {**_found_data(request), **_typed(request.sources), **conditions}
     trunk_of = conditions.get("match_to", request.trunk_of)
     own_seed = load_settings(CompareConfig, _with(request.sources, {**conditions, "attn": trunk_of})).settings
     if seed != own_seed.train.seed:
@@ -195,6 +196,12 @@ def _typed(sources: Sources) -> dict[str, Any]:
     return {name: value for name, value in sources.command_line.items() if name in names}
 
 
+def _found_data(request: Request) -> dict[str, str]:
+    """Return the data that nobody named, for the command: what was prepared last changes."""
+    found = request.origins["data"].startswith(PREPARED)
+    return {"data": request.settings.train.data} if found else {}
+
+
 def _is_given(leaf: Leaf, sources: Sources) -> bool:
     return leaf.name in sources.command_line or leaf.env in sources.environment or leaf.env in sources.dotenv
 
@@ -209,9 +216,9 @@ def _with(sources: Sources, values: Mapping[str, Any]) -> Sources:
 
 def _without(sources: Sources, hidden: Sequence[Leaf]) -> Sources:
     names, variables = {leaf.name for leaf in hidden}, {leaf.env for leaf in hidden}
-    return Sources(
-        sources.preset,
-        {key: value for key, value in sources.dotenv.items() if key not in variables},
-        {key: value for key, value in sources.environment.items() if key not in variables},
-        {key: value for key, value in sources.command_line.items() if key not in names},
+    return replace(
+        sources,
+        dotenv={key: value for key, value in sources.dotenv.items() if key not in variables},
+        environment={key: value for key, value in sources.environment.items() if key not in variables},
+        command_line={key: value for key, value in sources.command_line.items() if key not in names},
     )

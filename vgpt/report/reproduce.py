@@ -33,16 +33,16 @@ class Reproduction:
 
 
 def reproduction(run: RunInfo) -> Reproduction:
-    """Return the command that trains a recorded run again: all its settings that are not defaults."""
+    """Return the command that trains a recorded run again: its data, and all its settings that are not defaults."""
     attn = attention_label(*attention_of(run))
     known = {name: leaf for name, leaf in leaves(TrainConfig).items() if _matters(leaf)}
     recorded = {name: run.params[name] for name in known if name in run.params}
     plain = {name: shown(leaf.default) for name, leaf in known.items()}
-    given = {name: value for name, value in recorded.items() if value != plain[name]}
+    given = {name: value for name, value in recorded.items() if name == "data" or value != plain[name]}
     command = shlex.join(["vgpt", "train", *map(without_credentials, ["--attn", attn, *_flags(known, given)])])
     try:
         again = load_settings(TrainConfig, Sources(command_line={**given, "attn": attn})).settings
-        exact = again.settings_hash == settings_hash_of(run)
+        exact = settings_hash_of(run) in (again.settings_hash, again.spelled_hash)
     except VgptError:
         exact = False
     return Reproduction(command, exact)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vgpt.errors import UsageError
+from vgpt.files import user_path
 from vgpt.report.comparison import Comparison, compare
 from vgpt.report.curves import Histories
 from vgpt.report.differences import Windows
@@ -106,7 +107,7 @@ def make_study(words: Sequence[str], sources: Sources) -> Study:
             for values in combinations(listed)
         ]
         return Study("", tuple(parts), sources, tuple(words))
-    study = load_study(Path(place))
+    study = load_study(_named(place))
     if words:
         raise UsageError(
             f"{place} names the variants already: {', '.join(study.variants)}",
@@ -124,6 +125,13 @@ def make_study(words: Sequence[str], sources: Sources) -> Study:
     for part in parts:
         _check_budget(part, study, place)
     return Study(study.name, tuple(parts), sources)
+
+
+def _named(place: str) -> Path:
+    try:
+        return user_path(place)
+    except ValueError as error:
+        raise UsageError(f"--study {place}: {error}") from error
 
 
 def _make_part(values: Mapping[str, str], words: Sequence[str], sources: Sources) -> Part:

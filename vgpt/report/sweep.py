@@ -13,7 +13,8 @@ from statistics import fmean, stdev
 from vgpt.report.audit import audit
 from vgpt.report.comparison import Comparison, sorted_rows
 from vgpt.report.differences import Windows, row_statistics
-from vgpt.report.grouping import Row, settings_hash_of
+from vgpt.report.grouping import Row
+from vgpt.report.known import KnownRuns
 from vgpt.report.numbers import BITS, LOSS, LOSS_SE, PERPLEXITY
 from vgpt.report.plan import Wanted
 from vgpt.settings.compare import SortKey
@@ -87,9 +88,9 @@ def tuned_comparison(
         sort: order of the rows.
     """
     middle = at_rates[common]
-    diverged = {settings_hash_of(run) for run in runs if run.status == DIVERGED}
+    diverged = KnownRuns(run for run in runs if run.status == DIVERGED)
     wanted = [run for found in at_rates.values() for run in found.missing]
-    missing = tuple(run for run in wanted if run.config.settings_hash not in diverged)
+    missing = tuple(run for run in wanted if diverged.find(run.config) is None)
     broken = {rate: [run for run in found.missing if run not in missing] for rate, found in at_rates.items()}
     found_rows = [row for found in at_rates.values() for row in found.rows]
     stopped = [run.label for found in broken.values() for run in found]

@@ -5,13 +5,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from vgpt.schema import Section
+from vgpt.schema import Place, Section
 
 
 class EvalConfig(Section):
     """What is evaluated, and how exactly."""
 
-    data: str | None = None
+    data: Place | None = None
     """prepared directory; none = the data that the run was trained on"""
     split: Literal["val", "train"] = "val"
     """which part of the data"""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -110,7 +110,8 @@ class Leaf:
         if self.is_attention:
             return []
         if get_origin(kind) in (Union, UnionType):
-            return [part for part in get_args(kind) if part is not NoneType]
+            parts = [get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(kind)]
+            return [part for part in parts if part is not NoneType]
         return [kind]
 
 

@@ -17,25 +17,31 @@ from vgpt.errors import SettingsError, did_you_mean
 from vgpt.schema import without_credentials
 from vgpt.settings.dotenv import read_dotenv
 from vgpt.settings.fields import Leaf, leaves
+from vgpt.settings.prepared import data_of_run, find_prepared
 from vgpt.settings.presets import Preset
 
 S = TypeVar("S", bound=BaseModel)
 Table = dict[str, Any]
+_DATA = ("train", "data")
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where values may come from, weakest first: preset, `.env`, environment, command line (flat name -> value)."""
+    """Where values may come from, weakest first: preset, `.env`, environment, command line (flat name -> value).
+
+    With `look_around`, data that none of them names is looked for in the working directory.
+    """
 
     preset: Preset | None = None
     dotenv: Mapping[str, str] = field(default_factory=dict[str, str])
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     command_line: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    look_around: bool = False
 
     @classmethod
     def here(cls, preset: Preset | None, command_line: Mapping[str, Any]) -> "Sources":
         """Collect the sources of this process: its environment and `./.env`."""
-        return cls(preset, read_dotenv(Path(".env")), dict(os.environ), command_line)
+        return cls(preset, read_dotenv(Path(".env")), dict(os.environ), command_line, look_around=True)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ def load_settings(model: type[S], sources: Sources) -> Loaded[S]:
         else:
             _descend(tree, leaf.path[:-1])[leaf.path[-1]] = _parsed(leaf, value)
             origins[name] = origin
+    if sources.look_around:
+        _find_data(tree, known, given, origins)
     if "match_to" in known:
         _fill_reference(tree, known["match_to"], of_variants)
     faults += _no_text(tree)
@@ -105,6 +113,26 @@ def given_value(model: type[BaseModel], sources: Sources, name: str) -> Any:
     for key in known[name].path:
         value = value.get(key) if isinstance(value, dict) else None
     return value
+
+
+def _find_data(
+    tree: Table, known: Mapping[str, Leaf], given: Mapping[str, tuple[Any, str]], origins: dict[str, str]
+) -> None:
+    """Fill in the data that no source names: that of the run continued or forked, otherwise what was prepared here."""
+    if "data" not in known or known["data"].path != _DATA or origins["data"] != "default":
+        return
+
+    def said(name: str) -> str:
+        value: Any = given[name][0] if name in given else tree
+        for key in () if name in given else known[name].path:
+            value = value.get(key, "") if isinstance(value, dict) else ""
+        return str(value or "")
+
+    runs_dir = Path(os.path.expanduser(said("runs_dir") or str(known["runs_dir"].default)))
+    of_runs = (data_of_run(place, runs_dir) for name in ("run_name", "fork") if (place := said(name)))
+    found = next(filter(None, of_runs), None) or find_prepared()
+    if found is not None:
+        _descend(tree, _DATA[:-1])[_DATA[-1]], origins["data"] = found.place, found.origin
 
 
 def _given(known: Mapping[str, Leaf], sources: Sources) -> dict[str, tuple[Any, str]]:

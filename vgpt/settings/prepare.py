@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vgpt.errors import UsageError
-from vgpt.schema import Section
+from vgpt.schema import Place, Section
 from vgpt.text.clean import parse_steps
 
 DEFAULT_VOCAB_SIZE = 4096
@@ -18,7 +18,7 @@ class PrepareConfig(Section):
 
     out: Path = Path("data/corpus")
     """folder to write"""
-    tokenizer: str = "bpe"
+    tokenizer: Place = "bpe"
     """bpe: train one on the text; gpt2; or a tokenizer's folder, tokenizer.json or .model file"""
     vocab_size: Annotated[int | None, Field(ge=257, le=1_000_000)] = None
     """tokens of a trained vocabulary, end of text included; none = 4096"""

@@ -1,6 +1,5 @@
 """Presets: TOML files of settings, packaged with vgpt or the user's own."""
 
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from pydantic import BaseModel
 
 import vgpt
 from vgpt.errors import UsageError, did_you_mean
+from vgpt.files import parse_toml, user_path
 from vgpt.settings.train import TrainConfig
 
 _MAX_DEPTH = 20
@@ -45,7 +45,7 @@ def load_preset(name: str) -> Preset:
     Raises:
         UsageError: no such preset, or no TOML in it.
     """
-    path = Path(name)
+    path = _named(name)
     if path.suffix != ".toml":
         path = preset_directory() / f"{name}.toml"
     if not path.is_file():
@@ -55,16 +55,23 @@ def load_preset(name: str) -> Preset:
             f"Packaged presets: {', '.join(known)}. A preset of your own is named by its path, ending in .toml.",
         )
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = parse_toml(path)
         if _deeper(tables, _MAX_DEPTH):
             raise RecursionError
         return Preset(name, tables)
     except RecursionError as error:
         raise UsageError(f"--preset {name}: nested too deeply", f"Mend {path}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise UsageError(f"--preset {name}: not valid TOML: {error}", f"Mend {path}.") from error
     except OSError as error:
         raise UsageError(f"--preset {name}: cannot be read: {error.strerror}") from error
+
+
+def _named(name: str) -> Path:
+    try:
+        return user_path(name)
+    except ValueError as error:
+        raise UsageError(f"--preset {name}: {error}") from error
 
 
 def _deeper(value: Any, depth: int) -> bool:

@@ -15,6 +15,8 @@ class SampleConfig(Section):
     """text to continue; none = begin a new text"""
     prompt_file: Path | None = None
     """file that holds the prompt, taken as it is; - = stdin"""
+    allow_special: bool = False
+    """read spellings of special tokens in the prompt, as <|endoftext|>, as the tokens themselves"""
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 256
     """most new tokens per sample; a sample ends earlier at end-of-text"""
     num_samples: Annotated[int, Field(ge=1, le=10_000)] = 1

@@ -13,7 +13,6 @@ pos = ["learned", "rope"]
 dropout = 0.1
 """
 
-import tomllib
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -22,6 +21,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from vgpt.errors import SettingsError, UsageError, did_you_mean
+from vgpt.files import parse_toml
 from vgpt.schema import Section
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import leaves, shown
@@ -118,10 +118,10 @@ def load_study(path: Path) -> StudyFile:
         SettingsError: unknown keys, each with the nearest known one, or wrong values.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = parse_toml(path)
     except OSError as error:
         raise UsageError(f"--study {path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"--study {path}: not valid TOML: {error}", f"Mend {path}.") from error
     known = leaves(CompareConfig)
     allowed = [name for name in known if name not in _NOT_HERE]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vgpt.schema import Section
+from vgpt.schema import Place, Section
 
 
 class TokenizerTrainConfig(Section):
@@ -26,7 +26,7 @@ class TokenizerTrainConfig(Section):
 class TokenizerConfig(Section):
     """Which tokenizer is used."""
 
-    tokenizer: str = "tokenizer"
+    tokenizer: Place = "tokenizer"
     """gpt2, a folder with a tokenizer, a tokenizer.json or a .model file"""
     vocab_dir: Path | None = None
     """folder with GPT-2's vocab.bpe and encoder.json, for --tokenizer gpt2"""

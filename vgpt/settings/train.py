@@ -2,27 +2,48 @@
 
 import hashlib
 import json
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from vgpt.schema import Section, without_credentials
+from vgpt.files import DEMO, plain_place
+from vgpt.schema import Place, Section, without_credentials
 from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.model import ModelSettings
 
 RUN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
+PLACES = ("data", "init_from", "fork")
+"""Settings of a run that name a place, whose spelling means nothing."""
+
+_MEANT = {"min_lr": ("lr", 0.1), "mlp_hidden": ("n_embd", 4.0)}
+
+
+def spells_default(name: str, values: Mapping[str, Any]) -> bool:
+    """Tell whether a setting spells out its default: `min_lr` as lr / 10, `mlp_hidden` as 4 n_embd.
+
+    Args:
+        name: the setting.
+        values: all settings by flat name, as numbers or as text.
+    """
+    other, factor = _MEANT.get(name, ("", 0.0))
+    try:
+        return math.isclose(float(values[name]), float(values[other]) * factor, rel_tol=1e-9)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return False
 
 
 class TrainingSettings(Section):
     """Data, budget and optimizer: conditions that must be equal for a comparison to be fair."""
 
-    data: str = "demo"
-    """directory made by vgpt prepare, or demo: the Python standard library's sources"""
-    init_from: str | None = None
+    data: Place = DEMO
+    """directory made by vgpt prepare, or demo: Python's own sources; without it, what was prepared last here"""
+    init_from: Place | None = None
     """weights to start from: a run, a checkpoint, or hf:DIR with GPT-2's safetensors; none = random ones"""
-    fork: str | None = None
+    fork: Place | None = None
     """run or checkpoint to go on from under other settings, with its optimizer and its place in the data"""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """sequences per micro-step and process"""
@@ -200,13 +221,19 @@ class TrainConfig(Section):
         """Where the run lives."""
         return self.run.runs_dir / self.name
 
+    @property
+    def spelled_hash(self) -> str:
+        """The same hash of the settings as they were spelled, which runs of earlier versions recorded."""
+        table = self._learnt(matched=self._matched, plain=False)
+        return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide what is learnt: a run resumes only under the same ones.
 
         Matching that leaves the MLP as it was has no part in it: the run is the one without matching. Nor has how a
-        step's sequences are divided into processes and micro-steps.
+        step's sequences are divided into processes and micro-steps, nor whether a default was spelt out.
         """
-        return self._learnt(matched=self.model.hidden != self.model.raw_hidden)
+        return self._learnt(matched=self._matched)
 
     def conditions(self) -> dict[str, Any]:
         """Return the settings that a fair comparison holds equal: `identity` without the variant and the seed.
@@ -218,14 +245,36 @@ class TrainConfig(Section):
         del table["model"]["attn"], table["train"]["seed"]
         return table
 
-    def _learnt(self, *, matched: bool) -> dict[str, Any]:
+    @property
+    def _matched(self) -> bool:
+        return self.model.hidden != self.model.raw_hidden
+
+    def _learnt(self, *, matched: bool, plain: bool = True) -> dict[str, Any]:
         table = self.model_dump(mode="json", include={"model", "train", "system"})
         for part in ("batch_size", "grad_accum"):
             del table["train"][part]
         table["train"]["sequences_per_step"] = self.sequences_per_step
         if not matched:
             table["model"] |= UNMATCHED
+        if plain:
+            self._leave_out_defaults(table)
         return table
+
+    def _leave_out_defaults(self, table: dict[str, Any]) -> None:
+        """Turn what was spelt out, and means what it would mean left out, into what is left out."""
+        model, train = table["model"], table["train"]
+        for place in PLACES:
+            train[place] = train[place] and plain_place(train[place])
+        for name, part in (("min_lr", train), ("mlp_hidden", model)):
+            if spells_default(name, {**model, **train}):
+                part[name] = None
+        if (
+            self.train.max_tokens is not None
+            and self.train.max_tokens > (self.train.max_steps - 1) * self.tokens_per_step
+        ):
+            train["max_tokens"] = None
+        meant = self.model.attn.defaults_in(self.model.shape)
+        model["attn"] |= {name: None for name, value in meant.items() if model["attn"].get(name) == value}
 
     def flat(self) -> dict[str, Any]:
         """Return every setting under its flat name, as on the command line; the variant's own ones beside `attn`."""

@@ -17,6 +17,7 @@ from vgpt.text.tokenizer import END_OF_TEXT, Tokenizer
 from vgpt.text.vocabulary import Vocabulary
 
 _PROGRESS_EVERY = 64
+_LONG_CHUNK = 256
 
 
 def train_bpe(
@@ -148,7 +149,10 @@ class _Trainer:
         if stale:
             del holders[:stale]
         chunk = self._chunks[holders[0]]
-        return self._starts[holders[0]] + sum(map(self._lengths.__getitem__, chunk[: chunk.find(pair)]))
+        before = chunk[: chunk.find(pair)]
+        if len(before) > _LONG_CHUNK:  # counted in C, as adding up a million lengths is not
+            return self._starts[holders[0]] + sum(self._lengths[token] * n for token, n in Counter(before).items())
+        return self._starts[holders[0]] + sum(map(self._lengths.__getitem__, before))
 
     def _note_holder(self, pair: str, index: int) -> bool:
         """Note that a chunk holds a pair; tell whether the pair is new."""
@@ -197,13 +201,32 @@ class _Trainer:
         self._chunks[index] = chunk[:at] + token + chunk[at + 2 :]
 
     def _merge_all(self, index: int, pair: str, token: str, new_pairs: list[str]) -> None:
-        """Merge several, perhaps overlapping, occurrences: leftmost first, as `str.replace` does."""
+        """Merge several, perhaps overlapping, occurrences: leftmost first, as `str.replace` does.
+
+        Only the neighbours of the occurrences are counted anew, so that a chunk of a million letters without a space
+        costs no more than as many letters in words.
+        """
         chunk, frequency, counts = self._chunks[index], self._frequencies[index], self._counts
-        merged = self._chunks[index] = chunk.replace(pair, token)
-        for at in range(len(chunk) - 1):
-            counts[chunk[at : at + 2]] -= frequency
-        for at in range(len(merged) - 1):
-            made = merged[at : at + 2]
-            counts[made] += frequency
-            if token in made and self._note_holder(made, index):
-                new_pairs.append(made)
+        self._chunks[index] = chunk.replace(pair, token)
+        last = len(chunk) - 2
+        behind = -1  # where the occurrence before ended
+        at = chunk.find(pair)
+        while at >= 0:
+            joined = behind == at  # two occurrences side by side: one old pair and one new pair stand between them
+            if at and not joined:
+                counts[chunk[at - 1 : at + 1]] -= frequency
+            if at:
+                made = (token if joined else chunk[at - 1]) + token
+                counts[made] += frequency
+                if self._note_holder(made, index):
+                    new_pairs.append(made)
+            behind = at + 2
+            following = chunk.find(pair, behind)
+            if at < last:
+                counts[chunk[at + 1 : at + 3]] -= frequency
+                if following != behind:
+                    made = token + chunk[behind]
+                    counts[made] += frequency
+                    if self._note_holder(made, index):
+                        new_pairs.append(made)
+            at = following

@@ -7,6 +7,8 @@ are the same whether it was read whole or in pieces.
 
 import glob
 import os
+import shlex
+import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +16,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vgpt.errors import DataError
+from vgpt.files import access_hint, shown_name, user_path, wide_encoding
 
 PIECE_CHARACTERS = 1 << 20
 PLAIN_SUFFIXES = (".txt", ".md", ".py")
 SUPPORTED = (".txt", ".md", ".py", ".jsonl", ".parquet", ".txt.gz", ".md.gz", ".py.gz", ".jsonl.gz")
 STDIN = "-"
+_PIPE_SUFFIX = ".txt"
+_HEAD_BYTES = 4096
 _FORMATS = "Formats read: .txt .md .py .jsonl .parquet, and .txt.gz .md.gz .py.gz .jsonl.gz."
 
 
@@ -42,7 +47,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class Corpus:
-    """The files to read, in order, and how many a folder held that are no text."""
+    """The files to read, in order, and how many others folders held: of other kinds, hidden, or links to nowhere."""
 
     files: tuple[str, ...]
     skipped: int = 0
@@ -50,7 +55,7 @@ class Corpus:
     @property
     def total_bytes(self) -> int | None:
         """Bytes on disk; None when standard input is part of the corpus."""
-        return None if STDIN in self.files else sum(os.path.getsize(name) for name in self.files)
+        return None if STDIN in self.files else sum(map(_size, self.files))
 
 
 def document_name(source: str, place: int) -> str:
@@ -67,10 +72,12 @@ def text_suffix(path: str | Path) -> str | None:
 def find_corpus(inputs: Sequence[str]) -> Corpus:
     """Resolve inputs to files: the order of the arguments is kept, folders and globs are sorted, no file comes twice.
 
-    Folders are walked to the bottom; hidden entries and files without a supported suffix are left out and counted.
+    Folders are walked to the bottom, through links too, each real folder once. Hidden entries, files without a
+    supported suffix and links to nowhere are left out and counted.
 
     Raises:
-        DataError: for a path that is missing, a file whose format is unknown, or inputs without any text.
+        DataError: for a path that is missing, a file whose format is unknown, a folder that cannot be read, or inputs
+            without any text.
     """
     if not inputs:
         raise DataError("no input was named", "Name a text file, a folder, or - for standard input.")
@@ -87,21 +94,39 @@ def find_corpus(inputs: Sequence[str]) -> Corpus:
 def _resolve(item: str) -> tuple[list[str], int]:
     if item == STDIN:
         return [STDIN], 0
-    path = Path(item).expanduser()
+    try:
+        path = Path(item) if os.path.lexists(item) else user_path(item)
+    except ValueError as error:
+        raise DataError(f"no such file or folder: {item}: {error}", "Check the spelling.") from error
     if path.is_dir():
         found, skipped = _walk(path)
         if not found:
             raise DataError(f"no text in folder {item} ({skipped} files of other kinds)", _FORMATS)
         return found, skipped
     if path.exists():
-        if text_suffix(path) is None:
-            raise DataError(
-                f"cannot tell the format of {item} from its name", f"{_FORMATS} Or: vgpt prepare - < {item}"
-            )
+        if text_suffix(path) is None and not _is_pipe(path):
+            raise _unknown_format(item, path)
         return [str(path)], 0
+    if path.is_symlink():
+        raise DataError(
+            f"{item} is a link to nowhere: {os.readlink(path)}", "Mend the link, or name what it stood for."
+        )
     if glob.has_magic(item):
         return _expand(str(path))
     raise DataError(f"no such file or folder: {item}", "Check the spelling and the current folder.")
+
+
+def _unknown_format(item: str, path: Path) -> DataError:
+    """Say what to do with a file of another ending: read it as text only where it is text."""
+    message = f"cannot tell the format of {shown_name(item)} from its name"
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:
+        return DataError(message, _FORMATS)
+    if b"\0" in head and wide_encoding(head) is None:
+        return DataError(f"{message}, and it is no text", f"Name the text that it was made from. {_FORMATS}")
+    return DataError(message, f"{_FORMATS} Or: vgpt prepare - < {shlex.quote(shown_name(item))}")
 
 
 def _expand(pattern: str) -> tuple[list[str], int]:
@@ -109,8 +134,10 @@ def _expand(pattern: str) -> tuple[list[str], int]:
     skipped = 0
     for name in sorted(glob.glob(pattern, recursive=True)):
         if os.path.isdir(name):
-            continue
-        if text_suffix(name) is None:
+            if "**" not in pattern:  # which descends into folders by itself
+                below, left_out = _walk(Path(name))
+                found, skipped = found + below, skipped + left_out
+        elif text_suffix(name) is None or not os.path.exists(name):
             skipped += 1
         else:
             found.append(name)
@@ -120,16 +147,35 @@ def _expand(pattern: str) -> tuple[list[str], int]:
 
 
 def _walk(folder: Path) -> tuple[list[str], int]:
+    """Return the text files below a folder and the number of others; folders behind links come after the real ones."""
     found: list[str] = []
     skipped = 0
-    for root, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in names:
-            if name.startswith(".") or text_suffix(name) is None:
-                skipped += 1
-            else:
-                found.append(os.path.join(root, name))
+    visited: set[str] = set()
+    waiting = [str(folder)]
+    while waiting:
+        links: list[str] = []
+        for start in waiting:
+            for root, folders, names in os.walk(start, onerror=_unreadable):
+                real = os.path.realpath(root)
+                if real in visited:
+                    folders.clear()
+                    continue
+                visited.add(real)
+                folders[:] = sorted(name for name in folders if not name.startswith("."))
+                links += [path for name in folders if os.path.islink(path := os.path.join(root, name))]
+                for name in names:
+                    path = os.path.join(root, name)
+                    if name.startswith(".") or text_suffix(name) is None or not os.path.exists(path):
+                        skipped += 1
+                    else:
+                        found.append(path)
+        waiting = sorted(links)
     return sorted(found), skipped
+
+
+def _unreadable(error: OSError) -> None:
+    hint = access_hint(error, "Check the folder and its disk.").replace("chmod u+r FILE", "chmod u+rx FOLDER")
+    raise DataError(f"cannot read the folder {error.filename}: {error.strerror}", hint) from error
 
 
 def read_corpus(
@@ -148,25 +194,46 @@ def read_corpus(
     from vgpt.text.corpus_readers import read_file
 
     for name in corpus.files:
-        if name == STDIN:
-            yield from read_file(sys.stdin.buffer, "standard input", ".txt", text_key)
-            continue
-        suffix = text_suffix(name)
+        source = "standard input" if name == STDIN else name
+        pieces = (
+            read_file(sys.stdin.buffer, source, ".txt", text_key) if name == STDIN else _read(name, text_key, advance)
+        )
+        try:
+            yield from pieces
+        except OSError as error:
+            hint = access_hint(error, "Check that it is a file you may read, and its disk.")
+            raise DataError(f"cannot read {source}: {error.strerror or error}", hint) from error
+
+
+def _read(name: str, text_key: str, advance: Callable[[int], None] | None) -> Iterator[Piece]:
+    from vgpt.text.corpus_readers import read_file
+
+    with open(name, "rb") as raw:
+        suffix = text_suffix(name) or (_PIPE_SUFFIX if _is_pipe(name) else None)
         if suffix is None:
             raise DataError(f"cannot tell the format of {name} from its name", _FORMATS)
-        try:
-            raw = open(name, "rb")  # noqa: SIM115 (closed by the `with` below; only opening is guarded here)
-        except OSError as error:
-            raise DataError(f"cannot read {name}: {error.strerror}", "Check that it is a file you may read.") from error
-        with raw:
-            seen = 0
-            for piece in read_file(raw, name, suffix, text_key):
-                yield piece
-                if advance and not raw.closed and (position := raw.tell()) > seen:
-                    advance(position - seen)
-                    seen = position
-            if advance:
-                advance(max(0, os.path.getsize(name) - seen))
+        seen, forward_only = 0, not raw.seekable()  # a named pipe, or what <(...) makes: its size is not known
+        for piece in read_file(raw, name, suffix, text_key):
+            yield piece
+            if advance and not forward_only and not raw.closed and (position := raw.tell()) > seen:
+                advance(position - seen)
+                seen = position
+        if advance and not forward_only:
+            advance(max(0, _size(name) - seen))
+
+
+def _is_pipe(path: str | Path) -> bool:
+    try:
+        return stat.S_ISFIFO(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _size(name: str) -> int:
+    try:
+        return os.path.getsize(name)
+    except OSError:
+        return 0
 
 
 def find_seam(text: str, low: int, high: int) -> int:

@@ -1,12 +1,12 @@
 """GPT-2's published vocabulary, from its own two files; nothing is downloaded."""
 
 import hashlib
-import json
 import os
 import tempfile
 from pathlib import Path
 
 from vgpt.errors import TokenizerError
+from vgpt.files import parse_json
 from vgpt.text.patterns import PATTERNS
 from vgpt.text.tokenizer import Tokenizer
 from vgpt.text.tokenizer_json import BYTE_ALPHABET
@@ -41,7 +41,7 @@ def load_gpt2(vocab_dir: Path | None = None) -> Tokenizer:
 
 
 def _parse(merges_text: str, ids_text: str) -> Vocabulary:
-    ids: dict[str, int] = json.loads(ids_text)
+    ids: dict[str, int] = parse_json(ids_text)
     byte_order = bytearray(256)
     for byte, character in enumerate(BYTE_ALPHABET):
         byte_order[ids[character]] = byte

@@ -10,7 +10,7 @@ import numpy as np
 
 from vgpt.errors import TokenizerError
 from vgpt.text.engine import Engine
-from vgpt.text.formats import model_obstacle, read_model, write_listing, write_model
+from vgpt.text.formats import MODEL_VERSION, model_obstacle, read_model, write_listing, write_model
 from vgpt.text.merges import token_table
 from vgpt.text.patterns import resolve_pattern
 from vgpt.text.tokenizer_json import read_json, write_json
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["END_OF_TEXT", "Tokenizer"]
 
+_HEAD_BYTES = 1 << 16
 JSON_FILE, MODEL_FILE, LISTING_FILE = "tokenizer.json", "tokenizer.model", "tokenizer.vocab"
 
 
@@ -156,12 +157,13 @@ class Tokenizer:
             The files written.
 
         Raises:
-            TokenizerError: the folder cannot be written.
+            TokenizerError: the folder cannot be written, or holds files of those names that vgpt did not write.
         """
         texts = {JSON_FILE: write_json(self._vocabulary), LISTING_FILE: write_listing(self._table, self._vocabulary)}
         if model_obstacle(self._vocabulary) is None:
             texts[MODEL_FILE] = write_model(self._vocabulary)
         directory = Path(directory)
+        _refuse_foreign(directory)
         try:
             directory.mkdir(parents=True, exist_ok=True)
             # A file that an earlier tokenizer left here would contradict the new one.
@@ -220,3 +222,28 @@ class Tokenizer:
     def _special_pattern(self) -> re.Pattern[str]:
         longest_first = sorted(self._vocabulary.special_tokens, key=len, reverse=True)
         return re.compile("(" + "|".join(map(re.escape, longest_first)) + ")")
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """Refuse to replace a tokenizer of another program, or the one that token files beside it were made with."""
+    marks = {JSON_FILE: b'"vgpt"', MODEL_FILE: MODEL_VERSION.encode(), LISTING_FILE: b"[\\u0000] 0"}
+    foreign = [name for name, mark in marks.items() if not _begins_with(directory / name, mark)]
+    if (directory / "manifest.json").exists() and any((directory / name).exists() for name in marks):
+        foreign = [name for name in marks if (directory / name).exists()]
+    if foreign:
+        raise TokenizerError(
+            f"{directory} holds a tokenizer that is not to be replaced: {', '.join(foreign)}",
+            "Name another folder with --out.",
+        )
+
+
+def _begins_with(path: Path, mark: bytes) -> bool:
+    """Tell whether a file is not there, is empty, or has the mark of vgpt's own in its beginning."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:
+        return False
+    return not head or mark in head

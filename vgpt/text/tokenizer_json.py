@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.errors import TokenizerError
+from vgpt.files import parse_json
 from vgpt.text.merges import MAX_MERGES, Pair
 from vgpt.text.patterns import PATTERNS, resolve_pattern
 from vgpt.text.vocabulary import Vocabulary, with_end_of_text
+
+_OF_OTHER_MODELS = ("byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix")
 
 
 def _byte_alphabet() -> list[str]:
@@ -77,7 +80,7 @@ def read_json(text: str, path: Path) -> Vocabulary:
         TokenizerError: not JSON, another kind of tokenizer, inconsistent, or changed since it was written.
     """
     try:
-        document = json.loads(text)
+        document = parse_json(text)
     except (ValueError, RecursionError) as fault:
         raise TokenizerError(
             f"{path} is not readable JSON: {fault}", "Copy the file again, or train the tokenizer anew."
@@ -100,19 +103,23 @@ def read_json(text: str, path: Path) -> Vocabulary:
 
 def _vocabulary(document: dict[str, Any]) -> Vocabulary:
     model = document["model"]
-    if model["type"] != "BPE" or model.get("byte_fallback") or model.get("dropout") or document.get("normalizer"):
+    if model["type"] != "BPE" or any(model.get(name) for name in _OF_OTHER_MODELS) or document.get("normalizer"):
         raise ValueError("it is no plain BPE model")
+    if document.get("truncation"):
+        raise ValueError("it cuts texts off at a length (its 'truncation')")
     vocab: dict[str, int] = model["vocab"]
     if any(type(i) is not int for i in vocab.values()):
         raise TypeError("an id in its vocabulary is no whole number")
-    merges = _merges(model["merges"], vocab)
-    byte_order = bytearray(256)
-    for byte, character in enumerate(BYTE_ALPHABET):
-        byte_order[vocab[character]] = byte
+    _check_added_tokens(document["added_tokens"])
     specials = {entry["content"]: entry["id"] for entry in document["added_tokens"]}
     for token, i in specials.items():
         if type(token) is not str or type(i) is not int or vocab.get(token, i) != i:
             raise ValueError(f"special token {token!r} has the id {i!r} here and another one there")
+    _check_order(specials, vocab)
+    merges = _merges(model["merges"], vocab)
+    byte_order = bytearray(256)
+    for byte, character in enumerate(BYTE_ALPHABET):
+        byte_order[vocab[character]] = byte
     if unknown := len(vocab.keys() - specials.keys()) - 256 - len(merges):
         raise ValueError(f"{unknown} tokens are neither bytes, merges nor special tokens")
     size = 256 + len(merges)
@@ -122,6 +129,28 @@ def _vocabulary(document: dict[str, Any]) -> Vocabulary:
     if not isinstance(name, str):
         raise TypeError("its name is no text")
     return Vocabulary(name, _pattern(document["pre_tokenizer"]), merges, specials, bytes(byte_order))
+
+
+def _check_added_tokens(entries: list[dict[str, Any]]) -> None:
+    """Refuse tokens that their own library finds in any text, or with the blanks around them: ids would differ."""
+    plain = [entry["content"] for entry in entries if not entry.get("special", True)]
+    if plain:
+        shown = ", ".join(map(repr, plain[:3])) + (", ..." if len(plain) > 3 else "")
+        raise ValueError(f"{len(plain)} of its tokens are found in any text before pairs are merged: {shown}")
+    for entry in entries:
+        if flags := [name for name in ("single_word", "lstrip", "rstrip") if entry.get(name)]:
+            raise ValueError(f"its token {entry['content']!r} is matched by a rule of its own ({', '.join(flags)})")
+
+
+def _check_order(specials: dict[str, int], vocab: dict[str, int]) -> None:
+    """Say plainly where special tokens come first, as trainers of `tokenizers` number them by themselves."""
+    first = min(specials.values(), default=len(vocab))
+    if any(vocab[character] > first for character in BYTE_ALPHABET):
+        token = min(specials, key=lambda name: specials[name])
+        raise ValueError(
+            f"its special tokens come first ({token!r} has the id {first}); train it without special tokens, then add "
+            "them with add_special_tokens, or train one with `vgpt tokenize train`"
+        )
 
 
 def _merges(entries: list[Any], vocab: dict[str, int]) -> tuple[Pair, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vgpt.errors import TokenizerError
+from vgpt.files import access_hint, decode_text
 from vgpt.text.merges import Pair
 
 END_OF_TEXT = "<|endoftext|>"
@@ -64,7 +65,7 @@ def with_end_of_text(special_tokens: dict[str, int], first: int) -> dict[str, in
 
 
 def read_text_file(path: Path) -> str:
-    """Read a tokenizer file of bounded size as UTF-8.
+    """Read a tokenizer file of bounded size as UTF-8, with or without a byte-order mark.
 
     Raises:
         TokenizerError: missing, unreadable, larger than `MAX_FILE_BYTES`, or not text.
@@ -75,12 +76,15 @@ def read_text_file(path: Path) -> str:
     except OSError as fault:
         raise TokenizerError(
             f"cannot read the tokenizer file {path}: {fault.strerror}",
-            "Train one with `vgpt tokenize train`, or name an existing tokenizer.json, .model file or folder.",
+            access_hint(
+                fault,
+                "Train one with `vgpt tokenize train`, or name a tokenizer.json, .model file or folder that exists.",
+            ),
         ) from fault
     if len(data) > MAX_FILE_BYTES:
         raise TokenizerError(f"{path} is larger than the {MAX_FILE_BYTES >> 20} MB a tokenizer file may have")
     try:
-        return data.decode("utf-8")
+        return decode_text(data)
     except UnicodeDecodeError as fault:
         raise TokenizerError(
             f"{path} is not a tokenizer file: byte {fault.start} is not UTF-8 text",

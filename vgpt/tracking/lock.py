@@ -1,7 +1,9 @@
-"""Locks held by open files: a crash or kill -9 of the holder frees them, so no lock is ever stale."""
+"""Locks held by open files: a crash or kill -9 of the holder frees them, so no lock is ever stale.
+
+On a file system without locks a run goes on without, and says so: two processes could train it at once.
+"""
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -11,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from vgpt.errors import UsageError
+from vgpt.locks import lock
 from vgpt.tracking.lines import read_json
 
 RUN_LOCK_FILE = "run.lock"
@@ -34,6 +37,8 @@ class FileLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.held = False
+        """whether the file system keeps others out; it has no locks where this is false after `acquire`"""
         self._fd = -1
 
     def acquire(self, *, timeout: float = 0.0) -> bool:
@@ -44,9 +49,11 @@ class FileLock:
         """
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
-            if not _flock(fd, fcntl.LOCK_EX, timeout):
+            locked = lock(fd, timeout=timeout)
+            if locked is False:
                 os.close(fd)
                 return False
+            self.held = locked is True
             owner = Owner(os.getpid(), socket.gethostname(), time.strftime("%Y-%m-%d %H:%M:%S"))
             os.ftruncate(fd, 0)
             os.write(fd, json.dumps(asdict(owner)).encode() + b"\n")
@@ -97,7 +104,7 @@ def lock_owner(run_dir: Path) -> Owner | None:
     except OSError:
         return None
     try:
-        if _flock(fd, fcntl.LOCK_SH, 0.0):
+        if lock(fd, shared=True) is not False:
             return None
     finally:
         os.close(fd)
@@ -105,15 +112,3 @@ def lock_owner(run_dir: Path) -> Owner | None:
     with contextlib.suppress(TypeError):
         return Owner(**signed)
     return Owner()
-
-
-def _flock(fd: int, kind: int, timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
-    while True:
-        try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
-            return True
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(0.02)

@@ -4,14 +4,12 @@ Nothing here is called by a training process while it trains: the mirror runs in
 """
 
 import contextlib
-import fcntl
 import logging
 import math
 import os
 import sqlite3
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.errors import TrackingError
+from vgpt.locks import lock
 from vgpt.tracking.target import Target
 
 _PAGE = 500
@@ -295,15 +294,9 @@ def _exclusively(database: Path | None) -> Iterator[None]:
         return
     fd = os.open(database.parent, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        deadline = time.monotonic() + _INIT_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise StoreError(f"{database.parent} is locked by another process") from None
-                time.sleep(0.05)
+        # None: a file system without locks, where MLflow itself does without as well.
+        if lock(fd, timeout=_INIT_TIMEOUT) is False:
+            raise StoreError(f"{database.parent} is locked by another process")
         yield
     finally:
         os.close(fd)

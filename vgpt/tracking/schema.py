@@ -5,7 +5,9 @@ Metrics, tags and artifacts are listed below. MLflow and the local journal use t
 `SCHEMA_VERSION` keeps its meaning; a change of meaning raises the number.
 """
 
-SCHEMA_VERSION = "1"
+SCHEMA_VERSION = "2"
+SEALED_SINCE = 2
+"""From this version on every finished run carries a seal."""
 
 HISTORY_METRICS: dict[str, str] = {
     "train/loss": "mean cross-entropy of the step's batch, nats per token",
@@ -41,6 +43,7 @@ SUMMARY_METRICS: dict[str, str] = {
     "kv/bytes_read": "analytic bytes of the cache that a decoding step at block_size tokens reads",
     "kv/bytes_measured": "cache size at block_size tokens as measured from its tensors, bytes",
     "perf/decode_seconds": "seconds of a cached decoding step up to block_size tokens, one sequence; median",
+    "start/attention_rms": "root mean square of what attention layers add to the residual stream before training",
     "speed/tokens_per_second": "training tokens per second: median over log intervals without the warm-up",
     "speed/tokens_per_second_low": "5th percentile of the same; absent with fewer than 5 intervals",
     "speed/tokens_per_second_high": "95th percentile of the same; absent with fewer than 5 intervals",
@@ -66,6 +69,11 @@ TAG_STATUS = "vgpt.status"
 TAG_KIND = "vgpt.kind"
 TAG_COMPARED = "vgpt.compared"
 TAG_GROUP = "vgpt.group"
+TAG_SEAL = "vgpt.seal"
+TAG_SEALED = "vgpt.sealed_metrics"
+
+THEN = " then "
+"""Stands between the values of a tag that changed while a run was trained by several processes, one after another."""
 
 KIND_COMPARISON, KIND_STUDY = "comparison", "study"
 
@@ -90,7 +98,24 @@ TAGS: dict[str, str] = {
     "vgpt.init_digest": "SHA-256 of the weights that the run began with, where they were not random",
     "vgpt.forked_from": "checkpoint of another run that the run goes on from, with its whole state",
     "vgpt.eval_windows": "number, length and hash of the fixed evaluation windows",
-    "vgpt.git": "commit of the working tree, with -dirty where it was changed",
+    "vgpt.positions": "what tells the attention layers where tokens are, as the variant itself says",
+    "vgpt.overlap": "share of pieces of the validation text that stand in the training text too",
+    "vgpt.plugins": "SHA-256 of the plug-in file of each variant that comes from one, as JSON",
+    "vgpt.source": "digest of the source files of vgpt that decide a result",
+    "vgpt.replaced": "functions of vgpt that other code has replaced at run time; nothing",
+    "vgpt.start": "digest of the random first weights outside of attention and MLPs",
+    "vgpt.start_mlp": "digest of the random first weights of the MLPs",
+    "vgpt.batches": "chained hash of all training batches",
+    "vgpt.numpy": "version of numpy",
+    "vgpt.cpu_capability": "instruction set of torch's own CPU kernels",
+    "vgpt.threads": "threads of torch within one operation",
+    "vgpt.allocator": "environment variables that choose or tune the allocator; default",
+    "vgpt.kernels": "environment variables that choose kernels of matrix products; default",
+    TAG_SEAL: "digest of params, tags and final metrics, made when the run finished",
+    TAG_SEALED: "names of the metrics under the seal",
+    "vgpt.journal": "SHA-256 of metrics.jsonl when the run finished",
+    "vgpt.windows": "SHA-256 of val_windows.json when the run finished",
+    "vgpt.git": "commit of the working tree, with + where it was changed",
     "vgpt.version": "version of vgpt",
     "vgpt.torch": "version of torch",
     "vgpt.device": "device trained on",

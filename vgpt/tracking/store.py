@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +35,7 @@ class RunInfo:
         metrics: the last value of every metric.
         tags: see `vgpt.tracking.schema`.
         directory: where its record was read; None for a run read from MLflow.
+        conflicts: what its copies in the journal and in MLflow say differently.
     """
 
     run_id: str
@@ -46,6 +47,7 @@ class RunInfo:
     metrics: dict[str, float] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
     directory: Path | None = None
+    conflicts: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -163,9 +165,20 @@ def local_history(run_dir: Path, key: str) -> list[tuple[int, float]]:
 
 
 def merge_runs(local: Iterable[RunInfo], stored: Iterable[RunInfo]) -> list[RunInfo]:
-    """Return both lists as one, newest first; a run in both is taken from its journal, which is never behind."""
+    """Return both lists as one, newest first; a run in both is taken from its journal, which is never behind.
+
+    Where its two copies disagree, the run says so.
+    """
+    from vgpt.tracking.integrity import disagreements
+
     by_journal = {run.id: run for run in local}
-    others = [run for run in stored if not run.id or run.id not in by_journal]
+    others: list[RunInfo] = []
+    for run in stored:
+        copy = by_journal.get(run.id) if run.id else None
+        if copy is None:
+            others.append(run)
+        elif found := disagreements(copy, run):
+            by_journal[run.id] = replace(copy, conflicts=(*copy.conflicts, *found))
     return sorted([*by_journal.values(), *others], key=lambda run: run.start_time, reverse=True)
 
 

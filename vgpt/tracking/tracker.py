@@ -10,11 +10,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.journal import Journal, Point, now_ms
+from vgpt.tracking.integrity import file_digest, seal_of
+from vgpt.tracking.journal import METRICS_FILE, Journal, Point, now_ms
 from vgpt.tracking.mirror import DEADLINE, Mirror
 from vgpt.tracking.record import RunRecord, RunStart, new_id, read_record, save_summary
-from vgpt.tracking.schema import END_STATUSES, SCHEMA_VERSION, TAG_RUN_DIR, TAG_RUN_NAME, TAG_SCHEMA
+from vgpt.tracking.schema import (
+    END_STATUSES,
+    SCHEMA_VERSION,
+    TAG_RUN_DIR,
+    TAG_RUN_NAME,
+    TAG_SCHEMA,
+    TAG_SEAL,
+    TAG_SEALED,
+)
 from vgpt.tracking.target import Target, resolve_target
+from vgpt.tracking.windows import WINDOWS_FILE
 
 _LISTEN_SECONDS = 1.0
 
@@ -161,10 +171,22 @@ class Tracker:
         self._record.status = status if status in END_STATUSES else "failed"
         self._record.ended = now_ms()
         self._note_disk(self._journal.close())
+        if self._record.status == "finished" and summary:
+            self._seal(dict(summary))
         with contextlib.suppress(OSError):
             self._record.add_artifact(save_summary(self._run_dir, self._record, dict(summary or {})), "")
         self._save()
         return self._mirror.finish() if self._mirror is not None else []
+
+    def _seal(self, summary: Mapping[str, float]) -> None:
+        """Add digests of the run's files, and the seal over everything that it says of itself, to its tags."""
+        record = self._record
+        record.tags |= {
+            "vgpt.journal": file_digest(self._run_dir / METRICS_FILE),
+            "vgpt.windows": file_digest(self._run_dir / WINDOWS_FILE),
+            TAG_SEALED: ",".join(sorted(summary)),
+        }
+        record.tags[TAG_SEAL] = seal_of(record.id, record.params, record.tags, summary)
 
     def _save(self) -> None:
         try:

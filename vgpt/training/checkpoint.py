@@ -39,7 +39,8 @@ class TrainingState:
     chains the hashes of all batches so far;
     `skipped_steps` counts updates left out because the gradient was not finite, `bad_steps` those in a row up to now.
     `init_digest` is the SHA-256 of the weights that the run began with, empty for random ones; `forked_from` names the
-    checkpoint of another run that it went on from.
+    checkpoint of another run that it went on from. `facts` holds, by tag, what every process that trained it found of
+    code and machine; `start` the digests and figures of random first weights, as `vgpt.training.start` takes them.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
@@ -60,6 +61,8 @@ class TrainingState:
     skipped_steps: Count = 0
     init_digest: str = ""
     forked_from: str = ""
+    facts: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    start: dict[str, str] = field(default_factory=dict[str, str])
     interval_steps: Count = 0
     interval_seconds: float = 0.0
 

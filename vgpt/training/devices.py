@@ -63,6 +63,26 @@ def resolve(settings: SystemSettings, *, local_rank: int | None = None) -> Compu
     return Compute(device, _DTYPES[settings.dtype], "as asked")
 
 
+def chosen(settings: SystemSettings) -> tuple[str, str]:
+    """Return the device and the precision that settings come to here, without setting anything up.
+
+    Raises:
+        UsageError: the device is not to be had here.
+    """
+    device = _device(settings.device)
+    dtype = settings.dtype if settings.dtype != "auto" else str(_native_dtype(device)[0]).removeprefix("torch.")
+    return str(device), dtype
+
+
+def hardware(settings: SystemSettings) -> tuple[str, str]:
+    """Return the hardware's name, without its threads, and the precision that settings come to; empty where neither."""
+    try:
+        name, dtype = chosen(settings)
+    except UsageError:
+        return "", ""
+    return Compute(torch.device(name), torch.float32, "").device_name.partition(" (")[0], dtype
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         if torch.cuda.is_available():

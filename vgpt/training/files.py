@@ -76,7 +76,7 @@ def remove_directory(path: Path) -> None:
 
 def sweep(parent: Path) -> None:
     """Remove what interrupted writers left behind."""
-    for path in [*parent.glob(".tmp-*"), *parent.glob(".del-*")]:
+    for path in [*parent.glob(".tmp-step-*"), *parent.glob(".del-step-*")]:
         shutil.rmtree(path, ignore_errors=True)
 
 

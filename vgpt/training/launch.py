@@ -23,6 +23,7 @@ from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import lock_owner
 from vgpt.training.distributed import interface_to
 from vgpt.training.files import write_json
+from vgpt.training.same_run import refuse_foreign
 
 # Retrying these would fail again, or is not wanted: usage, divergence, data, checkpoint.
 _FINAL = frozenset({2, 3, 4, 5})
@@ -61,6 +62,7 @@ def launch(config: TrainConfig, say: Callable[[str], None]) -> int:
         UsageError: another process trains under this name.
     """
     directory = config.directory
+    refuse_foreign(directory)
     directory.mkdir(parents=True, exist_ok=True)
     # The other machines of a run find its lock held by the first one, rightly.
     if config.workers.node_rank == 0 and (owner := lock_owner(directory)) is not None:

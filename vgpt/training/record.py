@@ -5,13 +5,15 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from vgpt.attention.config import positions_of
 from vgpt.attention.mix.config import pattern_of
 from vgpt.attention.plugin_record import plugin_record
 from vgpt.data.dataset import Dataset
+from vgpt.data.overlap import find_overlap
 from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.settings.fields import shown
 from vgpt.settings.train import TrainConfig
-from vgpt.tracking.schema import TAG_GROUP
+from vgpt.tracking.schema import TAG_GROUP, TAGS, THEN
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
 from vgpt.tracking.windows import WindowLosses
 from vgpt.training.checkpoint import TrainingState
@@ -52,12 +54,16 @@ def open_record(
         "vgpt.data_digest": data.manifest.digest,
         "vgpt.tokenizer": data.tokenizer.fingerprint,
         "vgpt.eval_windows": conditions["eval_windows"],
-        "vgpt.device": compute.device_name,
+        "vgpt.overlap": str(find_overlap(data.val.tokens, data.train.tokens)),
+        "vgpt.positions": positions_of(
+            [config.model.attn.at(i) for i in range(config.model.n_layer)], config.model.shape
+        ),
+        "vgpt.plugins": json.dumps({one["kind"]: one["sha256"] for one in about["plugins"]}, sort_keys=True),
         "vgpt.dtype": compute.dtype_name,
         "vgpt.peak_source": peak.source,
-        "vgpt.git": about["git"],
-        "vgpt.torch": about["torch"],
-        "vgpt.version": about["vgpt"],
+        # What changed between the processes that trained a run stands there in order.
+        **{name: THEN.join(values) for name, values in state.facts.items()},
+        **{name: value for name, value in state.start.items() if name in TAGS},
     }
     if config.run.group:
         tags[TAG_GROUP] = config.run.group

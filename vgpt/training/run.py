@@ -10,8 +10,9 @@ from vgpt.attention.plugin_record import changed_variants
 from vgpt.data.dataset import Dataset, open_dataset
 from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
-from vgpt.errors import CheckpointError, DataError, DivergedError, UsageError
+from vgpt.errors import CheckpointError, DataError, DivergedError
 from vgpt.evaluation.loss import Evaluator
+from vgpt.files import DEMO
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import (
     count_parameters,
@@ -22,7 +23,6 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import RunLock
-from vgpt.tracking.record import RECORD_FILE
 from vgpt.tracking.target import resolve_target
 from vgpt.tracking.tracker import NoTracker, Tracker
 from vgpt.training.checkpoint import (
@@ -32,24 +32,23 @@ from vgpt.training.checkpoint import (
     mend_pointers,
     newest,
     read_tensors,
-    steps,
 )
 from vgpt.training.devices import Compute, resolve
 from vgpt.training.display import Display, Quiet
 from vgpt.training.distributed import ALONE, World, join, leave
-from vgpt.training.files import sweep, write_json
+from vgpt.training.files import sweep
 from vgpt.training.fork import fork_run
 from vgpt.training.hardware import Peak, peak_flops
 from vgpt.training.optimizer import build_optimizer
+from vgpt.training.provenance import note_facts
 from vgpt.training.record import open_record, record_windows
 from vgpt.training.replica import build_replica
+from vgpt.training.same_run import DEMO_DIRECTORY, refuse_foreign, refuse_other_settings
 from vgpt.training.source import open_source
+from vgpt.training.start import ATTENTION_RMS, measure_start
 from vgpt.training.stopping import StopRequest
 from vgpt.training.summary import read_summary, summarise
 from vgpt.training.trainer import Costs, Trainer
-
-DEMO = "demo"
-DEMO_DIRECTORY = Path("data/demo")
 
 
 @dataclass(frozen=True)
@@ -63,16 +62,20 @@ class RunResult:
     summary: dict[str, float]
 
 
-def load_data(place: str, progress: DataProgress | None = None) -> Dataset:
+def load_data(place: str, progress: DataProgress | None = None, *, verify: bool = False) -> Dataset:
     """Open a prepared directory, or the built-in demo corpus, which is prepared at first use.
+
+    Args:
+        place: the directory, or "demo".
+        progress: hears how the demo is prepared.
+        verify: read all of the token files and hold them against the digests of their manifest.
 
     Raises:
         DataError: nothing there, or damaged.
     """
     if place == DEMO:
         prepare_demo(DEMO_DIRECTORY, progress=progress)
-        return open_dataset(DEMO_DIRECTORY)
-    return open_dataset(Path(place))
+    return open_dataset(DEMO_DIRECTORY if place == DEMO else Path(place), verify=verify)
 
 
 def train_run(
@@ -93,8 +96,13 @@ def train_run(
         if not world.main:
             result = _as_one_of_many(config, Quiet(), compute, world)
         else:
+            refuse_foreign(config.directory)
             config.directory.mkdir(parents=True, exist_ok=True)
-            with RunLock(config.directory):
+            with RunLock(config.directory) as held:
+                if not held.held:
+                    display.say(
+                        f"{config.directory}: this file system has no locks; start no second process for this run"
+                    )
                 refuse_other_settings(config)
                 # The others open what is then prepared.
                 fork_run(config, load_data(config.train.data, data_progress), display.say)
@@ -108,7 +116,8 @@ def train_run(
 
 def _as_one_of_many(config: TrainConfig, display: Display, compute: Compute, world: World) -> RunResult:
     world.wait()
-    data = load_data(config.train.data)
+    # The digest that comparisons rely on is the manifest's: a run holds the files to it.
+    data = load_data(config.train.data, verify=world.main)
     if world.main:
         sweep(config.directory / "ckpt")
     world.wait()
@@ -164,36 +173,6 @@ def finished_result(config: TrainConfig) -> RunResult | None:
     return None if summary is None else RunResult(config.name, config.directory, "finished", 0, summary)
 
 
-def refuse_other_settings(config: TrainConfig) -> None:
-    """Hold a run's name to its settings.
-
-    Raises:
-        UsageError: the run exists with other settings; the message shows each that differs.
-    """
-    path = config.directory / "settings.json"
-    # A run that never came to train, because its data or its source was refused, holds no name.
-    if not path.exists() or not (steps(config.directory / "ckpt") or (config.directory / RECORD_FILE).exists()):
-        write_json(path, config.model_dump(mode="json"))
-        return
-    try:
-        before = TrainConfig.model_validate_json(path.read_bytes())
-    except ValueError as error:
-        raise UsageError(f"{path} cannot be read: {error}", "Choose another --run-name.") from error
-    if before.identity() == config.identity():
-        return
-    old, new = before.flat(), config.flat()
-    run_section = set(type(config.run).model_fields)
-    differing = [
-        f"{name}: {old.get(name)!r} there, {new.get(name)!r} asked"
-        for name in dict.fromkeys([*old, *new])
-        if name not in run_section and old.get(name) != new.get(name)
-    ]
-    raise UsageError(
-        f"the run {config.name} exists with other settings:\n" + "\n".join(differing),
-        "Choose another --run-name, or repeat its settings to continue it.",
-    )
-
-
 def build_model(config: TrainConfig, vocab_size: int) -> GPT2Model:
     """Build and initialise the model that a run starts from, in float32 on the CPU."""
     model = GPT2Model(GPT2Config(**config.model.concrete(), vocab_size=vocab_size))
@@ -217,8 +196,11 @@ def _train(
                 # Of the last step, which training has just made.
                 final = trainer.last_evaluation or trainer.evaluation()
                 summary = summarise(trainer, final, compute, peak)
+                if ATTENTION_RMS in trainer.state.start:
+                    summary[ATTENTION_RMS] = float(trainer.state.start[ATTENTION_RMS])
                 if world.main:
                     record_windows(config, evaluator, final, trainer.state.step, trainer.tracker, display.say)
+                    trainer.tracker.tag({"vgpt.batches": trainer.state.batch_hash})
         except DivergedError:
             status = "diverged"
             raise
@@ -249,6 +231,10 @@ def _trainer(
     """Build what trains, from the beginning or from a checkpoint, and open its record."""
     train = config.train
     model, state = _model(config, data, checkpoint, display)
+    if world.main:
+        note_facts(state, compute)
+        if state.step == 0 and not state.init_digest:
+            state.start = measure_start(model, torch.from_numpy(evaluator.rows[:, :-1].astype("int64")))
     model.to(compute.device)
     model.recompute = config.system.recompute
     if config.system.compile:

@@ -4,7 +4,7 @@ Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1, equations 9-19, and table 9
 c = kv_lora_rank, r = q_lora_rank, n = qk_nope_head_dim, e = qk_rope_head_dim, v = v_head_dim.
 """
 
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -60,6 +60,12 @@ class MLAConfig(SoftmaxConfig):
         """Width v of one head's values."""
         return self.v_head_dim or shape.head_dim
 
+    def defaults_in(self, shape: Shape) -> dict[str, Any]:
+        """The widths of a head are the trunk's."""
+        plain = MLAConfig()
+        widths = {"qk_nope_head_dim": plain.nope_dim(shape), "v_head_dim": plain.v_dim(shape)}
+        return widths | ({"qk_rope_head_dim": rope} if (rope := plain.rope_dim(shape)) else {})
+
     def check(self, shape: Shape) -> list[str]:
         """The rotary part must consist of pairs, and must exist exactly where the positions call for it."""
         faults, rope = super().check(shape), self.qk_rope_head_dim
@@ -74,12 +80,18 @@ class MLAConfig(SoftmaxConfig):
             faults.append("--qk-rope-head-dim 0 leaves --pos rope nothing to rotate; use an even width, or --pos none")
         return faults
 
-    def confounds(self, shape: Shape) -> list[str]:
-        """Beside learned positions, the rotary part is a second source of positions that no other variant has."""
+    def effective_positions(self, shape: Shape) -> str:
+        """Beside learned positions, the rotary part is a second source of positions that other variants lack."""
         rope = self.rope_dim(shape)
-        if shape.pos != "learned" or not rope:
+        return f"learned+rope:{rope}" if shape.pos == "learned" and rope else shape.pos
+
+    def confounds(self, shape: Shape) -> list[str]:
+        """Rotary positions act on a part of each head here (DeepSeek-V2, equations 14-17), elsewhere on all of it."""
+        rope = self.rope_dim(shape)
+        if shape.pos == "alibi" or not rope:
             return []
-        return [f"rotary positions in {rope} features per head beside the learned ones (--qk-rope-head-dim)"]
+        beside = " beside the learned ones" if shape.pos == "learned" else ""
+        return [f"rotary positions in {rope} of {self.qk_dim(shape)} features per head{beside} (--qk-rope-head-dim)"]
 
     def matmul_params(self, shape: Shape) -> int:
         """Queries, latent and shared rotary key, keys and values from the latent, output; and the output gate."""

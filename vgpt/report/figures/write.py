@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from vgpt.errors import VgptError
+from vgpt.files import may_replace
 from vgpt.report.comparison import Comparison
 from vgpt.report.curves import Histories
 from vgpt.report.differences import Windows
@@ -44,6 +45,8 @@ def save_figures(figures: list[Drawn], directory: Path) -> list[Path]:
         for one in figures:
             for ending, content in ((".png", as_png(one)), (".svg", as_svg(one).encode())):
                 path = directory / f"{one.name}{ending}"
+                if not may_replace(path, ending):
+                    raise VgptError(f"{path} is no figure, and is not replaced", "Choose another directory for --plot.")
                 path.write_bytes(content)
                 written.append(path)
     except OSError as error:

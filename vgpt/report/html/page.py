@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import RenderableType
 
 from vgpt.errors import VgptError
+from vgpt.files import may_replace
 from vgpt.report.captions import audit_lines, confound_lines, forced_line
 from vgpt.report.comparison import Comparison
 from vgpt.report.figures.style import Drawn
@@ -132,6 +133,8 @@ def save_html(text: str, path: Path) -> None:
     Raises:
         VgptError: it cannot be written.
     """
+    if not may_replace(path, ".html"):
+        raise VgptError(f"--html {path} is a file of another kind, which is not replaced", "Name another file.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -1,0 +1,120 @@
+"""One rule for what a person names: paths, text, JSON, TOML, and what may be replaced."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from vgpt.files import (
+    access_hint,
+    may_replace,
+    near_place,
+    parse_json,
+    parse_toml,
+    plain_place,
+    read_text,
+    shown_name,
+    user_path,
+    wide_encoding,
+)
+from vgpt.settings.evaluate import EvalConfig
+from vgpt.settings.loader import Sources, load_settings
+from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.runs import RunsConfig
+from vgpt.settings.train import TrainConfig
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_a_tilde_is_the_home_directory_and_a_name_that_only_begins_with_one_stays(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert user_path("~/a b") == home / "a b"
+    assert user_path("~") == home
+    assert user_path("~draft.txt") == Path("~draft.txt")
+    with pytest.raises(ValueError, match=r"nobody here is called 'no-such-person'.*\./~no-such-person/d"):
+        user_path("~no-such-person/d")
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "read"),
+    [
+        (PrepareConfig, "out", lambda s: s.out),
+        (PrepareConfig, "vocab_dir", lambda s: s.vocab_dir),
+        (RunsConfig, "runs_dir", lambda s: s.runs_dir),
+        (TrainConfig, "runs_dir", lambda s: s.run.runs_dir),
+        (TrainConfig, "data", lambda s: Path(s.train.data)),
+        (TrainConfig, "init_from", lambda s: Path(s.train.init_from)),
+        (EvalConfig, "data", lambda s: Path(s.data)),
+    ],
+)
+@pytest.mark.parametrize("source", ["command_line", "environment"])
+def test_every_setting_that_is_a_path_knows_the_home_directory(home, model, name, read, source):
+    key = name if source == "command_line" else f"VGPT_{name.upper()}"
+    values = {key: "~/d"} | ({"tokenizer": "gpt2"} if name == "vocab_dir" and source == "command_line" else {})
+    if name == "vocab_dir" and source == "environment":
+        values["VGPT_TOKENIZER"] = "gpt2"
+    assert read(load_settings(model, Sources(**{source: values})).settings) == home / "d"
+
+
+def test_places_that_are_the_same_have_one_spelling_and_the_demo_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert {plain_place(text) for text in ("d", "d/", "./d", "d//", "./x/../d")} == {"d"}
+    assert (plain_place("demo"), plain_place("./demo")) == ("demo", "./demo")
+    assert near_place(tmp_path / "a" / "b") == "a/b"
+    assert near_place(Path("a/../b")) == "b"
+    assert near_place(tmp_path.parent / "elsewhere") == str(tmp_path.parent / "elsewhere")
+
+
+def test_a_name_of_any_bytes_can_be_shown(tmp_path):
+    name = os.fsdecode(b"caf\xe9.txt")
+    assert shown_name(name) == "caf\\xe9.txt"
+    assert shown_name("café.txt") == "café.txt"
+
+
+def test_a_byte_order_mark_is_no_content(tmp_path):
+    path = tmp_path / "marked"
+    path.write_bytes(b"\xef\xbb\xbf[a]\nb = 1\n")
+    assert read_text(path) == "[a]\nb = 1\n"
+    assert parse_toml(path) == {"a": {"b": 1}}
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == parse_json('\ufeff{"a": 1}') == {"a": 1}
+
+
+def test_integers_of_any_length_are_json():
+    found = parse_json('{"text": "a", "n": ' + "7" * 5000 + ', "m": -12}')
+    assert found == {"text": "a", "n": float("inf"), "m": -12}
+    assert isinstance(found["m"], int)
+    assert json.loads('{"n": 3}') == parse_json('{"n": 3}')
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_wide_encodings_are_told_from_text_and_from_what_is_none(encoding):
+    text = "It was the best of times.\n" * 3
+    name = wide_encoding(text.encode(encoding))
+    assert name is not None
+    assert text.encode(encoding).decode(name) == text
+    assert wide_encoding(text.encode()) is None
+    assert wide_encoding(bytes(range(256))) is None
+    assert wide_encoding(b"") is None
+
+
+def test_what_is_not_permitted_is_no_damage():
+    assert "chmod" in access_hint(PermissionError(13, "Permission denied"), "prepare again")
+    assert access_hint(FileNotFoundError(2, "none"), "prepare again") == "prepare again"
+
+
+@pytest.mark.parametrize(
+    ("kind", "own"), [(".png", b"\x89PNG\r\n"), (".svg", b"<?xml version"), (".html", b"<!DOCTYPE html>")]
+)
+def test_a_picture_or_a_page_replaces_its_own_kind_alone(tmp_path, kind, own):
+    path = tmp_path / f"a{kind}"
+    assert may_replace(path, kind)
+    path.write_bytes(own)
+    assert may_replace(path, kind)
+    path.write_bytes(b"import os\n")
+    assert not may_replace(path, kind)
+    assert not may_replace(tmp_path, kind)

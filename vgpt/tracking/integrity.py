@@ -1,0 +1,155 @@
+"""Whether records say what was recorded: a seal over each finished run, and its copies held against each other.
+
+A run is written down several times: in its journal, in summary.json, in its losses per window, and in MLflow. When it
+finishes, a digest over its params, tags and final metrics is added to them. Who changes one of these numbers later
+makes them disagree, and a comparison says so. The seal is a check-sum and no signature: it holds no secret, so whoever
+writes a run anew with all its copies and the seal is not found out.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+
+from vgpt.tracking.journal import METRICS_FILE
+from vgpt.tracking.lines import read_json
+from vgpt.tracking.record import SUMMARY_FILE
+from vgpt.tracking.schema import (
+    SEALED_SINCE,
+    TAG_COMPARED,
+    TAG_GROUP,
+    TAG_ID,
+    TAG_KIND,
+    TAG_RUN_DIR,
+    TAG_SCHEMA,
+    TAG_SEAL,
+    TAG_SEALED,
+    TAG_STATUS,
+)
+from vgpt.tracking.store import RunInfo
+from vgpt.tracking.windows import WINDOWS_FILE, parse_window_losses
+
+_NOT_SEALED = {TAG_SEAL, TAG_ID, TAG_STATUS, TAG_GROUP, TAG_RUN_DIR, TAG_KIND, TAG_COMPARED}
+"""Tags that may change after the end, or that differ between a run's copies."""
+_LOSS = "val/loss"
+_ROUNDING = 1e-5
+"""Windows keep 7 digits."""
+_MOST_NAMED = 3
+
+
+def seal_of(identity: str, params: Mapping[str, str], tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
+    """Return the digest over what a finished run says of itself.
+
+    Args:
+        identity: the run's id, shared by all copies.
+        params: its params.
+        tags: its tags; those that may change later, and those of others than vgpt, are left out.
+        metrics: its final metrics, those that are to be sealed alone.
+    """
+    kept = {name: value for name, value in tags.items() if name.startswith("vgpt.") and name not in _NOT_SEALED}
+    table = {
+        "id": identity,
+        "params": dict(params),
+        "tags": kept,
+        "metrics": {n: repr(float(v)) for n, v in metrics.items()},
+    }
+    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file; empty where there is none."""
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def is_sealed(run: RunInfo) -> bool:
+    """Return whether a run carries a seal, as those that finished before there were seals do not."""
+    return bool(run.tags.get(TAG_SEAL))
+
+
+def faults_of(run: RunInfo) -> list[str]:
+    """Return how a finished run's record contradicts itself, in words; empty where it does not, as far as it tells."""
+    found = list(run.conflicts)
+    if not is_sealed(run) and _version(run) >= SEALED_SINCE:
+        found.append("it is called finished, and carries no seal")
+    if is_sealed(run) and not found:
+        names = [name for name in run.tags.get(TAG_SEALED, "").split(",") if name]
+        metrics = {name: run.metrics.get(name, math.nan) for name in names}
+        if seal_of(run.id, run.params, run.tags, metrics) != run.tags[TAG_SEAL]:
+            found.append("params, tags or final metrics are not those that were sealed")
+    if run.directory is not None:
+        found += _faults_in(run.directory, run)
+    return found
+
+
+def disagreements(one: RunInfo, other: RunInfo, names: tuple[str, str] = ("the journal", "MLflow")) -> tuple[str, ...]:
+    """Return what two copies of a finished run say differently; what only one of them has may still be on its way."""
+    if one.status != "finished" or other.status != "finished":
+        return ()
+    sealed = [name for name in one.tags.get(TAG_SEALED, "").split(",") if name]
+    pairs: list[tuple[str, object, object]] = [
+        (name, one.params[name], other.params[name]) for name in one.params if name in other.params
+    ]
+    pairs += [
+        (name, one.tags[name], other.tags[name])
+        for name in one.tags
+        if name in other.tags and name.startswith("vgpt.") and name not in {*_NOT_SEALED, "vgpt.run_name"} - {TAG_SEAL}
+    ]
+    pairs += [
+        (name, one.metrics[name], other.metrics[name])
+        for name in sealed
+        if name in one.metrics and name in other.metrics
+    ]
+    differing = [(name, a, b) for name, a, b in pairs if not _same(a, b)]
+    said = [f"{name} is {a} in {names[0]} and {b} in {names[1]}" for name, a, b in differing[:_MOST_NAMED]]
+    more = len(differing) - _MOST_NAMED
+    return (*said, f"and {more} more") if more > 0 else tuple(said)
+
+
+def _faults_in(directory: Path, run: RunInfo) -> list[str]:
+    """Hold a run directory's files against each other and against the digests that the run recorded of them."""
+    found: list[str] = []
+    for tag, file in (("vgpt.journal", METRICS_FILE), ("vgpt.windows", WINDOWS_FILE)):
+        if (recorded := run.tags.get(tag)) and (now := file_digest(directory / file)) and now != recorded:
+            found.append(f"{file} was changed after the run finished")
+    summary = (read_json(directory / SUMMARY_FILE) or {}).get("metrics", {})
+    for name, value in summary.items() if isinstance(summary, dict) else ():
+        if name in run.metrics and not _same(run.metrics[name], _number(value)):
+            found.append(f"{name} is {run.metrics[name]:.6g} in the journal and {value} in {SUMMARY_FILE}")
+    loss = run.metrics.get(_LOSS)
+    windows = parse_window_losses(content) if (content := _read(directory / WINDOWS_FILE)) else None
+    if windows is not None and loss is not None and math.isfinite(loss):
+        mean = fmean(windows.losses)
+        if abs(mean - loss) > _ROUNDING * abs(loss):
+            found.append(f"{_LOSS} is {loss:.6f}, and the mean of its windows {mean:.6f}")
+    return found
+
+
+def _version(run: RunInfo) -> int:
+    version = run.tags.get(TAG_SCHEMA, "")
+    return int(version) if version.isdecimal() else 0
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _number(value: object) -> object:
+    """Return what summary.json says as a number: values that JSON does not know are text there."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return value
+
+
+def _same(one: object, other: object) -> bool:
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or (math.isnan(one) and math.isnan(other))
+    return one == other
