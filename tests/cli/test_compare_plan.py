@@ -26,7 +26,9 @@ def test_the_plan_is_there_as_json(vgpt):
     table = json.loads(result.out)
     assert (table["exist"], table["missing"], table["seconds"]) == (0, 6, None)
     assert [(one["label"], one["missing"]) for one in table["variants"]] == [("mha", 3), ("gqa:n_kv_head=2", 3)]
+    assert table["second_stage"] == [2, 4]
     assert table["runs"][0]["command"].startswith("vgpt train --preset demo --attn mha --lr 0.001")
+    assert "--seed 2337" in table["runs"][0]["command"]
 
 
 def test_a_study_file_makes_the_plan_of_all_its_comparisons(vgpt, tmp_path):

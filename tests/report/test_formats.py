@@ -41,7 +41,7 @@ def test_csv_holds_the_raw_numbers_that_the_statistics_are(three):
     assert [row["attention"] for row in rows] == ["mha", "gqa:n_kv_head=2", "mqa"]
     assert tuple(rows[0])[1:] == USUAL
     assert float(rows[1]["delta"]) == three.statistics[1].difference.delta
-    assert float(rows[1]["p_holm"]) == three.statistics[1].difference.p_holm
+    assert float(rows[1]["p_adjusted"]) == three.statistics[1].difference.judged.p
     assert (rows[0]["delta"], rows[0]["verdict"], rows[2]["verdict"]) == ("", "", "worse")
     assert float(rows[2]["kv_context"]) == 4 * 2 * 32 * 128 * 4  # layers, key and value, head width, context, float32
 
@@ -129,7 +129,7 @@ def test_unequal_conditions_are_written_below_every_table(make_run, ask):
 
 def test_the_compact_table_keeps_audit_and_confounds(three):
     console = Console(file=io.StringIO(), width=80, no_color=True, highlight=False)
-    for part in compact_table(three, ["loss", "p_holm", "kv_context"]):
+    for part in compact_table(three, ["loss", "p_adjusted", "kv_context"]):
         console.print(part)
     text = console.file.getvalue()
     assert re.search(r"^mqa +2\.3660 +<\.001 +128 KiB$", text, re.MULTILINE)

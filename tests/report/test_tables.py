@@ -93,7 +93,7 @@ def test_missing_numbers_are_dashes_not_zeros(make_run, ask):
     bare.metrics.clear()
     text = rendered(compare(ask("mha", "mqa", preset="demo"), [make_run("mha"), bare]))
     lines = [line.split() for line in text.splitlines() if line.startswith("mqa")]
-    assert lines[0] == ["mqa", "1", "-", "-", "-", "-", "≠", "tokens"]
+    assert lines[0] == ["mqa", "1", "-", "-", "-", "-", "≠", "tokens;", "no", "loss", "on", "record", "1/1"]
     assert set(lines[1][1:]) == {"-"}
 
 

@@ -31,6 +31,14 @@ def test_losses_are_read_as_written_to_seven_digits(tmp_path):
     assert parse_window_losses(path.read_bytes()) == WindowLosses(3, "2x8:ab", (0.3333333, 12345.68))
 
 
+def test_documents_are_kept_and_must_be_as_many_as_the_windows(tmp_path):
+    written = WindowLosses(3, "3x8:ab", (1.0, 2.0, 3.0), (), (0, 0, 4))
+    path = written.save(tmp_path)
+    assert parse_window_losses(path.read_bytes()) == written
+    assert parse_window_losses(json.dumps({**json.loads(path.read_text()), "documents": [0, 0]})) is None
+    assert json.loads(LOSSES.save(tmp_path).read_text()).keys() == {"step", "windows", "losses"}  # as before
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"step": 1, "windows": "a", "losses": [NaN]}', '{"losses": ["x"]}'])
 def test_a_damaged_file_is_no_file(text):
     assert parse_window_losses(text) is None

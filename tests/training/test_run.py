@@ -237,6 +237,8 @@ def test_the_final_loss_of_every_window_is_kept(settings, stop):
     conditions = json.loads((config.directory / "conditions.json").read_text())
     assert (kept.step, kept.windows, len(kept.losses)) == (12, conditions["eval_windows"], 8)
     assert sum(kept.losses) / 8 == pytest.approx(summary["val/loss"], rel=1e-6)
+    assert len(kept.documents) == 8
+    assert kept.documents == tuple(sorted(kept.documents))
     assert str(config.directory.resolve() / "val_windows.json") in (config.directory / "tracking.json").read_text()
 
 

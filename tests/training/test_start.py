@@ -7,6 +7,7 @@ from vgpt.model.init import initialise
 from vgpt.training.start import ATTENTION_RMS, START, START_MLP, attention_rms, measure_start
 
 ROWS = torch.randint(64, (12, 32), generator=torch.Generator().manual_seed(0))
+WINDOWS = torch.cat([ROWS, ROWS[:, :1]], 1).numpy().astype("uint16")
 
 
 def model(attn, seed=1, **changes):
@@ -19,14 +20,14 @@ def model(attn, seed=1, **changes):
 
 
 def test_variants_start_from_the_same_backbone_and_other_seeds_from_another():
-    mha, mqa, other = (measure_start(model(*one), ROWS) for one in (("mha",), ("mqa",), ("mha", 2)))
+    mha, mqa, other = (measure_start(model(*one), WINDOWS) for one in (("mha",), ("mqa",), ("mha", 2)))
     assert (mha[START], mha[START_MLP]) == (mqa[START], mqa[START_MLP])
     assert mha[START] != other[START]
     assert mha[START_MLP] != other[START_MLP]
 
 
 def test_a_wider_mlp_starts_elsewhere_and_nothing_else_does():
-    narrow, wide = (measure_start(model("mha", mlp_hidden=width), ROWS) for width in (128, 160))
+    narrow, wide = (measure_start(model("mha", mlp_hidden=width), WINDOWS) for width in (128, 160))
     assert narrow[START] == wide[START]
     assert narrow[START_MLP] != wide[START_MLP]
 
@@ -56,7 +57,7 @@ def test_scaling_the_output_of_attention_scales_its_size():
 def test_measuring_leaves_the_model_as_it_was():
     built = model("mla")
     before = {name: value.clone() for name, value in built.state_dict().items()}
-    found = measure_start(built, ROWS)
+    found = measure_start(built, WINDOWS)
     assert float(found[ATTENTION_RMS]) > 0
     assert all(torch.equal(value, before[name]) for name, value in built.state_dict().items())
     assert not any(block.attn._forward_hooks for block in built.h)

@@ -17,6 +17,7 @@ from vgpt.report.agenda import Agenda, agenda_json, agenda_table, distinct, make
 from vgpt.report.comparison import Comparison
 from vgpt.report.expected import Paces
 from vgpt.report.missing import Failure, TrainingInterrupted, train_missing
+from vgpt.report.one_family import as_one_family
 from vgpt.report.plan import Request, settings_of_first
 from vgpt.report.study import Answered, Study, make_study
 from vgpt.settings.compare import CompareConfig
@@ -86,11 +87,13 @@ def compare_runs(
         _print_plan(agenda, as_json=json)
         return
     failures: list[Failure] = []
-    if options.run_missing and agenda.missing:
+    stages = 2 if options.sweep_lr else 1  # the second trains what the first has chosen
+    while options.run_missing and agenda.missing and stages and not failures:
         failures = _train(agenda, paces)
         if options.sweep_lr:  # a rate that is too high is an answer, and no failure
             failures = [failure for failure in failures if failure.code != DivergedError.exit_code]
         answers = _answers(study, _recorded(study.first), windows)
+        agenda, stages = make_agenda([answer.comparison for answer in answers], paces), stages - 1
         _gather(study, answers)
     views.show(study, answers)
     for answer in answers:
@@ -105,9 +108,10 @@ def compare_runs(
 def _answers(study: Study, runs: Sequence[RunInfo], windows: WindowReader) -> list[Answered]:
     histories = histories_of(study.first, details=True)
     try:
-        return [Answered(part, part.answer(runs, windows, histories)) for part in study.parts]
+        found = as_one_family([part.answer(runs, windows, histories) for part in study.parts])
     finally:
         mention_failure(histories)
+    return [Answered(part, one) for part, one in zip(study.parts, found, strict=True)]
 
 
 def _recorded(request: Request) -> list[RunInfo]:

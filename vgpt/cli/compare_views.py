@@ -16,7 +16,7 @@ from vgpt.report.as_json import as_json
 from vgpt.report.captions import audit_lines
 from vgpt.report.columns import check_columns, chosen_columns, places
 from vgpt.report.comparison import Comparison
-from vgpt.report.differences import Windows
+from vgpt.report.evaluation_noise import Windows
 from vgpt.report.figures.style import Drawn, as_png, as_svg
 from vgpt.report.figures.write import draw_all, save_figures
 from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_csv

@@ -1,7 +1,11 @@
-"""Loss on fixed windows: the same tokens for every run, so that differences are the models' and not the draw's."""
+"""Loss on fixed windows: the same tokens for every run, so that differences are the models' and not the draw's.
 
+Windows are read from the token file as they are needed: memory does not grow with the text.
+"""
+
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,6 +18,7 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.loss import token_losses
 
 _TOKENS_AT_ONCE = 16_384
+_IDS_AT_ONCE = 1 << 20
 
 Losses = Callable[[GPT2Model, torch.Tensor, torch.Tensor], torch.Tensor]
 """Computes the loss of every token (B, T) from a model, ids and targets."""
@@ -92,20 +97,60 @@ class Evaluator:
             DataError: the split is shorter than one window.
         """
         self.starts = evaluation_windows(split.tokens, block_size, windows)
-        self.rows = split.tokens[self.starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
-        self.bytes = int(byte_lengths[self.rows[:, 1:]].sum())
+        self.block_size = block_size
+        self._ids = split.tokens
+        self.bytes = sum(int(byte_lengths[rows[:, 1:]].sum()) for rows in self._in_turn())
 
     @classmethod
     def of(cls, data: Dataset, block_size: int, windows: int) -> "Evaluator":
         """Choose windows of a data set's validation split."""
         return cls(data.val, data.tokenizer.byte_lengths(), block_size, windows)
 
-    def evaluate(self, model: GPT2Model, *, dtype: torch.dtype) -> Evaluation:
+    def __len__(self) -> int:
+        """Return how many windows there are."""
+        return len(self.starts)
+
+    @property
+    def name(self) -> str:
+        """Number, length and hash of the windows: `256x128:0123456789ab`."""
+        content = hashlib.sha256()
+        for rows in self._in_turn():
+            content.update(rows.tobytes())
+        return f"{len(self)}x{self.block_size}:{content.hexdigest()[:12]}"
+
+    def rows(self, chosen: np.ndarray) -> np.ndarray:
+        """Return the ids of the windows with these numbers, (len(chosen), block_size + 1) int64."""
+        return self._ids[self.starts[chosen][:, None] + np.arange(self.block_size + 1)].astype(np.int64)
+
+    def documents(self, end_of_text: int) -> np.ndarray:
+        """Return for each window the document of its first target, (windows,) int64: the ends of text before it.
+
+        A window that runs on into the next document counts as one of that in which it begins. Reads the split up to
+        the last window once.
+        """
+        found = np.empty(len(self), dtype=np.int64)
+        before, begin = 0, 0
+        for number, start in enumerate(self.starts.tolist()):
+            # The first target is token start + 1.
+            while begin <= start:
+                end = min(start + 1, begin + _IDS_AT_ONCE)
+                before += int(np.count_nonzero(self._ids[begin:end] == end_of_text))
+                begin = end
+            found[number] = before
+        return found
+
+    def evaluate(self, model: GPT2Model, *, dtype: torch.dtype, losses: Losses = token_losses) -> Evaluation:
         """Return the model's losses, computed without dropout and with matrix products in `dtype`.
 
         The model is left in the mode (training or evaluation) it was found in.
         """
-        return self.evaluation(self.token_losses(model, dtype=dtype))
+        each: list[np.ndarray] = []
+        positions = np.zeros(self.block_size)
+        for part in self._losses(model, np.arange(len(self)), dtype=dtype, losses=losses):
+            exact = part.double()
+            each.append(exact.mean(1).cpu().numpy())
+            positions += exact.sum(0).cpu().numpy()
+        return Evaluation(np.concatenate(each), len(self) * self.block_size, self.bytes, positions / len(self))
 
     def token_losses(
         self, model: GPT2Model, *, dtype: torch.dtype, losses: Losses = token_losses, part: int = 0, parts: int = 1
@@ -119,26 +164,38 @@ class Evaluator:
             part: which share of the windows.
             parts: how many shares there are. All are equally long: the last ones begin again with the first windows.
         """
-        device = next(model.parameters()).device
-        count = -(-len(self.rows) // parts)
-        chosen = (np.arange(count) * parts + part) % len(self.rows)
-        at_once = max(1, _TOKENS_AT_ONCE // self.rows.shape[1])
-        found: list[torch.Tensor] = []
-        training = model.training
-        model.eval()
-        try:
-            with torch.inference_mode(), autocast(device, dtype):
-                for start in range(0, count, at_once):
-                    rows = torch.from_numpy(self.rows[chosen[start : start + at_once]]).to(device)
-                    found.append(losses(model, rows[:, :-1], rows[:, 1:]).float())
-        finally:
-            model.train(training)
-        return torch.cat(found)
+        count = -(-len(self) // parts)
+        chosen = (np.arange(count) * parts + part) % len(self)
+        return torch.cat(list(self._losses(model, chosen, dtype=dtype, losses=losses)))
 
     def evaluation(self, losses: torch.Tensor) -> Evaluation:
         """Return the figures of the losses of all windows, (windows, block_size), in their order."""
         exact = losses.double()
-        return Evaluation(exact.mean(1).cpu().numpy(), self.rows[:, 1:].size, self.bytes, exact.mean(0).cpu().numpy())
+        tokens = len(self) * self.block_size
+        return Evaluation(exact.mean(1).cpu().numpy(), tokens, self.bytes, exact.mean(0).cpu().numpy())
+
+    def _losses(
+        self, model: GPT2Model, chosen: np.ndarray, *, dtype: torch.dtype, losses: Losses
+    ) -> Iterator[torch.Tensor]:
+        """Yield the losses of the windows with these numbers, as many at once as memory is sure to hold."""
+        device = next(model.parameters()).device
+        at_once = max(1, _TOKENS_AT_ONCE // (self.block_size + 1))
+        training = model.training
+        model.eval()
+        try:
+            for start in range(0, len(chosen), at_once):
+                with torch.inference_mode(), autocast(device, dtype):
+                    rows = torch.from_numpy(self.rows(chosen[start : start + at_once])).to(device)
+                    found = losses(model, rows[:, :-1], rows[:, 1:]).float()
+                yield found
+        finally:
+            model.train(training)
+
+    def _in_turn(self) -> Iterator[np.ndarray]:
+        """Yield the ids of all windows in their order, a bounded number at once."""
+        at_once = max(1, _IDS_AT_ONCE // (self.block_size + 1))
+        for start in range(0, len(self), at_once):
+            yield self.rows(np.arange(start, min(start + at_once, len(self))))
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

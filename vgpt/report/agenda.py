@@ -39,11 +39,15 @@ class Item:
 
 @dataclass(frozen=True)
 class Agenda:
-    """The whole plan; `missing` holds the runs in the order in which they are trained, each once."""
+    """The whole plan; `missing` holds the runs in the order in which they are trained, each once.
+
+    `later` are the fewest and the most runs of a second stage: which they are depends on what these come to.
+    """
 
     items: tuple[Item, ...]
     missing: tuple[Wanted, ...]
     seconds: float | None
+    later: tuple[int, int] = (0, 0)
 
     @property
     def there(self) -> int:
@@ -52,11 +56,24 @@ class Agenda:
 
     def sentence(self) -> str:
         """Return the plan in one line."""
+        return f"{self._now()}{self._then()}"
+
+    def _now(self) -> str:
         if not self.missing:
             return f"plan: all {self.there} runs exist; nothing to train"
         begun = sum(item.begun for item in self.items)
         half = f", {begun} of them begun" if begun else ""
         return f"plan: {self.there} runs exist, {len(self.missing)} are missing{half}; time: {shown_time(self.seconds)}"
+
+    def _then(self) -> str:
+        if not self.later[1]:
+            return ""
+        least, most = self.later
+        number = f"{least}" if least == most else f"{least} to {most}"
+        return (
+            f". These choose the learning rates; a second stage of {number} runs at the chosen and the common rate, "
+            f"with other seeds, is what is reported"
+        )
 
 
 def make_agenda(comparisons: Sequence[Comparison], paces: Paces) -> Agenda:
@@ -74,7 +91,9 @@ def make_agenda(comparisons: Sequence[Comparison], paces: Paces) -> Agenda:
         begun = sum(steps_done(wanted) > 0 for wanted in own)
         name = names.get(label) or display_label(telling_label(own[0].config.model.attn))
         items.append(Item(label, name, len(there.get(label, ())), len(own), begun, paces.total(own)))
-    return Agenda(tuple(items), missing, paces.total(missing))
+    stages = [one.sweep.later for one in comparisons if one.sweep]
+    later = (sum(least for least, _ in stages), sum(most for _, most in stages))
+    return Agenda(tuple(items), missing, paces.total(missing), later)
 
 
 def distinct(missing: Iterable[Wanted]) -> tuple[Wanted, ...]:
@@ -104,6 +123,7 @@ def agenda_json(agenda: Agenda) -> dict[str, Any]:
     return {
         "exist": agenda.there,
         "missing": len(agenda.missing),
+        "second_stage": list(agenda.later) if agenda.later[1] else None,
         "seconds": agenda.seconds,
         "variants": [vars(item) for item in agenda.items],
         "runs": [

@@ -8,9 +8,11 @@ from vgpt.report.architecture import cache_bytes_at
 from vgpt.report.comparison import Comparison
 from vgpt.report.confounds import confounds
 from vgpt.report.differences import RowStatistics
+from vgpt.report.failed import lost_runs
 from vgpt.report.grouping import Row, seed_of
 from vgpt.report.matched import budget_of
 from vgpt.report.numbers import cache_disagrees, change, stat
+from vgpt.report.power import power_json
 from vgpt.report.speed_table import speed_json
 from vgpt.report.standings import standing_json
 from vgpt.report.sweep_table import sweep_json
@@ -19,9 +21,9 @@ from vgpt.report.sweep_table import sweep_json
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return the whole comparison; a value that is no finite number is null.
 
-    `rows[0]` is the baseline. A metric holds `mean` and `sd` over seeds, `n`, and `delta`, the difference of means to
-    the baseline. `statistics` are those of val/loss: intervals and p-values over seeds, the noise of the evaluation
-    apart.
+    `rows[0]` is the baseline. A metric holds `mean` and `sd` over seeds, `n`, and `delta`, the difference to the
+    baseline over shared seeds. `statistics` are those of val/loss: intervals, p-values and the verdict, which rest on
+    the noise of seeds and of evaluation. `failed` are runs that were tried and gave no loss.
     """
     rows = comparison.rows
     return {
@@ -44,6 +46,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "match": asdict(comparison.match) if comparison.match else None,
         "milestone": {"axis": point.axis, "amount": point.amount} if (point := comparison.milestone) else None,
         "sweep": sweep_json(comparison.sweep) if comparison.sweep else None,
+        "power": power_json(comparison),
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),
@@ -58,6 +61,10 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
         "settings": row.settings,
         "n": len(row.runs),
         "wanted": row.wanted,
+        "failed": [
+            {"run_name": run.run_name, "run_id": run.run_id, "seed": seed_of(run), "status": run.status}
+            for run in lost_runs(row)
+        ],
         "unequal_conditions": list(comparison.audit.flagged.get(row.label, ())),
         "confounds": confounds(row, comparison.rows[0]),
         "kv_bytes_at_kv_at": cache_bytes_at(row.runs[0], comparison.kv_at),
@@ -93,21 +100,29 @@ def _metric(comparison: Comparison, row: Row, name: str) -> dict[str, Any]:
 def _statistics(found: RowStatistics) -> dict[str, Any]:
     """Return the statistics of the validation loss: the interval of its mean, and the difference to the baseline."""
     interval, one = found.interval, found.difference
-    table: dict[str, Any] = {"ci95": [interval.low, interval.high] if interval else None, "difference": None}
+    table: dict[str, Any] = {
+        "ci95": [interval.low, interval.high] if interval else None,
+        "loss_se": found.loss_se,
+        "loss_se_clusters": found.clusters,
+        "difference": None,
+    }
     if one is not None:
-        test, noise = one.test, one.noise
+        test, half, judged = one.test, one.half_width, one.judged
         table["difference"] = {
             "delta": one.delta,
-            "ci95": [test.delta - test.half_width, test.delta + test.half_width] if test else None,
+            "ci95": [one.delta - half, one.delta + half] if half is not None else None,
+            "ci95_is_joint": judged is not None,
             "method": one.method,
             "n": one.seeds,
-            "df": test.df if test else None,
+            "df": judged.noise.df if judged else test.df if test else None,
             "p_t": test.p if test else None,
             "p_permutation": one.p_permutation,
-            "p_holm": one.p_holm,
-            "seeds_needed": one.seeds_needed,
+            "p_adjusted": judged.p if judged else None,
+            "family_rows": judged.rows if judged else None,
+            "seed_se": math.sqrt(judged.noise.seeds) if judged else None,
+            "detectable": judged.detectable if judged else None,
             "verdict": one.verdict,
-            "evaluation_noise": asdict(noise) if noise else None,
+            "evaluation_noise": asdict(one.noise) if one.noise else None,
         }
     return table
 

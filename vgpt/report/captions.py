@@ -23,18 +23,24 @@ _FACTS = {
 """Conditions that are spelled out, with the words around each."""
 
 
-def noise_caption(rows: Sequence[Row]) -> Text:
+def noise_caption(comparison: Comparison) -> Text:
     """Say what the noise beside the losses is and is not, and warn where a difference means nothing yet."""
+    rows = comparison.rows
     single = [row.title for row in rows if len(row.runs) == 1]
-    text = Text(f"Δ: against {rows[0].title}. ", style="dim")
+    uneven = len({row.seeds for row in rows}) > 1
+    text = Text(
+        f"Δ: against {rows[0].title}{', over shared seeds where there are any' if uneven else ''}. ", style="dim"
+    )
     if single:
         text.append("± eval SE: standard error over the evaluation windows. ")
         who = "" if len(single) == len(rows) else f" for {', '.join(single)}"
         text.append(f"n=1{who}: differences carry no seed-noise estimate; --seeds 3 gives one. ")
     if len(single) < len(rows):
         text.append("± sd: standard deviation over seeds. ")
-    if len({row.seeds for row in rows}) > 1:
+    if uneven:
         text.append(f"Seeds are not the same: {'; '.join(f'{row.title} {_seeds(row)}' for row in rows)}. ")
+    if any(one.lost for one in comparison.statistics):
+        text.append("Seeds that diverged are in no mean: such a row gets no verdict. ")
     text.rstrip()
     return text
 

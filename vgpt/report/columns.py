@@ -8,6 +8,7 @@ from vgpt.report import numbers
 from vgpt.report.architecture import cache_bytes_at
 from vgpt.report.comparison import Comparison
 from vgpt.report.differences import Difference, RowStatistics
+from vgpt.report.family import Judged
 from vgpt.report.flags import flags
 from vgpt.report.grouping import Row
 from vgpt.report.numbers import DASH, cache_disagrees, relative_change, stat
@@ -16,7 +17,9 @@ from vgpt.report.statistics import Interval, TTest
 
 Value = float | str | None
 
-USUAL = ("seeds", "loss", "loss_sd", "delta", "p_holm", "verdict", "params", "flops", "speed", "kv_context", "flags")
+USUAL = (
+    *("seeds", "loss", "loss_sd", "delta", "p_adjusted", "verdict", "params", "flops", "speed", "kv_context", "flags"),
+)
 """The columns of `--csv`, `--markdown` and `--latex` where none are chosen."""
 
 
@@ -129,6 +132,14 @@ def _speed_change(read: Callable[[SpeedChange], Value]) -> Callable[[Place], Val
     return lambda at: None if at.row is at.baseline else read(speed_change(at.row, at.baseline))
 
 
+def _judged(read: Callable[[Judged], Value]) -> Callable[[Place], Value]:
+    return _difference(lambda one: None if one.judged is None else read(one.judged))
+
+
+def _end(sign: int) -> Callable[[Place], Value]:
+    return _difference(lambda one: None if one.half_width is None else one.delta + sign * one.half_width)
+
+
 def _kv_at(at: Place) -> Value:
     return cache_bytes_at(at.row.runs[0], at.comparison.kv_at)
 
@@ -151,16 +162,17 @@ _ALL = (
     Column("seeds", "seeds", lambda at: len(at.row.runs), _whole),
     Column("loss", "val loss", _mean(numbers.LOSS), _loss),
     Column("loss_sd", "sd of seeds", _sd(numbers.LOSS), _loss),
-    Column("loss_se", "eval SE", _mean(numbers.LOSS_SE), _loss),
+    Column("loss_se", "eval SE", lambda at: at.found.loss_se, _loss),
     Column("loss_low", "95% low", _interval(lambda one: one.low), _loss),
     Column("loss_high", "95% high", _interval(lambda one: one.high), _loss),
     Column("delta", "Δ loss", _difference(lambda one: one.delta), numbers.shown_change),
-    Column("delta_low", "Δ 95% low", _test(lambda one: one.delta - one.half_width), numbers.shown_change),
-    Column("delta_high", "Δ 95% high", _test(lambda one: one.delta + one.half_width), numbers.shown_change),
+    Column("delta_low", "Δ 95% low", _end(-1), numbers.shown_change),
+    Column("delta_high", "Δ 95% high", _end(1), numbers.shown_change),
     Column("p", "p (t)", _test(lambda one: one.p), numbers.shown_p),
     Column("p_flip", "p (flip)", _difference(lambda one: one.p_permutation), numbers.shown_p),
-    Column("p_holm", "p (Holm)", _difference(lambda one: one.p_holm), numbers.shown_p),
-    Column("seeds_needed", "n to show", _difference(lambda one: one.seeds_needed), _whole),
+    Column("p_adjusted", "p (adjusted)", _judged(lambda one: one.p), numbers.shown_p),
+    Column("detectable", "shown in 4 of 5", _judged(lambda one: one.detectable), _loss),
+    Column("eval_se", "Δ eval SE", _difference(lambda one: one.noise and one.noise.se), _loss),
     Column("verdict", "verdict", _difference(lambda one: one.verdict)),
     Column("perplexity", "perplexity", _mean(numbers.PERPLEXITY), "{:.2f}".format),
     Column("bits", "bits/byte", _mean(numbers.BITS), _loss),

@@ -8,7 +8,9 @@ from vgpt.attention.registry import variants
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.report.audit import Audit, audit
 from vgpt.report.curves import Histories
-from vgpt.report.differences import RowStatistics, Windows, row_statistics
+from vgpt.report.differences import RowStatistics, row_statistics
+from vgpt.report.evaluation_noise import Windows
+from vgpt.report.failed import DIVERGED, diverged_beside
 from vgpt.report.grouping import (
     FINISHED,
     Row,
@@ -66,6 +68,7 @@ class Comparison:
         milestone: the point at which losses are compared; None at the end of each run.
         standings: by label, what each run of the row had at the milestone.
         unequal_points: label of each row that could not be read at the milestone -> why; it has no verdict.
+        power: the difference for which the seeds of a new study are wanted, nats; None where that was not asked.
         sweep: the learning rates that each variant was tuned over; None where they were not.
     """
 
@@ -81,6 +84,7 @@ class Comparison:
     standings: dict[str, tuple[Standing, ...]] = field(default_factory=dict[str, tuple[Standing, ...]])
     unequal_points: dict[str, str] = field(default_factory=dict[str, str])
     sweep: "Sweep | None" = None
+    power: float | None = None
 
     @property
     def recorded(self) -> list[RunInfo]:
@@ -154,6 +158,7 @@ def compare(
         milestone=milestone if points else None,
         standings=points.standings if points else {},
         unequal_points=unequal,
+        power=options.power,
     )
 
 
@@ -181,14 +186,16 @@ def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: 
         found = [run for run in answers if run is not None]
         asked = {run.config.settings_hash for run in draft.missing}  # two terms may come to the same settings
         absent = [run for run, answer in zip(wanted, answers, strict=True) if answer is None]
+        failed = [run for one in absent for run in alive.find_all(one.config) if run.status == DIVERGED]
         absent = [run for run in absent if run.config.settings_hash not in asked]
         if found:
-            draft.rows.append(make_row(found, wanted=len(wanted)))
-            _mention_other_seeds(draft, request, found[0], done)
+            draft.rows.append(make_row(found, wanted=len(wanted), failed=one_per_seed(failed)))
+            if not request.settings.compare.sweep_lr:  # its seeds choose a rate, and are not to be added to
+                _mention_other_seeds(draft, request, found[0], done)
         if found or request.terms:
             draft.missing += absent
-        begun = [run for one in absent for run in alive.find_all(one.config)]
-        draft.unfinished += [(term.attn, run) for run in begun]
+        begun = {id(run) for one in absent for run in alive.find_all(one.config)}
+        draft.unfinished += [(term.attn, run) for run in runs if id(run) in begun]
 
 
 def _choose_free(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:
@@ -206,7 +213,8 @@ def _choose_free(draft: _Draft, request: Request, terms: Sequence[Term], runs: S
         if strict_seeds:
             chosen = [run for run in chosen if seed_of(run) in map(str, seeds)]
         if chosen:
-            draft.rows.append(make_row(chosen, wanted=len(seeds) if strict_seeds else 0))
+            failed = diverged_beside(runs, chosen, seeds if strict_seeds else ())
+            draft.rows.append(make_row(chosen, wanted=len(seeds) if strict_seeds else 0, failed=failed))
         if not fair or strict_seeds:
             answered = {seed_of(run) for run in chosen} if fair else set[str]()
             _want(draft, request, term, [seed for seed in seeds if str(seed) not in answered], reference)

@@ -118,7 +118,7 @@ def as_latex(comparison: Comparison, names: Sequence[str] = ()) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return what a table must not go without, in sentences: baseline, point, conditions, force, confounds."""
+    """Return what a table must not go without, in sentences: baseline, point, lost seeds, force, conditions."""
     rows = comparison.rows
     if not rows:
         return []
@@ -127,6 +127,7 @@ def notes(comparison: Comparison) -> list[str]:
     if comparison.milestone is not None:
         found.append(f"Losses at {comparison.milestone}, read between evaluations.")
         found += [f"{line.plain.strip()}." for line in unequal_lines(comparison)]
+    found += [f"{names[one.label]}: {one.lost}, no verdict." for one in comparison.statistics if one.lost]
     found += [f"{line.plain.strip()}." for line in forced_line(comparison)]
     if comparison.audit.equal:
         found.append(f"Conditions are equal ({', '.join(comparison.audit.checked)}).")

@@ -22,6 +22,7 @@ class Row:
         runs: its finished runs under one set of conditions, by seed.
         wanted: how many runs were asked for; fewer were found where it exceeds `len(runs)`.
         name: a shorter label that no other row of the comparison has; empty for none.
+        failed: diverged runs of the same settings, or of the same conditions, whose seeds no finished run has.
     """
 
     label: str
@@ -30,6 +31,7 @@ class Row:
     runs: tuple[RunInfo, ...]
     wanted: int = 0
     name: str = ""
+    failed: tuple[RunInfo, ...] = ()
 
     @property
     def title(self) -> str:
@@ -110,19 +112,20 @@ def newest_first(runs: Iterable[RunInfo]) -> list[RunInfo]:
     return sorted(runs, key=lambda run: run.start_time, reverse=True)
 
 
-def make_row(runs: Sequence[RunInfo], *, named: bool = False, wanted: int = 0) -> Row:
+def make_row(runs: Sequence[RunInfo], *, named: bool = False, wanted: int = 0, failed: Iterable[RunInfo] = ()) -> Row:
     """Return the row of runs that share a variant and its settings.
 
     Args:
         runs: at least one.
         named: whether the row was asked for by a run's name, which then stands in its label.
         wanted: how many runs were asked for; 0 = as many as there are.
+        failed: diverged runs that belong to it.
     """
     kind, settings = attention_of(runs[0])
     label = attention_label(kind, settings)
     if named:
         label = f"{runs[0].run_name} ({label})"
-    return Row(label, kind, settings, tuple(sorted(runs, key=_seed_order)), wanted or len(runs))
+    return Row(label, kind, settings, tuple(sorted(runs, key=_seed_order)), wanted or len(runs), failed=tuple(failed))
 
 
 def _seed_order(run: RunInfo) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from vgpt.report.grouping import Row
+from vgpt.report.pairing import pairing
 from vgpt.tracking import speed
 from vgpt.tracking.store import RunInfo
 
@@ -61,16 +62,15 @@ def stat(row: Row, metric: str) -> Stat | None:
 
 
 def change(row: Row, baseline: Row, metric: str) -> float | None:
-    """Return a row's mean minus the baseline's; None where either is not recorded."""
-    here, there = stat(row, metric), stat(baseline, metric)
-    return None if here is None or there is None else here.mean - there.mean
+    """Return a row's difference to the baseline over shared seeds, as `pairing` says; None where it has none."""
+    found = pairing(row, baseline, metric)
+    return None if found is None else found.delta
 
 
 def relative_change(row: Row, baseline: Row, metric: str) -> float | None:
     """Return a row's mean over the baseline's, minus 1; None where it is not defined."""
-    there = stat(baseline, metric)
-    difference = change(row, baseline, metric)
-    return None if difference is None or there is None or there.mean == 0 else difference / there.mean
+    here, there = stat(row, metric), stat(baseline, metric)
+    return None if here is None or there is None or there.mean == 0 else here.mean / there.mean - 1
 
 
 def cache_disagrees(row: Row) -> bool:

@@ -8,17 +8,18 @@ from rich.text import Text
 
 from vgpt.report.captions import forced_line
 from vgpt.report.comparison import Comparison
-from vgpt.report.differences import BETTER, LEAST_SEEDS, WORSE, Difference
+from vgpt.report.differences import BETTER, LEAST_SEEDS, NO_DIFFERENCE, WORSE, Difference
+from vgpt.report.evaluation_noise import CLUSTERS
+from vgpt.report.family import Judged
 from vgpt.report.layout import add_row, new_table
-from vgpt.report.numbers import DASH, LOSS, LOSS_SE, shown_change, shown_p, stat
-from vgpt.report.statistics import MOST_SEEDS
+from vgpt.report.numbers import DASH, LOSS, shown_change, shown_p, stat
 
 _STYLES = {BETTER: "bold green", WORSE: "bold red"}
 
 
 def significance(comparison: Comparison) -> list[RenderableType]:
     """Return the tables with their captions; none where no row has a second seed or losses per window."""
-    several = any(len(row.runs) > 1 for row in comparison.rows)
+    several = any(len(row.runs) + len(row.failed) > 1 for row in comparison.rows)
     differences = [one.difference for one in comparison.statistics if one.difference is not None]
     parts: list[RenderableType] = []
     if several:
@@ -32,7 +33,7 @@ def _seeds(comparison: Comparison) -> Table:
     columns = ["seeds", "mean", "95% interval of the\nmean over seeds", "sd of\nseeds", "eval SE\nof one run"]
     table = new_table("Validation loss: noise of seeds, and noise of evaluation", columns)
     for row, found in zip(comparison.rows, comparison.statistics, strict=True):
-        loss, error, interval = stat(row, LOSS), stat(row, LOSS_SE), found.interval
+        loss, error, interval = stat(row, LOSS), found.loss_se, found.interval
         add_row(
             table,
             row,
@@ -40,7 +41,7 @@ def _seeds(comparison: Comparison) -> Table:
             f"{loss.mean:.4f}" if loss else DASH,
             f"{interval.low:.4f} to {interval.high:.4f}" if interval else DASH,
             f"{interval.sd:.4f}" if interval else DASH,
-            f"±{error.mean:.4f}" if error else DASH,
+            f"±{error:.4f}" if error is not None else DASH,
         )
     return table
 
@@ -54,9 +55,9 @@ def _differences(comparison: Comparison) -> Table:
     if _forced(comparison):
         title += " (--force: across unequal conditions)"
     table = new_table(title, list(columns), words="verdict")
-    for row, one in zip(rows, found, strict=True):
+    for row, one, lost in zip(rows, found, (one.lost for one in comparison.statistics[1:]), strict=True):
         cells = [DASH if one is None else show(one) for show in columns.values()]
-        verdict = "no loss on record" if one is None else one.verdict
+        verdict = lost or "no loss on record" if one is None else one.verdict
         add_row(table, row, *cells, Text(verdict, _STYLES.get(verdict, "")))
     return table
 
@@ -64,20 +65,39 @@ def _differences(comparison: Comparison) -> Table:
 def _captions(comparison: Comparison, differences: list[Difference]) -> list[Text]:
     text = Text(style="dim")
     text.append("n: seeds shared by both sides, over which Δ is the mean. ")
-    if any(one.test for one in differences):
-        text.append("± 95%: its interval. p t: Student's test within pairs. ")
-        if any(one.method == "unpaired" for one in differences):
-            text.append("No shared seeds: difference of means, by Welch's test. ")
-        if any(one.p_permutation is not None for one in differences):
-            text.append("flip: sign-flip permutation, never below 2/2^n. ")
-        text.append("Holm: p t adjusted for all rows; the verdict is its, at 5%. ")
-        text.append("n to show: seeds with which this Δ would be shown in 4 of 5 studies. ")
-    if any(one.noise for one in differences):
-        text.append("eval SE: how far Δ would move on other windows; it says nothing about other seeds. ")
+    judged = [one.judged for one in differences if one.judged is not None]
+    if judged:
+        text.append(_interval_caption(judged))
+        text.append("p adj: adjusted for the same rows; the verdict is its, at 5%. ")
+        if any(one.verdict == NO_DIFFERENCE for one in differences):
+            text.append("4 of 5: a true difference that would be shown in 4 of 5 such studies. ")
+    if any(one.test and one.judged is None and one.half_width is not None for one in differences):
+        text.append(f"{'Rows without a verdict: ' if judged else ''}± 95%: the interval of that row alone. ")
+    if any(one.method == "unpaired" for one in differences):
+        text.append("No shared seeds: difference of means, by Welch's test. ")
+    if any(one.p_permutation is not None for one in differences):
+        text.append("flip: sign-flip permutation of that row alone, never below 2/2^n. ")
+    noises = [one.noise for one in differences if one.noise is not None]
+    if noises:
+        kinds = "; ".join(words for kind, words in CLUSTERS.items() if any(noise.kind == kind for noise in noises))
+        text.append(f"eval SE: how far Δ would move on other text ({kinds}); it says nothing about other seeds. ")
+    if judged and not all(one.noise for one in differences if one.judged is not None):
+        text.append("Where no eval SE stands, verdicts rest on the noise of seeds alone. ")
     if any(one.seeds < LEAST_SEEDS for one in differences):
         text.append(f"A verdict takes {LEAST_SEEDS} seeds: --seeds {LEAST_SEEDS}. ")
     text.rstrip()
     return [text, *forced_line(comparison)]
+
+
+def _interval_caption(judged: list[Judged]) -> str:
+    rows = judged[0].rows
+    noise = "seeds and evaluation" if any(one.noise.windows for one in judged) else "seeds"
+    if rows == 1:
+        return f"± 95%: its interval, from the noise of {noise}. "
+    pooled = any(one.block.rows > 1 for one in judged)
+    how = "; a third of each variance is the mean over rows with the same seeds" if pooled else ""
+    where = "" if rows == len(judged) else " of all parts of the study"
+    return f"± 95%: joint over {rows} rows{where}, from the noise of {noise}{how}. "
 
 
 def _forced(comparison: Comparison) -> bool:
@@ -86,25 +106,23 @@ def _forced(comparison: Comparison) -> bool:
 
 def _delta(one: Difference) -> str:
     shown = shown_change(one.delta)
-    return shown if one.test is None else f"{shown} ±{one.test.half_width:.4f}"
-
-
-def _seeds_needed(one: Difference) -> str:
-    if one.method != "paired":
-        return DASH
-    return f">{MOST_SEEDS // 1000}k" if one.seeds_needed is None else f"{one.seeds_needed:,}"
+    return shown if one.half_width is None else f"{shown} ±{one.half_width:.4f}"
 
 
 def _p(value: float | None) -> str:
     return DASH if value is None else shown_p(value)
 
 
+def _detectable(one: Difference) -> str:
+    """Return what would have been shown, where nothing was."""
+    return DASH if one.judged is None or one.verdict != NO_DIFFERENCE else f"{one.judged.detectable:.4f}"
+
+
 _COLUMNS: dict[str, Callable[[Difference], str]] = {
     "n": lambda one: str(one.seeds),
     "Δ\n± 95%": _delta,
-    "p\nt": lambda one: _p(one.test and one.test.p),
     "p\nflip": lambda one: _p(one.p_permutation),
-    "p\nHolm": lambda one: _p(one.p_holm),
-    "n to\nshow": _seeds_needed,
+    "p\nadj": lambda one: _p(one.judged and one.judged.p),
+    "4 of\n5": _detectable,
     "eval\nSE": lambda one: DASH if one.noise is None else f"±{one.noise.se:.4f}",
 }

@@ -1,7 +1,8 @@
-"""Statistics over seeds: t-intervals, paired and unpaired differences, sign flips, Holm, and how many seeds are needed.
+"""Statistics over seeds: t-intervals, paired and unpaired differences, and sign flips.
 
 Everything here is about *seed noise*: how far a number would move if the runs were repeated with other seeds. The
-noise of the evaluation itself is in `vgpt.report.bootstrap`; a small one says nothing about the other.
+noise of the evaluation itself is in `vgpt.report.evaluation_noise`; a small one says nothing about the other. How
+several rows are judged together is in `vgpt.report.family`.
 """
 
 import math
@@ -13,9 +14,7 @@ import numpy as np
 ALPHA = 0.05
 """Two-sided level of every test; intervals cover 1 - ALPHA."""
 POWER = 0.80
-"""Chance to show a difference that is there, which `seeds_needed` asks for."""
-MOST_SEEDS = 10_000
-"""Above this `seeds_needed` stops counting."""
+"""Chance to show a difference that is there, by which what a study can show is told."""
 EXACT_FLIPS = 20
 """Up to this many pairs all sign flips are counted; above, `DRAWN_FLIPS` of them are drawn."""
 DRAWN_FLIPS = 100_000
@@ -50,12 +49,14 @@ class TTest:
         half_width: half the width of its interval.
         p: two-sided p-value of no difference.
         df: degrees of freedom; Welch's are not whole.
+        error: standard error of the difference.
     """
 
     delta: float
     half_width: float
     p: float
     df: float
+    error: float
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
@@ -72,7 +73,8 @@ def paired_t(differences: Sequence[float]) -> TTest | None:
     if interval is None:
         return None
     error = interval.sd / math.sqrt(interval.n)
-    return TTest(interval.mean, interval.half_width, _p_value(interval.mean, error, interval.n - 1), interval.n - 1)
+    p = _p_value(interval.mean, error, interval.n - 1)
+    return TTest(interval.mean, interval.half_width, p, interval.n - 1, error)
 
 
 def welch_t(values: Sequence[float], baseline: Sequence[float]) -> TTest | None:
@@ -91,7 +93,7 @@ def welch_t(values: Sequence[float], baseline: Sequence[float]) -> TTest | None:
     else:
         df = total**2 / sum(part**2 / (len(side) - 1) for part, side in zip(parts, (values, baseline), strict=True))
     error = math.sqrt(total)
-    return TTest(delta, _critical(df) * error, _p_value(delta, error, df), df)
+    return TTest(delta, _critical(df) * error, _p_value(delta, error, df), df, error)
 
 
 def sign_flip_p(differences: Sequence[float]) -> float | None:
@@ -116,63 +118,6 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     signs = np.random.default_rng(0).integers(0, 2, size=(DRAWN_FLIPS, count), dtype=np.int8) * 2 - 1
     hits = int((np.abs(signs @ values) >= observed).sum())
     return (hits + 1) / (DRAWN_FLIPS + 1)
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return the p-values adjusted for their number, so that all of them together err at most at their level.
-
-    None stands where there is no test, and is not counted.
-
-    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
-    """
-    order = sorted((p, index) for index, p in enumerate(p_values) if p is not None)
-    adjusted: list[float | None] = [None] * len(p_values)
-    highest = 0.0
-    for rank, (p, index) in enumerate(order):
-        highest = max(highest, min(1.0, (len(order) - rank) * p))
-        adjusted[index] = highest
-    return adjusted
-
-
-def seeds_needed(delta: float, sd: float) -> int | None:
-    """Return the pairs of runs with which a paired t-test would show a difference with a chance of `POWER`.
-
-    Args:
-        delta: the difference, taken as the true one.
-        sd: standard deviation of the differences within pairs, taken as the true one.
-
-    Returns:
-        The smallest number, at least 2; None where it exceeds `MOST_SEEDS` or the difference is zero.
-
-    Source: power of the t-test by the noncentral t distribution, as in Cohen 1988, "Statistical Power Analysis for
-    the Behavioral Sciences", chapter 2.
-    """
-    if delta == 0 or not math.isfinite(delta) or not math.isfinite(sd):
-        return None
-    if sd == 0:
-        return 2
-    effect = abs(delta) / sd
-    if _power(effect, MOST_SEEDS) < POWER:
-        return None
-    low, high = 1, MOST_SEEDS  # too few, enough
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _power(effect, middle) < POWER:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _power(effect: float, pairs: int) -> float:
-    from scipy.special import nctdtr  # a quarter of a second to import: not for `vgpt --help`
-
-    df, shift = pairs - 1, effect * math.sqrt(pairs)
-    if shift > 37:  # beyond the reach of float64
-        return 1.0
-    critical = _critical(df)
-    missed, wrong_sign = (float(np.nan_to_num(nctdtr(df, shift, edge))) for edge in (critical, -critical))
-    return 1 - missed + wrong_sign  # scipy answers NaN instead of numbers below 1e-15
 
 
 def _critical(df: float) -> float:

@@ -8,10 +8,10 @@ from vgpt.errors import UsageError
 from vgpt.files import user_path
 from vgpt.report.comparison import Comparison, compare
 from vgpt.report.curves import Histories
-from vgpt.report.differences import Windows
+from vgpt.report.evaluation_noise import Windows
 from vgpt.report.milestone import milestone_of
-from vgpt.report.plan import Request, make_request
-from vgpt.report.sweep import grid, tuned_comparison
+from vgpt.report.plan import Request, make_request, wanted_run
+from vgpt.report.sweep import TUNING_SEEDS, grid, tuned_comparison
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources, given_value
 from vgpt.settings.presets import load_preset
@@ -27,11 +27,13 @@ class Part:
         values: what it has apart from the others: `{"match": "params", "lr": "0.001"}`; empty for a single one.
         request: what it asks for.
         rates: the same request at every learning rate of a sweep, lowest first; empty without one.
+        tuning: the same, with the seeds that choose the rate.
     """
 
     values: Mapping[str, str]
     request: Request
     rates: Mapping[float, Request] = field(default_factory=dict[float, Request])
+    tuning: Mapping[float, Request] = field(default_factory=dict[float, Request])
 
     @property
     def title(self) -> str:
@@ -49,10 +51,19 @@ class Part:
         """Return the comparison, from all runs on record; see `compare` for what finds losses."""
         if not self.rates:
             return compare(self.request, runs, windows=windows, histories=histories)
-        at_rates = {rate: compare(request, runs) for rate, request in self.rates.items()}
+        tried = {rate: compare(request, runs) for rate, request in self.tuning.items()}
+        reported = {rate: compare(request, runs) for rate, request in self.rates.items()}
         settings = self.request.settings
-        reader = windows or (lambda run: None)
-        return tuned_comparison(at_rates, settings.train.lr, runs, reader, sort=settings.compare.sort)
+        labels = [wanted_run(self.request, term, settings.train.seed).label for term in self.request.terms]
+        return tuned_comparison(
+            list(dict.fromkeys(labels)),
+            tried,
+            reported,
+            settings.train.lr,
+            runs,
+            windows=windows,
+            sort=settings.compare.sort,
+        )
 
 
 @dataclass(frozen=True)
@@ -145,6 +156,8 @@ def _make_part(values: Mapping[str, str], words: Sequence[str], sources: Sources
     request = make_request(words, sources)
     number = request.settings.compare.sweep_lr
     if number is None:
+        if request.settings.compare.sweep_seeds is not None:
+            raise UsageError("--sweep-seeds chooses a learning rate, which --sweep-lr asks for", "Add --sweep-lr 3.")
         return Part(values, request)
     if (point := milestone_of(request.settings.compare)) is not None:
         raise UsageError(
@@ -154,13 +167,17 @@ def _make_part(values: Mapping[str, str], words: Sequence[str], sources: Sources
     if not request.terms or not all(term.kind for term in request.terms):
         raise UsageError("--sweep-lr tunes variants, not runs", "Name the variants: vgpt compare mha gqa --sweep-lr 3")
     train = request.settings.train
-    rates: dict[float, Request] = {}
+    rates, tuning = dict[float, Request](), dict[float, Request]()
+    asked = request.settings.compare
+    other = {"seed": str(train.seed + TUNING_SEEDS), "seeds": str(asked.sweep_seeds or asked.seeds)}
     for lr in grid(train.lr, number):
         typed = {"lr": str(lr)}
         if train.min_lr is not None:
             typed["min_lr"] = str(train.min_lr * (lr / train.lr))
-        rates[lr] = make_request(words, replace(sources, command_line={**sources.command_line, **typed}))
-    return Part(values, request, rates)
+        typed = {**sources.command_line, **typed}
+        rates[lr] = make_request(words, replace(sources, command_line=typed))
+        tuning[lr] = make_request(words, replace(sources, command_line={**typed, **other}))
+    return Part(values, request, rates, tuning)
 
 
 def _check_budget(part: Part, study: StudyFile, place: str) -> None:

@@ -14,7 +14,7 @@ from vgpt.report.sweep import Sweep, Tuned
 
 def sweep_table(sweep: Sweep) -> list[RenderableType]:
     """Return the table with its captions."""
-    table = Table(title="Learning rates: loss by rate on the tuning windows", title_justify="left", title_style="bold")
+    table = Table(title="Learning rates: loss of the tuning seeds by rate", title_justify="left", title_style="bold")
     table.add_column("attention", min_width=11, overflow="fold")
     for rate in sweep.rates:
         table.add_column(f"{rate:g}", justify="right", no_wrap=True)
@@ -22,9 +22,10 @@ def sweep_table(sweep: Sweep) -> list[RenderableType]:
         table.add_column(name, justify="right", no_wrap=True)
     for one in sweep.variants:
         table.add_row(Text(display_label(one.label)), *(_tried(one, rate) for rate in sweep.rates), *_outcome(one))
+    seeds = ", ".join(sweep.tuning_seeds) or "none yet"
     text = (
-        f"The learning rate was tuned for each variant, with equal effort: the same {len(sweep.rates)} rates, seeds "
-        f"and budget, chosen on the even evaluation windows. Every other validation loss is of the odd ones; "
+        f"The learning rate was tuned for each variant, with equal effort: the same {len(sweep.rates)} rates, budget "
+        f"and tuning seeds ({seeds}). Every other figure is of the reported seeds, which chose nothing; "
         f"at common: at {sweep.common:g}, untuned."
     )
     edges = [
@@ -40,6 +41,7 @@ def sweep_json(sweep: Sweep) -> dict[str, Any]:
     return {
         "rates": list(sweep.rates),
         "common": sweep.common,
+        "tuning_seeds": list(sweep.tuning_seeds),
         "variants": [
             {
                 "label": one.label,

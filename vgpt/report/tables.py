@@ -10,6 +10,7 @@ from vgpt.report.architecture import cache_bytes_at
 from vgpt.report.budgets import matched_budgets
 from vgpt.report.captions import audit_lines, confound_lines, memory_caption, noise_caption
 from vgpt.report.comparison import Comparison
+from vgpt.report.differences import RowStatistics
 from vgpt.report.flags import flags
 from vgpt.report.grouping import Row
 from vgpt.report.layout import add_row, new_table
@@ -21,7 +22,6 @@ from vgpt.report.numbers import (
     KV_MEASURED,
     KV_TOKEN,
     LOSS,
-    LOSS_SE,
     MEMORY,
     PARAMS,
     PERPLEXITY,
@@ -35,6 +35,7 @@ from vgpt.report.numbers import (
     shown_relative,
     stat,
 )
+from vgpt.report.power import power_tables
 from vgpt.report.significance import significance
 from vgpt.report.speed_table import speed_table
 from vgpt.report.standings import standings_table
@@ -59,10 +60,11 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
     return [
         *standings_table(comparison),
         _quality(comparison),
-        noise_caption(rows),
+        noise_caption(comparison),
         Text(),
         *(sweep_table(comparison.sweep) if comparison.sweep else []),
         *significance(comparison),
+        *power_tables(comparison),
         _cost(rows),
         *memory_caption(rows),
         Text(),
@@ -80,12 +82,12 @@ def _quality(comparison: Comparison) -> Table:
     marks = [Text("; ".join(flags(comparison, row)), "yellow") for row in rows]
     columns = ["seeds", f"val loss\n{spread}", "Δ", "perplexity", "bits/byte"]
     table = new_table("Quality", columns, words="flags" if any(marks) else "")
-    for row, flag in zip(rows, marks, strict=True):
+    for row, found, flag in zip(rows, comparison.statistics, marks, strict=True):
         add_row(
             table,
             row,
             str(len(row.runs)),
-            _loss(row, mixed=len(several) > 1),
+            _loss(row, found, mixed=len(several) > 1),
             _change(row, baseline, LOSS),
             _mean(row, PERPLEXITY, lambda value: f"{value:.2f}"),
             _mean(row, BITS, lambda value: f"{value:.4f}"),
@@ -131,17 +133,16 @@ def _size(comparison: Comparison) -> Table:
     return table
 
 
-def _loss(row: Row, *, mixed: bool) -> str:
+def _loss(row: Row, found: RowStatistics, *, mixed: bool) -> str:
     loss = stat(row, LOSS)
     if loss is None:
         return DASH
     if loss.sd is not None:
         noise, kind = loss.sd, " sd"
     else:
-        error = stat(row, LOSS_SE)
-        if error is None:
+        if found.loss_se is None:
             return f"{loss.mean:.4f}"
-        noise, kind = error.mean, " SE"
+        noise, kind = found.loss_se, " SE"
     return f"{loss.mean:.4f} ±{noise:.4f}{kind if mixed else ''}"
 
 

@@ -23,9 +23,15 @@ class ComparisonSettings(Section):
     study: Path | None = None
     """TOML file of variants, seeds, learning rates and budgets to compare"""
     sweep_lr: Annotated[int | None, Field(ge=3, le=9)] = None
-    """tune the learning rate of each variant over this many, an odd number: half, once and twice --lr for 3"""
+    """tune the learning rate of each variant over this many, an odd number: half, once and twice --lr for 3; then
+    train each at its own on other seeds"""
+    sweep_seeds: Annotated[int | None, Field(ge=1, le=1000)] = None
+    """seeds per variant and rate that choose the rate, from --seed + 1000 on: never those that are reported; none = as
+    many as those"""
     sort: SortKey = "given"
     """order of the rows after the baseline, which stays first"""
+    power: Annotated[float | None, Field(gt=0)] = None
+    """say how many seeds a new study takes to show a difference of so many nats, with these runs as its pilot"""
     force: bool = False
     """give verdicts across unequal conditions too; the tables say so"""
     kv_at: Annotated[int, Field(ge=1, le=1_000_000_000)] = 8192
@@ -37,7 +43,7 @@ class ComparisonSettings(Section):
     at_seconds: Annotated[float | None, Field(gt=0)] = None
     """likewise by so many seconds of training, evaluations and checkpoints not counted"""
     columns: tuple[str, ...] = ()
-    """one table of these columns: loss,delta,p_holm,params,kv_context,... or names of metrics; none = all tables"""
+    """one table of these columns: delta,p_adjusted,detectable,kv_context,... or names of metrics; none = all tables"""
 
     @model_validator(mode="after")
     def _one_point(self) -> Self:

@@ -108,30 +108,26 @@ def fair_conditions(
         "init": init_digest,
         "tokenizer": data.tokenizer.fingerprint,
         "vocab_size": data.tokenizer.vocab_size,
-        "eval_windows": windows_name(evaluator),
+        "eval_windows": evaluator.name,
     }
-
-
-def windows_name(evaluator: Evaluator) -> str:
-    """Return number, length and hash of the evaluation windows: `256x128:0123456789ab`."""
-    rows = evaluator.rows
-    return f"{rows.shape[0]}x{rows.shape[1] - 1}:{hashlib.sha256(rows.tobytes()).hexdigest()[:12]}"
 
 
 def record_windows(
     config: TrainConfig,
+    data: Dataset,
     evaluator: Evaluator,
     final: Evaluation,
     step: int,
     tracker: Tracker,
     say: Callable[[str], None],
 ) -> None:
-    """Keep the final loss of each window and of each position in them. A full disk costs only that.
+    """Keep the final loss of each window, its document, and that of each position. A full disk costs only that.
 
-    Comparisons tell evaluation noise from the former, and what more context is worth from the latter.
+    Comparisons tell evaluation noise from the first two, and what more context is worth from the last.
     """
     each, by_position = tuple(final.window_losses.tolist()), tuple(final.position_losses.tolist())
-    losses = WindowLosses(step, windows_name(evaluator), each, by_position)
+    documents = tuple(evaluator.documents(data.tokenizer.end_of_text).tolist())
+    losses = WindowLosses(step, evaluator.name, each, by_position, documents)
     try:
         tracker.artifact(losses.save(config.directory))
     except OSError as error:

@@ -45,7 +45,7 @@ from vgpt.training.record import open_record, record_windows
 from vgpt.training.replica import build_replica
 from vgpt.training.same_run import DEMO_DIRECTORY, refuse_foreign, refuse_other_settings
 from vgpt.training.source import open_source
-from vgpt.training.start import ATTENTION_RMS, measure_start
+from vgpt.training.start import ATTENTION_RMS, few_windows, measure_start
 from vgpt.training.stopping import StopRequest
 from vgpt.training.summary import read_summary, summarise
 from vgpt.training.trainer import Costs, Trainer
@@ -199,7 +199,7 @@ def _train(
                 if ATTENTION_RMS in trainer.state.start:
                     summary[ATTENTION_RMS] = float(trainer.state.start[ATTENTION_RMS])
                 if world.main:
-                    record_windows(config, evaluator, final, trainer.state.step, trainer.tracker, display.say)
+                    record_windows(config, data, evaluator, final, trainer.state.step, trainer.tracker, display.say)
                     trainer.tracker.tag({"vgpt.batches": trainer.state.batch_hash})
         except DivergedError:
             status = "diverged"
@@ -234,7 +234,7 @@ def _trainer(
     if world.main:
         note_facts(state, compute)
         if state.step == 0 and not state.init_digest:
-            state.start = measure_start(model, torch.from_numpy(evaluator.rows[:, :-1].astype("int64")))
+            state.start = measure_start(model, evaluator.rows(few_windows(len(evaluator), config.model.block_size)))
     model.to(compute.device)
     model.recompute = config.system.recompute
     if config.system.compile:

@@ -6,6 +6,7 @@ attention adds to the residual stream before training is the variant's own, and 
 
 import hashlib
 
+import numpy as np
 import torch
 
 from vgpt.model.gpt2 import GPT2Block, GPT2Model
@@ -14,18 +15,23 @@ START, START_MLP, ATTENTION_RMS = "vgpt.start", "vgpt.start_mlp", "start/attenti
 _MOST_TOKENS = 1024
 
 
-def measure_start(model: GPT2Model, rows: torch.Tensor) -> dict[str, str]:
+def few_windows(count: int, block_size: int) -> np.ndarray:
+    """Return which of `count` evaluation windows a model is looked at on before training: the first, 1,024 tokens."""
+    return np.arange(min(count, max(1, _MOST_TOKENS // block_size)))
+
+
+def measure_start(model: GPT2Model, rows: np.ndarray) -> dict[str, str]:
     """Return digests and figures of a model's random first weights, as text by name.
 
     Args:
         model: on the CPU, in float32, before its first step.
-        rows: windows of token ids (N, T), the same for every run; the first ones, up to 1,024 tokens, are used.
+        rows: evaluation windows (N, T + 1) with the target of the last token, the same for every run.
     """
-    count = max(1, _MOST_TOKENS // rows.shape[1])
+    ids = torch.from_numpy(rows[:, :-1].astype(np.int64))
     return {
         START: _digest(model, mlp=False),
         START_MLP: _digest(model, mlp=True),
-        ATTENTION_RMS: f"{attention_rms(model, rows[:count]):.6g}",
+        ATTENTION_RMS: f"{attention_rms(model, ids):.6g}",
     }
 
 

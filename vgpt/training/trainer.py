@@ -276,7 +276,7 @@ class Trainer:
             part=world.rank,
             parts=world.size,
         )
-        return self.evaluator.evaluation(world.interleaved(share)[: len(self.evaluator.rows)])
+        return self.evaluator.evaluation(world.interleaved(share)[: len(self.evaluator)])
 
     def _save(self) -> None:
         """Begin to write a checkpoint; a full or read-only disk costs this checkpoint, not the run."""

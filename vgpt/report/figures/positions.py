@@ -6,7 +6,7 @@ from typing import Any
 
 from vgpt.report.comparison import Comparison
 from vgpt.report.curves import Curve
-from vgpt.report.differences import Windows
+from vgpt.report.evaluation_noise import Windows
 from vgpt.report.figures.losses import draw_curve
 from vgpt.report.figures.style import Drawn, add_legend, looks, new_figure
 from vgpt.report.grouping import Row

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vgpt.report.comparison import Comparison
+from vgpt.report.differences import RowStatistics
 from vgpt.report.figures.style import GREY, Drawn, Look, add_legend, looks, new_figure
 from vgpt.report.grouping import Row
 from vgpt.report.numbers import DECODE, FLOPS, KV_CONTEXT, LOSS, shown_bytes, shown_count, shown_milliseconds, stat
@@ -100,16 +101,25 @@ def _points(comparison: Comparison, metric: str) -> list[_Point]:
         cost, loss = stat(row, metric), stat(row, LOSS)
         if cost is not None and loss is not None:
             half = statistics.interval.half_width if statistics.interval else 0.0
-            found.append(_Point(row, cost.mean, loss.mean, half))
+            found.append(_Point(row, cost.mean, _level(comparison, row, statistics) or loss.mean, half))
     return found
 
 
-def _fair(comparison: Comparison) -> frozenset[str]:
-    """Return the labels of the rows that may be ranked: those under the conditions, and at the point, of the baseline.
+def _level(comparison: Comparison, row: Row, statistics: RowStatistics) -> float | None:
+    """Return where a row with other seeds than the baseline stands: its paired difference above the baseline."""
+    baseline, one = stat(comparison.rows[0], LOSS), statistics.difference
+    if baseline is None or one is None or row.seeds == comparison.rows[0].seeds:
+        return None
+    return baseline.mean + one.delta
 
-    Conditions may be forced; points may not.
+
+def _fair(comparison: Comparison) -> frozenset[str]:
+    """Return the labels of the rows that may be ranked: under the conditions and at the point of the baseline.
+
+    Conditions may be forced; points and lost seeds may not.
     """
-    flagged = {*comparison.unequal_points, *(() if comparison.force else comparison.audit.flagged)}
+    lost = {one.label for one in comparison.statistics if one.lost}
+    flagged = {*lost, *comparison.unequal_points, *(() if comparison.force else comparison.audit.flagged)}
     if not comparison.rows or comparison.rows[0].label in flagged:
         return frozenset()
     return frozenset(row.label for row in comparison.rows if row.label not in flagged)
@@ -130,12 +140,13 @@ def _note(comparison: Comparison, points: Sequence[_Point], fair: frozenset[str]
         parts.append("bars: 95% interval over seeds")
     else:
         parts.append("one seed each: no seed noise known")
+    if len({row.seeds for row in comparison.rows}) > 1:
+        parts.append("rows with other seeds: at their difference over shared seeds")
     if len(fair) < len(comparison.rows):
-        parts.append(
-            "hollow: unequal conditions or points, not ranked"
-            if comparison.unequal_points
-            else "hollow: unequal conditions, not ranked"
-        )
+        reasons = ["unequal conditions"]
+        reasons += ["unequal points"] * bool(comparison.unequal_points)
+        reasons += ["diverged seeds"] * any(bool(one.lost) for one in comparison.statistics)
+        parts.append(f"hollow: {' or '.join(reasons)}, not ranked")
     elif comparison.force and comparison.audit.flagged:
         parts.append("FORCED across unequal conditions")
     return "; ".join(parts)

@@ -6,7 +6,7 @@ from vgpt.errors import VgptError
 from vgpt.files import may_replace
 from vgpt.report.comparison import Comparison
 from vgpt.report.curves import Histories
-from vgpt.report.differences import Windows
+from vgpt.report.evaluation_noise import Windows
 from vgpt.report.figures.caches import draw_caches
 from vgpt.report.figures.losses import draw_losses
 from vgpt.report.figures.positions import draw_positions
