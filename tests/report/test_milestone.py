@@ -164,7 +164,7 @@ def test_a_run_that_was_not_evaluated_by_the_point_has_no_verdict_and_hears_of_a
     assert standings(found)["mha"] == (None, 100, 1000)
     assert standings(found)["mqa"] == (100, 200, 1200)
     assert found.statistics[1].difference.verdict == "unequal points: no verdict"  # its own point is no help
-    assert found.unequal_points["mqa"].startswith("the baseline is not there: mha-s1")
+    assert found.unequal_points["mqa"] == "mha, the baseline, is not there"
     assert "--eval-interval 60 evaluates a run by then" in found.unequal_points["mha"]
 
 

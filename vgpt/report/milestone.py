@@ -110,7 +110,7 @@ def at_milestone(rows: Sequence[Row], milestone: Milestone, histories: Histories
     for row in rows:
         reason = away[row.label]
         if not reason and away[baseline]:
-            reason = f"the baseline is not there: {away[baseline]}"
+            reason = f"{rows[0].label}, the baseline, is not there"
         elif not reason and (apart := _apart([*standings[baseline], *standings[row.label]])) > TOLERANCE:
             reason = f"what stands for the point lies {apart:.1%} apart in it and in the baseline"
         if reason:

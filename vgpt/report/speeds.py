@@ -30,10 +30,15 @@ SPEED_PARAMS = (
     "tracker",
 )
 SPEED_TAGS = {
-    "device": "vgpt.device",  # of a CPU, with its threads
+    "device": "vgpt.device",
+    "threads": "vgpt.threads",
+    "cpu_capability": "vgpt.cpu_capability",
+    "allocator": "vgpt.allocator",
+    "kernels": "vgpt.kernels",
     "dtype": "vgpt.dtype",
     "torch": "vgpt.torch",
     "vgpt": "vgpt.version",
+    "source": "vgpt.source",
 }
 """What bears on speed besides the variant, and must be recorded and equal: settings, and facts by their tags."""
 

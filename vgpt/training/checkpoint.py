@@ -36,7 +36,7 @@ class TrainingState:
     """What training remembers beside tensors; the schedule, the batches and dropout are functions of `step`.
 
     `loss_sum`, `loss_count`, `interval_steps` and `interval_seconds` are the unfinished log interval; `batch_hash`
-    chains the hashes of all batches so far;
+    chains the hashes of all batches so far; `train_bytes` is the memory of steps, 0 where it is not known;
     `skipped_steps` counts updates left out because the gradient was not finite, `bad_steps` those in a row up to now.
     `init_digest` is the SHA-256 of the weights that the run began with, empty for random ones; `forked_from` names the
     checkpoint of another run that it went on from. `facts` holds, by tag, what every process that trained it found of
@@ -65,6 +65,7 @@ class TrainingState:
     start: dict[str, str] = field(default_factory=dict[str, str])
     interval_steps: Count = 0
     interval_seconds: float = 0.0
+    train_bytes: Count = 0
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def summarise(trainer: Trainer, final: Evaluation, compute: Compute, peak: Peak)
         "kv/bytes_read": cache_read_bytes(architecture, context, element),
         "kv/bytes_measured": measured,
         "memory/peak_bytes": peak_bytes,
-        **({} if trainer.memory.peak is None else {"memory/train_bytes": trainer.memory.peak}),
+        **({"memory/train_bytes": taken} if (taken := trainer.memory.peak or state.train_bytes) else {}),
         "train/tokens": state.tokens,
         "train/steps": state.step,
         "train/skipped_steps": state.skipped_steps,

@@ -287,6 +287,7 @@ class Trainer:
         paused = self._elapsed()
         self.memory.end()
         state.interval_steps, state.interval_seconds = self._timed_steps, paused
+        state.train_bytes = self.memory.peak or state.train_bytes
         state.loss_sum = self._shared_loss_sum()
         if self.step.scaler is not None:
             state.scaler = self.step.scaler.state_dict()
