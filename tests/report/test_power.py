@@ -11,7 +11,7 @@ from rich.console import Console
 from vgpt.errors import SettingsError
 from vgpt.report.as_json import as_json
 from vgpt.report.comparison import compare
-from vgpt.report.power import MOST_SEEDS, needs, seeds_needed
+from vgpt.report.power import MOST_SEEDS, needs, power_lines, seeds_needed
 from vgpt.report.tables import tables
 
 
@@ -82,6 +82,8 @@ def test_the_runs_on_record_are_a_pilot_and_are_not_counted_in(pilot):
     text = " ".join(console.file.getvalue().split())
     assert "Seeds that a new study takes to show a difference of 0.02 nats" in text
     assert "do not count them in" in text
+    (line,) = power_lines(pilot)
+    assert line.startswith(f"mqa: 5 seeds, {need.seeds_at_limit} to be safe, show a difference of 0.02 nats")
     table = json.loads(json.dumps(as_json(pilot), allow_nan=False))["power"]
     assert (table["delta"], table["power"], table["rows"][0]["seeds"]) == (0.02, 0.8, 5)
 

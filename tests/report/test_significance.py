@@ -278,6 +278,35 @@ def test_evaluation_noise_stands_apart_from_seed_noise(runs_of, ask):
     assert "says nothing about other seeds" in folded(text)
 
 
+def test_noise_of_evaluation_that_all_seeds_share_is_in_the_verdict(runs_of, ask):
+    """Every seed agrees on these windows that mqa is worse; on other text it might be better."""
+    runs = [*runs_of("mha", MHA), *runs_of("mqa", WORSE)]
+    assert difference(compare(ask("mha", "mqa"), runs)).verdict == "worse"
+    documents = np.repeat(np.arange(16), 4)
+
+    def windows(spread):
+        effect = np.random.default_rng(3).normal(0, spread, 16)[documents]
+        effect -= effect.mean()
+        return lambda run: WindowLosses(
+            400,
+            "64x128:aaaa",
+            tuple(run.metrics["val/loss"] + effect * (run.tags["vgpt.attn"] == "mqa")),
+            (),
+            tuple(documents.tolist()),
+        )
+
+    slight, great = (compare(ask("mha", "mqa"), runs, windows=windows(spread)) for spread in (0.01, 0.2))
+    assert [difference(found).verdict for found in (slight, great)] == ["worse", "no difference shown"]
+    one = difference(great)
+    assert (one.noise.kind, one.noise.clusters, one.noise.df) == ("documents", 16, 15)
+    assert one.noise.beyond_seeds == pytest.approx(one.noise.se)
+    # Weighted critical values: Student's for 3 and for 15 degrees of freedom, from a printed table.
+    seeds, text = one.test.error**2, one.noise.se**2
+    assert one.half_width == pytest.approx((3.182 * seeds + 2.131 * text) / (seeds + text) ** 0.5, rel=1e-3)
+    assert "clustered by document" in folded(rendered(great))
+    assert as_json(great)["rows"][1]["statistics"]["loss_se_clusters"] == "documents"
+
+
 def test_one_run_each_shows_evaluation_noise_and_still_no_verdict(runs_of, ask):
     runs = [*runs_of("mha", MHA[:1]), *runs_of("mqa", WORSE[:1])]
     found = compare(ask("mha", "mqa"), runs, windows=windows_of([(run, run.metrics["val/loss"]) for run in runs]))

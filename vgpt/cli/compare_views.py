@@ -23,6 +23,7 @@ from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_c
 from vgpt.report.html.page import Section, as_html, save_html
 from vgpt.report.names import row_names
 from vgpt.report.plan import Request
+from vgpt.report.power import power_lines
 from vgpt.report.reproduce import study_command
 from vgpt.report.signs import signs_json, signs_table
 from vgpt.report.sparklines import curves_table
@@ -112,6 +113,9 @@ class Views:
     def _tell(self, study: Study, answer: Answered, histories: HistoryReader) -> None:
         """Print a comparison on the terminal, or say there what a format for programs leaves out."""
         comparison, columns = answer.comparison, answer.part.request.settings.compare.columns
+        if columns or self.stdout not in (None, _write_json):
+            for sentence in power_lines(comparison):
+                say(sentence)
         if self.stdout is not None:
             if self.stdout is not _write_json and comparison.rows and not comparison.audit.equal:
                 for line in audit_lines(comparison.audit):

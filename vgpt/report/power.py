@@ -108,6 +108,20 @@ def power_tables(comparison: Comparison) -> list[RenderableType]:
     return [table, Text(text, "dim"), Text()]
 
 
+def power_lines(comparison: Comparison) -> list[str]:
+    """Return the same in sentences, for where a format has no place for the table."""
+    delta = comparison.power
+    if delta is None:
+        return []
+    found = needs(comparison, delta)
+    return [
+        f"{row.title}: {_shown(one.seeds)} seeds, {_shown(one.seeds_at_limit)} to be safe, show a difference of "
+        f"{delta:g} nats in a new study; these runs are its pilot, and are not to be counted in"
+        for row, one in zip(comparison.rows[1:], found, strict=True)
+        if one is not None
+    ]
+
+
 def power_json(comparison: Comparison) -> dict[str, Any] | None:
     """Return the same as plain data; None where it was not asked for."""
     if comparison.power is None:
