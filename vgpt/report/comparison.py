@@ -177,7 +177,7 @@ def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: 
         if found or request.terms:
             draft.missing += absent
         begun = [run for one in absent for run in alive.find_all(one.config)]
-        draft.unfinished += [(term.attn, run) for run in begun]
+        draft.unfinished += [(term.attn, run) for run in runs if any(run is other for other in begun)]
 
 
 def _choose_free(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:

@@ -16,8 +16,8 @@ from vgpt.training.files import write_json
 
 DEMO_DIRECTORY = Path("data/demo")
 SETTINGS_FILE = "settings.json"
-# What may be there before a run's settings are: its lock, and what a launcher leaves for its processes.
-_BEFORE_SETTINGS = re.compile(r"run\.lock|launch.*\.json|logs|\..*\.tmp")
+# What may be there before a run's settings are: its lock, its checkpoints, what a launcher leaves for its processes.
+_BEFORE_SETTINGS = re.compile(r"run\.lock|ckpt|launch.*\.json|logs|\..*\.tmp")
 
 
 def same_settings(before: TrainConfig, config: TrainConfig, *, digest: str = "") -> bool:
@@ -69,10 +69,8 @@ def refuse_foreign(directory: Path) -> None:
     """
     try:
         names = {path.name for path in directory.iterdir()}
-    except FileNotFoundError:
-        return
-    except NotADirectoryError as error:
-        raise UsageError(f"{directory} is a file", "Choose another --run-name or --runs-dir.") from error
+    except (FileNotFoundError, NotADirectoryError):
+        return  # making it says what is wrong
     begun = RECORD_FILE in names or bool(steps(directory / "ckpt"))
     settings = _table(directory / SETTINGS_FILE)
     if SETTINGS_FILE in names and not begun and not settings.keys() >= {"model", "train", "run"}:
