@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from vgpt.files import (
     plain_place,
     read_text,
     shown_name,
+    typed_name,
     user_path,
     wide_encoding,
 )
@@ -74,6 +76,13 @@ def test_a_name_of_any_bytes_can_be_shown(tmp_path):
     name = os.fsdecode(b"caf\xe9.txt")
     assert shown_name(name) == "caf\\xe9.txt"
     assert shown_name("café.txt") == "café.txt"
+
+
+@pytest.mark.parametrize("name", [b"a b.txt", b"it's.txt", b"caf\xe9's $x.txt", "ü.txt".encode(), b"\xff"])
+def test_a_name_that_is_typed_from_a_hint_is_that_file(tmp_path, name):
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))).write_text("found")
+    command = f"cat {typed_name(os.fsdecode(name))}"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True).stdout == "found"
 
 
 def test_a_byte_order_mark_is_no_content(tmp_path):

@@ -5,6 +5,7 @@ A byte-order mark is no content, `~` is the home directory, and a name of any by
 
 import json
 import os
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,14 @@ def near_place(path: Path) -> str:
 def shown_name(path: str | Path) -> str:
     r"""Return a file's name as text that UTF-8 can carry: bytes that are none are spelt out, as in `\xff.txt`."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
+def typed_name(path: str | Path) -> str:
+    """Return a file's name quoted for a shell, also where its bytes are no UTF-8."""
+    text, shown = str(path), shown_name(path)
+    if text == shown:
+        return shlex.quote(text)
+    return "$'" + shown.replace("'", "\\'") + "'"
 
 
 def decode_text(content: bytes) -> str:

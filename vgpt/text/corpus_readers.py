@@ -2,13 +2,12 @@
 
 import codecs
 import gzip
-import shlex
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 from vgpt.errors import DataError, did_you_mean
-from vgpt.files import parse_json, shown_name, wide_encoding
+from vgpt.files import parse_json, typed_name, wide_encoding
 from vgpt.text.corpus import PLAIN_SUFFIXES, Cutter, Piece
 
 BLOCK_BYTES = 1 << 20
@@ -81,16 +80,14 @@ def conversion_hint(source: str, head: bytes) -> str:
     if encoding is None and b"\0" in head:
         return "It is no text in any encoding that vgpt knows; leave it out."
     converter = f"iconv -f {encoding or 'WINDOWS-1252'} -t UTF-8"
-    quoted = shlex.quote(shown_name(source))
+    stem, dot, suffix = source.removesuffix(".gz").rpartition(".")
+    converted = typed_name(f"{stem}.utf8.{suffix}" if dot else f"{suffix}.utf8.txt")
     if source == "standard input":
         command = f"{converter} FILE | vgpt prepare -"
     elif source.endswith(".gz"):
-        name = shown_name(source).removesuffix(".gz")
-        stem, dot, suffix = name.rpartition(".")
-        command = f"gunzip -c {quoted} | {converter} > {shlex.quote(f'{stem}.utf8{dot}{suffix}')}"
+        command = f"gunzip -c {typed_name(source)} | {converter} > {converted}"
     else:
-        stem, dot, suffix = shown_name(source).rpartition(".")
-        command = f"{converter} {quoted} > {shlex.quote(f'{stem}.utf8{dot}{suffix}' if dot else f'{suffix}.utf8.txt')}"
+        command = f"{converter} {typed_name(source)} > {converted}"
     if encoding:
         return f"It is in {encoding}. Convert it first: {command}"
     return (
