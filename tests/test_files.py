@@ -5,6 +5,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vgpt.files import (
@@ -108,6 +109,7 @@ def test_wide_encodings_are_told_from_text_and_from_what_is_none(encoding):
     assert text.encode(encoding).decode(name) == text
     assert wide_encoding(text.encode()) is None
     assert wide_encoding(bytes(range(256))) is None
+    assert wide_encoding(np.arange(65, dtype="<u2").tobytes() * 9) is None, "token ids of single letters"
     assert wide_encoding(b"") is None
 
 

@@ -141,11 +141,12 @@ def wide_encoding(content: bytes) -> str | None:
     pairs = len(content) // 2
     if pairs < _FEWEST_SIGNS:
         return None
-    if odd > pairs // 2 and even == 0:
-        return "UTF-16LE"
-    if even > pairs // 2 and odd == 0:
-        return "UTF-16BE"
-    return None
+    name = "UTF-16LE" if odd > pairs // 2 and even == 0 else "UTF-16BE" if even > pairs // 2 and odd == 0 else None
+    if name is None:
+        return None
+    # Token files of small vocabularies have zeros in the same places, but no text is full of control characters.
+    text = content[: 2 * pairs].decode(name, errors="replace")
+    return None if any(letter < " " and letter not in "\t\n\r\f" for letter in text) else name
 
 
 def _integer(digits: str) -> int | float:

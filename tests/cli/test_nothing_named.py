@@ -251,3 +251,11 @@ def test_files_left_out_of_a_folder_are_counted_in_what_is_said(tmp_path, run):
     result = run("prepare", tmp_path / "folder", "--vocab-size", 300, "--out", tmp_path / "out")
     assert "2 files in folders" in result.out
     run("prepare", "corpus.txt", "--vocab-size", 300)
+
+
+def test_a_text_that_spells_the_end_of_text_is_said_to_hold_letters(tmp_path, run):
+    (tmp_path / "a.txt").write_text(text(3).replace("dogs", "dogs<|endoftext|>"))
+    result = run("prepare", tmp_path / "a.txt", "--vocab-size", 300, "--out", tmp_path / "out")
+    assert result.code == 0
+    assert "spells <|endoftext|> 500 times, which is read as letters" in result.err
+    assert "<|endoftext|>" not in run("prepare", "corpus.txt", "--vocab-size", 300).err

@@ -14,6 +14,7 @@ BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 28
 PARQUET_ROWS = 256
 _HEAD_BYTES = 4096
+_TEXT_KINDS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
 _JSON_NAMES: dict[type, str] = {bool: "true or false", list: "an array", dict: "an object"}
 
 
@@ -199,9 +200,9 @@ def _is_text(kind: Any) -> bool:
     kind = getattr(kind, "storage_type", kind)
     if pa.types.is_dictionary(kind):
         return _is_text(kind.value_type)
-    known = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    known += (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_null)
-    return any(is_kind(kind) for is_kind in known)
+    # Older versions of pyarrow know no views.
+    tests = [getattr(pa.types, f"is_{name}", None) for name in _TEXT_KINDS]
+    return any(is_kind(kind) for is_kind in tests if is_kind is not None)
 
 
 def _text_of_cell(value: Any, source: str, row: int) -> str:
