@@ -31,24 +31,24 @@ def test_a_run_of_an_earlier_version_is_found_by_either_spelling(tmp_path, spelt
     plain = {"data": "d"} if "data" in spelt else {}
     assert name != config_of(tmp_path, **plain).name
     begun(old, name)
-    assert under_its_name(config_of(tmp_path, **plain)).name == name
-    assert under_its_name(config_of(tmp_path, **spelt)).name == name
-    assert under_its_name(config_of(tmp_path, **plain, lr="2e-3")).name != name
-    assert under_its_name(config_of(tmp_path, **plain, run_name="mine")).name == "mine"
+    assert under_its_name(config_of(tmp_path, **plain))[0].name == name
+    assert under_its_name(config_of(tmp_path, **spelt))[0].name == name
+    assert under_its_name(config_of(tmp_path, **plain, lr="2e-3"))[0].name != name
+    assert under_its_name(config_of(tmp_path, **plain, run_name="mine"))[0].name == "mine"
 
 
 def test_a_run_that_has_its_own_directory_is_not_looked_for_elsewhere(tmp_path):
     plain, spelt = config_of(tmp_path), config_of(tmp_path, min_lr="1e-4")
     begun(spelt, f"mha-s1337-{spelt.spelled_hash[:8]}")
     begun(plain, plain.name)
-    assert under_its_name(plain).name == plain.name
+    assert under_its_name(plain)[0].name == plain.name
 
 
 def test_damaged_settings_beside_it_are_passed_over(tmp_path):
     (tmp_path / "mha-s1337-00000000").mkdir()
     (tmp_path / "mha-s1337-00000000" / "settings.json").write_text("{")
     config = config_of(tmp_path)
-    assert under_its_name(config) == config
+    assert under_its_name(config) == (config, "")
 
 
 def test_a_device_that_is_not_here_is_not_what_auto_comes_to(tmp_path):
