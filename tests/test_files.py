@@ -2,8 +2,10 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vgpt.files import (
@@ -15,6 +17,7 @@ from vgpt.files import (
     plain_place,
     read_text,
     shown_name,
+    typed_name,
     user_path,
     wide_encoding,
 )
@@ -76,6 +79,13 @@ def test_a_name_of_any_bytes_can_be_shown(tmp_path):
     assert shown_name("café.txt") == "café.txt"
 
 
+@pytest.mark.parametrize("name", [b"a b.txt", b"it's.txt", b"caf\xe9's $x.txt", "ü.txt".encode(), b"\xff"])
+def test_a_name_that_is_typed_from_a_hint_is_that_file(tmp_path, name):
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))).write_text("found")
+    command = f"cat {typed_name(os.fsdecode(name))}"
+    assert subprocess.run(["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True).stdout == "found"
+
+
 def test_a_byte_order_mark_is_no_content(tmp_path):
     path = tmp_path / "marked"
     path.write_bytes(b"\xef\xbb\xbf[a]\nb = 1\n")
@@ -99,6 +109,7 @@ def test_wide_encodings_are_told_from_text_and_from_what_is_none(encoding):
     assert text.encode(encoding).decode(name) == text
     assert wide_encoding(text.encode()) is None
     assert wide_encoding(bytes(range(256))) is None
+    assert wide_encoding(np.arange(65, dtype="<u2").tobytes() * 9) is None, "token ids of single letters"
     assert wide_encoding(b"") is None
 
 

@@ -5,6 +5,7 @@ A byte-order mark is no content, `~` is the home directory, and a name of any by
 
 import json
 import os
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,14 @@ def near_place(path: Path) -> str:
 def shown_name(path: str | Path) -> str:
     r"""Return a file's name as text that UTF-8 can carry: bytes that are none are spelt out, as in `\xff.txt`."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
+
+
+def typed_name(path: str | Path) -> str:
+    """Return a file's name quoted for a shell, also where its bytes are no UTF-8."""
+    text, shown = str(path), shown_name(path)
+    if text == shown:
+        return shlex.quote(text)
+    return "$'" + shown.replace("'", "\\'") + "'"
 
 
 def decode_text(content: bytes) -> str:
@@ -132,11 +141,12 @@ def wide_encoding(content: bytes) -> str | None:
     pairs = len(content) // 2
     if pairs < _FEWEST_SIGNS:
         return None
-    if odd > pairs // 2 and even == 0:
-        return "UTF-16LE"
-    if even > pairs // 2 and odd == 0:
-        return "UTF-16BE"
-    return None
+    name = "UTF-16LE" if odd > pairs // 2 and even == 0 else "UTF-16BE" if even > pairs // 2 and odd == 0 else None
+    if name is None:
+        return None
+    # Token files of small vocabularies have zeros in the same places, but no text is full of control characters.
+    text = content[: 2 * pairs].decode(name, errors="replace")
+    return None if any(letter < " " and letter not in "\t\n\r\f" for letter in text) else name
 
 
 def _integer(digits: str) -> int | float:

@@ -251,3 +251,32 @@ def test_files_left_out_of_a_folder_are_counted_in_what_is_said(tmp_path, run):
     result = run("prepare", tmp_path / "folder", "--vocab-size", 300, "--out", tmp_path / "out")
     assert "2 files in folders" in result.out
     run("prepare", "corpus.txt", "--vocab-size", 300)
+
+
+def test_a_text_that_spells_the_end_of_text_is_said_to_hold_letters(tmp_path, run):
+    (tmp_path / "a.txt").write_text(text(3).replace("dogs", "dogs<|endoftext|>"))
+    result = run("prepare", tmp_path / "a.txt", "--vocab-size", 300, "--out", tmp_path / "out")
+    assert result.code == 0
+    assert "spells <|endoftext|> 500 times, which is read as letters" in result.err
+    assert "<|endoftext|>" not in run("prepare", "corpus.txt", "--vocab-size", 300).err
+
+
+def test_data_that_was_prepared_anew_under_the_same_name_makes_another_run(place, run):
+    (name,) = run_names(place)
+    words = ["--attn", "mla", "--kv-lora-rank", 8, *TINY]
+    assert run("prepare", "other.txt", "--vocab-size", 300, "--overwrite").code == 0
+    try:
+        plan = run("compare", "mla:kv_lora_rank=8", *TINY, "--plan", "--json")
+        assert json.loads(plan.out)["missing"] == 1
+        for _ in range(2):
+            trained = run("train", *words)
+            assert trained.code == 0, trained.err
+            assert f"{name} was trained on other data of the same name: this is {name}-" in trained.err
+        other = next(found for found in run_names(place) if found != name)
+        assert f"{other} is finished at step 2: nothing to train" in trained.err
+        plan = run("compare", "mla:kv_lora_rank=8", *TINY, "--plan", "--json")
+        assert json.loads(plan.out)["missing"] == 0
+    finally:
+        for found in place.glob(f"runs/{name}-*"):
+            shutil.rmtree(found)
+        assert run("prepare", "corpus.txt", "--vocab-size", 300, "--overwrite").code == 0

@@ -16,7 +16,7 @@ from vgpt.text.corpus import find_corpus, read_corpus
 from vgpt.text.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
-CASES = [150, pytest.param(2000, marks=pytest.mark.slow)]
+CASES = [60, pytest.param(2000, marks=pytest.mark.slow)]
 TEXT = "the cat sat on the mat, and the other cat sat after it\n" * 5
 
 

@@ -134,3 +134,12 @@ def test_exported_weights_load_into_transformers(model, ids):
         theirs.load_state_dict(to_hf(net))
         with torch.no_grad():
             torch.testing.assert_close(net(ids), theirs(ids).logits, rtol=0, atol=1e-5)
+
+
+def test_a_byte_order_mark_before_config_json_is_no_content(tmp_path):
+    weights, ids, logits = golden("gpt2")
+    save_file(weights, tmp_path / "model.safetensors")
+    config = json.dumps({"model_type": "gpt2", "activation_function": "gelu_new", **SIZES})
+    (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + config.encode())
+    with torch.no_grad():
+        torch.testing.assert_close(load_gpt2_safetensors(tmp_path)(ids), logits, rtol=0, atol=1e-5)

@@ -101,7 +101,7 @@ def test_what_the_model_format_cannot_carry_is_refused_and_left_to_json(pattern,
     tokenizer = Tokenizer(Vocabulary("odd", pattern, (), specials))
     with pytest.raises(TokenizerError, match="cannot be written as minbpe v1"):
         write_model(tokenizer._vocabulary)
-    (tmp_path / "tokenizer.model").write_text("of an earlier tokenizer")
+    (tmp_path / "tokenizer.model").write_text("minbpe v1\nof an earlier tokenizer")
     assert {path.name for path in tokenizer.save(tmp_path)} == {"tokenizer.json", "tokenizer.vocab"}
     assert not (tmp_path / "tokenizer.model").exists()
     assert Tokenizer.load(tmp_path) == tokenizer

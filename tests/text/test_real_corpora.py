@@ -39,7 +39,7 @@ def write_parquet(path: Path, table: pa.Table) -> Path:
     [
         pa.dictionary(pa.int32(), pa.string()),
         pa.dictionary(pa.int8(), pa.large_string()),
-        pa.string_view(),
+        *([pa.string_view()] if hasattr(pa, "string_view") else []),
         pa.large_string(),
         pa.binary(),
         pa.large_binary(),

@@ -31,7 +31,7 @@ def prepare(
     from vgpt.cli.live import data_bars
     from vgpt.data.prepare import prepare as run
 
-    manifest = run(inputs, loaded.settings, data_bars())
+    manifest = run(inputs, loaded.settings, data_bars(), warn)
     try:
         remember_prepared(loaded.settings.out)
     except OSError as error:

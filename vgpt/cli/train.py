@@ -42,9 +42,9 @@ def train(
     world = None if dry_run else world_of_environment()
     if world is None or world.main:
         mention_data(loaded.settings.train.data, loaded.origins["data"])
-    config = under_its_name(loaded.settings)
-    if config.name != loaded.settings.name and (world is None or world.main):
-        say(f"{config.name} was begun with these settings, spelt in another way: this is that run")
+    config, remark = under_its_name(loaded.settings)
+    if remark and (world is None or world.main):
+        say(remark)
     if dry_run:
         _dry_run(config, as_json=json)
         return

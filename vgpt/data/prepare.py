@@ -1,6 +1,6 @@
 """From text to a data set: read, clean, split, train or open a tokenizer, encode, and put the folder in place."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -32,12 +32,17 @@ from vgpt.text.bpe import train_bpe
 from vgpt.text.choose import open_tokenizer
 from vgpt.text.clean import Cleaner
 from vgpt.text.corpus import Corpus, find_corpus, read_corpus
-from vgpt.text.tokenizer import Tokenizer
+from vgpt.text.tokenizer import END_OF_TEXT, Tokenizer
 
 SAMPLE_BYTES = 32 << 20
 
 
-def prepare(inputs: Sequence[str], config: PrepareConfig, progress: Progress | None = None) -> Manifest:
+def prepare(
+    inputs: Sequence[str],
+    config: PrepareConfig,
+    progress: Progress | None = None,
+    warn: Callable[[str], None] = lambda remark: None,
+) -> Manifest:
     """Make a data set of texts at `config.out`.
 
     The folder appears whole or not at all. One that was prepared from the same text with the same settings is left as
@@ -47,6 +52,7 @@ def prepare(inputs: Sequence[str], config: PrepareConfig, progress: Progress | N
         inputs: files, folders, globs, `-` for standard input; or `demo` alone for the built-in corpus.
         config: settings.
         progress: is told about the stages `reading`, `training the tokenizer` and `encoding`.
+        warn: is told what a person should know of the text.
 
     Returns:
         The manifest of the data set that is at `config.out` now.
@@ -67,6 +73,8 @@ def prepare(inputs: Sequence[str], config: PrepareConfig, progress: Progress | N
     with staging(out) as folder:
         cleaner = Cleaner(config.steps)
         spool = _read(corpus, folder / SPOOL_NAME, cleaner, config, progress)
+        if spool.marks:
+            warn(_marks_remark(spool.marks))
         if present is not None:
             if present.source.digest != spool.digest:
                 raise _occupied(config.out, "was prepared from another text")
@@ -145,6 +153,13 @@ def _read(corpus: Corpus, path: Path, cleaner: Cleaner, config: PrepareConfig, p
         shown = ", ".join(corpus.files[:3]) + (", ..." if len(corpus.files) > 3 else "")
         raise DataError(f"no text in {shown}: every document is empty", "Name files that hold text.")
     return spool
+
+
+def _marks_remark(marks: int) -> str:
+    return (
+        f"the text spells {END_OF_TEXT} {marks:,} times, which is read as letters: no document ends there. "
+        "Documents that end by the token are files of their own, or lines of a .jsonl file"
+    )
 
 
 def _train(spool: Spool, plan: Plan, config: PrepareConfig, progress: Progress) -> Tokenizer:

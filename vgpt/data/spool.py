@@ -16,6 +16,7 @@ import numpy as np
 
 from vgpt.text.clean import DEDUP, Cleaner
 from vgpt.text.corpus import Piece, document_name
+from vgpt.text.vocabulary import END_OF_TEXT
 
 _DIGEST_BYTES = 16
 
@@ -37,6 +38,8 @@ class Spool:
     origins: np.ndarray
     sources: Sequence[str]
     empty: int
+    marks: int = 0
+    """how often the text itself spells `<|endoftext|>`, as files of several documents do"""
 
     @property
     def documents(self) -> int:
@@ -71,7 +74,8 @@ def write_spool(pieces: Iterable[Piece], path: Path, cleaner: Cleaner) -> Spool:
     sizes, owners, digests = array("q"), array("q"), bytearray()
     places, origins = array("q"), array("q")
     sources: dict[str, int] = {}
-    empty = 0
+    empty = marks = 0
+    mark = END_OF_TEXT.encode()
     with path.open("wb") as stream:
         for document in _documents(pieces):
             hasher = hashlib.blake2b(digest_size=_DIGEST_BYTES)
@@ -81,6 +85,7 @@ def write_spool(pieces: Iterable[Piece], path: Path, cleaner: Cleaner) -> Spool:
                 data = cleaner.clean(piece.text).encode()
                 if data:
                     stream.write(data)
+                    marks += data.count(mark)
                     hasher.update(data)
                     sizes.append(len(data))
                     owners.append(len(places))
@@ -102,6 +107,7 @@ def write_spool(pieces: Iterable[Piece], path: Path, cleaner: Cleaner) -> Spool:
         origins=np.array(origins, dtype=np.int64),
         sources=tuple(sources),
         empty=empty,
+        marks=marks,
     )
     return _without_repetitions(spool, cleaner) if DEDUP in cleaner.steps else spool
 
@@ -146,4 +152,5 @@ def _without_repetitions(spool: Spool, cleaner: Cleaner) -> Spool:
         origins=spool.origins[keep],
         sources=spool.sources,
         empty=spool.empty,
+        marks=spool.marks,
     )

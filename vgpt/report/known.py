@@ -21,8 +21,9 @@ _SECTIONS = ("model", "train", "system", "workers")
 class KnownRuns:
     """Recorded runs, by the settings that made them.
 
-    Runs are told by the hash that they recorded. Where no run has it, those of the same variant and seed are read
-    again: one is the same where its settings mean the same, and its data has the same digest, however both are spelt.
+    Runs are told by the hash that they recorded, and by the digest of their data where that is at hand. Where no run
+    has the hash, those of the same variant and seed are read again: one is the same where its settings mean the same
+    and its data has the same digest, however both are spelt.
 
     Args:
         runs: to look in; of several that are the same the newest counts.
@@ -39,10 +40,11 @@ class KnownRuns:
 
     def find_all(self, config: TrainConfig) -> list[RunInfo]:
         """Return every run of these settings, the newest first."""
+        wanted = _Wanted(config)
         for name in (config.settings_hash, config.spelled_hash):
             if name in self._hashes:
-                return [run for run in self._runs if settings_hash_of(run) == name]
-        wanted = _Wanted(config)
+                named = [run for run in self._runs if settings_hash_of(run) == name]
+                return [run for run in named if not wanted.has_other_data(run)]
         return [run for run in self._runs if self._is_same(run, wanted)]
 
     def _is_same(self, run: RunInfo, wanted: "_Wanted") -> bool:
@@ -86,6 +88,10 @@ class _Wanted:
         from vgpt.training.devices import hardware  # imports torch, which few comparisons need
 
         return hardware(self.config.system)
+
+    def has_other_data(self, run: RunInfo) -> bool:
+        """Tell whether the data of this name is not what the run was trained on: it was prepared anew."""
+        return bool(self.digest) and run.tags.get("vgpt.data_digest", self.digest) != self.digest
 
     def computed_as(self, run: RunInfo, before: SystemSettings) -> bool:
         """Tell whether a run was computed on the device and in the precision that these settings come to here."""

@@ -7,7 +7,6 @@ are the same whether it was read whole or in pieces.
 
 import glob
 import os
-import shlex
 import stat
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vgpt.errors import DataError
-from vgpt.files import access_hint, shown_name, user_path, wide_encoding
+from vgpt.files import access_hint, shown_name, typed_name, user_path, wide_encoding
 
 PIECE_CHARACTERS = 1 << 20
 PLAIN_SUFFIXES = (".txt", ".md", ".py")
@@ -126,7 +125,7 @@ def _unknown_format(item: str, path: Path) -> DataError:
         return DataError(message, _FORMATS)
     if b"\0" in head and wide_encoding(head) is None:
         return DataError(f"{message}, and it is no text", f"Name the text that it was made from. {_FORMATS}")
-    return DataError(message, f"{_FORMATS} Or: vgpt prepare - < {shlex.quote(shown_name(item))}")
+    return DataError(message, f"{_FORMATS} Or: vgpt prepare - < {typed_name(item)}")
 
 
 def _expand(pattern: str) -> tuple[list[str], int]:

@@ -2,19 +2,19 @@
 
 import codecs
 import gzip
-import shlex
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 from vgpt.errors import DataError, did_you_mean
-from vgpt.files import parse_json, shown_name, wide_encoding
+from vgpt.files import parse_json, typed_name, wide_encoding
 from vgpt.text.corpus import PLAIN_SUFFIXES, Cutter, Piece
 
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 28
 PARQUET_ROWS = 256
 _HEAD_BYTES = 4096
+_TEXT_KINDS = ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
 _JSON_NAMES: dict[type, str] = {bool: "true or false", list: "an array", dict: "an object"}
 
 
@@ -81,16 +81,14 @@ def conversion_hint(source: str, head: bytes) -> str:
     if encoding is None and b"\0" in head:
         return "It is no text in any encoding that vgpt knows; leave it out."
     converter = f"iconv -f {encoding or 'WINDOWS-1252'} -t UTF-8"
-    quoted = shlex.quote(shown_name(source))
+    stem, dot, suffix = source.removesuffix(".gz").rpartition(".")
+    converted = typed_name(f"{stem}.utf8.{suffix}" if dot else f"{suffix}.utf8.txt")
     if source == "standard input":
         command = f"{converter} FILE | vgpt prepare -"
     elif source.endswith(".gz"):
-        name = shown_name(source).removesuffix(".gz")
-        stem, dot, suffix = name.rpartition(".")
-        command = f"gunzip -c {quoted} | {converter} > {shlex.quote(f'{stem}.utf8{dot}{suffix}')}"
+        command = f"gunzip -c {typed_name(source)} | {converter} > {converted}"
     else:
-        stem, dot, suffix = shown_name(source).rpartition(".")
-        command = f"{converter} {quoted} > {shlex.quote(f'{stem}.utf8{dot}{suffix}' if dot else f'{suffix}.utf8.txt')}"
+        command = f"{converter} {typed_name(source)} > {converted}"
     if encoding:
         return f"It is in {encoding}. Convert it first: {command}"
     return (
@@ -202,9 +200,9 @@ def _is_text(kind: Any) -> bool:
     kind = getattr(kind, "storage_type", kind)
     if pa.types.is_dictionary(kind):
         return _is_text(kind.value_type)
-    known = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    known += (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_null)
-    return any(is_kind(kind) for is_kind in known)
+    # Older versions of pyarrow know no views.
+    tests = [getattr(pa.types, f"is_{name}", None) for name in _TEXT_KINDS]
+    return any(is_kind(kind) for is_kind in tests if is_kind is not None)
 
 
 def _text_of_cell(value: Any, source: str, row: int) -> str:

@@ -226,7 +226,7 @@ class Tokenizer:
 
 def _refuse_foreign(directory: Path) -> None:
     """Refuse to replace a tokenizer of another program, or the one that token files beside it were made with."""
-    marks = {JSON_FILE: b'"vgpt"', MODEL_FILE: MODEL_VERSION.encode(), LISTING_FILE: b"[\\u0000] 0"}
+    marks = {JSON_FILE: b'"vgpt"', MODEL_FILE: MODEL_VERSION.encode(), LISTING_FILE: b"[\\u0000] "}
     foreign = [name for name, mark in marks.items() if not _begins_with(directory / name, mark)]
     if (directory / "manifest.json").exists() and any((directory / name).exists() for name in marks):
         foreign = [name for name in marks if (directory / name).exists()]

@@ -16,8 +16,8 @@ from vgpt.training.files import write_json
 
 DEMO_DIRECTORY = Path("data/demo")
 SETTINGS_FILE = "settings.json"
-# What may be there before a run's settings are: its lock, and what a launcher leaves for its processes.
-_BEFORE_SETTINGS = re.compile(r"run\.lock|launch.*\.json|logs|\..*\.tmp")
+# What may be there before a run's settings are: its lock, its checkpoints, what a launcher leaves for its processes.
+_BEFORE_SETTINGS = re.compile(r"run\.lock|ckpt|launch.*\.json|logs|\..*\.tmp")
 
 
 def same_settings(before: TrainConfig, config: TrainConfig, *, digest: str = "") -> bool:
@@ -69,10 +69,8 @@ def refuse_foreign(directory: Path) -> None:
     """
     try:
         names = {path.name for path in directory.iterdir()}
-    except FileNotFoundError:
-        return
-    except NotADirectoryError as error:
-        raise UsageError(f"{directory} is a file", "Choose another --run-name or --runs-dir.") from error
+    except (FileNotFoundError, NotADirectoryError):
+        return  # making it says what is wrong
     begun = RECORD_FILE in names or bool(steps(directory / "ckpt"))
     settings = _table(directory / SETTINGS_FILE)
     if SETTINGS_FILE in names and not begun and not settings.keys() >= {"model", "train", "run"}:
@@ -122,17 +120,32 @@ def refuse_other_settings(config: TrainConfig) -> None:
     )
 
 
-def under_its_name(config: TrainConfig) -> TrainConfig:
-    """Return the settings with the name of a run that was begun with the same ones, spelt in another way.
+def under_its_name(config: TrainConfig) -> tuple[TrainConfig, str]:
+    """Give a run that nobody named the name it goes by, where that is not the hash of its settings.
 
-    A run that nobody named is called by a hash of its settings as they were spelled when it was begun.
+    One that was begun with the same settings, spelt in another way, keeps its name; one on data that was prepared anew
+    in the place of other data gets a name of its own.
+
+    Returns:
+        The settings, and what is to be said of the name; empty for nothing.
     """
-    if config.run.run_name is not None or config.directory.exists():
-        return config
+    if config.run.run_name is not None:
+        return config, ""
+    if config.directory.exists():
+        before, now = recorded_digest(config.directory), data_digest(config.train.data)
+        if not before or not now or before == now or config.train.data == DEMO:
+            return config, ""
+        other = f"{config.name}-{now[:8]}"
+        return _named(config, other), f"{config.name} was trained on other data of the same name: this is {other}"
     for directory, before in _begun(config):
         if same_settings(before, config, digest=recorded_digest(directory)):
-            return config.model_copy(update={"run": config.run.model_copy(update={"run_name": directory.name})})
-    return config
+            name = directory.name
+            return _named(config, name), f"{name} was begun with these settings, spelt in another way: this is that run"
+    return config, ""
+
+
+def _named(config: TrainConfig, name: str) -> TrainConfig:
+    return config.model_copy(update={"run": config.run.model_copy(update={"run_name": name})})
 
 
 def _begun(config: TrainConfig) -> Iterator[tuple[Path, TrainConfig]]:
