@@ -15,7 +15,8 @@ _FILES = ("sqlite", "file")
 _HOST = r"(?:\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^\s:@/?#\[\]\\<>\"'`{}|^]*)"
 _AUTHORITY = re.compile(rf"{_HOST}(?:,{_HOST})*(?::\d*)?(?:,{_HOST}:\d*)*")
 # To the last `@` before a space, since a password may hold quotes and brackets; behind it the sentence may go on.
-_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?:\S*@)?[^\s'\"<>]*[^\s'\"<>).,;:\]}]")
+_WORDS = r"[^\s'\"<>]*[^\s'\"<>).,;:\]}]"
+_IN_TEXT = re.compile(rf"[\w+.-]*://(?:\S*@(?:{_WORDS})?|{_WORDS})")
 _SECRET_NAME = re.compile(r"pass|pwd|token|secret|key|credential|user", re.IGNORECASE)
 
 
@@ -97,9 +98,10 @@ def _authority(rest: str) -> tuple[str, str]:
 
 def _in_text(address: str) -> str:
     match = _SCHEME.match(address)
-    assert match is not None
+    if match is None:
+        return masked(address)
     authority, tail = _authority(address[match.end() :])
-    plain = authority and "@" not in authority and ":" not in authority and tail.startswith("/")
+    plain = tail.startswith("/") and authority and not {"@", ":"} & set(authority + tail.rpartition("@")[0])
     if plain or ("@" not in address and (_of_a_file(address) or _AUTHORITY.fullmatch(authority))):
         # No user information, or an `@` in a path: a query may still hold a password.
         return address if _of_a_file(address) else re.split(r"\?(?=\w+=)", address, maxsplit=1)[0]
