@@ -87,7 +87,8 @@ def test_each_sign_of_disturbance_counts_and_a_process_that_is_left_alone_has_no
     assert judged(pressure=0.05, switches=20.0) == []
     assert judged(others=0.3) == ["others"]
     assert judged(own=1.0) == ["slower"]
-    assert judged(pressure=0.5) == ["pressure"]
+    assert judged(pressure=0.5, others=0.08) == ["pressure"]
+    assert judged(pressure=0.5) == []  # tasks that wait for other processors than those of this process
     assert judged(switches=900.0, others=0.08) == ["switches"]
     assert judged(switches=900.0) == []  # threads of its own that take turns
 

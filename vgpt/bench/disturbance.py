@@ -14,8 +14,6 @@ from typing import TypeVar
 
 import psutil
 
-from vgpt.threads import usable_cpus
-
 T = TypeVar("T")
 OTHERS = 0.1
 """Cores that others may take of those that the subject needs."""
@@ -68,12 +66,12 @@ class Watch:
     Attributes:
         threads: threads that compute.
         gpu: index of the GPU that computes, None on a CPU.
-        cpus: CPUs that this process may use.
+        cpus: CPUs that this process is bound to.
     """
 
     threads: int
     gpu: int | None = None
-    cpus: int = field(default_factory=usable_cpus)
+    cpus: int = field(default_factory=lambda: len(_bound()))
     _usual: dict[str, float] = field(default_factory=dict[str, float])
     _clock: float = 0.0
 
@@ -96,11 +94,14 @@ class Watch:
         if found.own < SLOWER * usual:
             share = found.own / usual
             reasons.append(Reason("slower", 1 - share, f"a variant got {share:.0%} of its usual processor time"))
+        # Tasks may wait elsewhere, on other CPUs of a large machine, and threads of its own take turns too: both mean a
+        # disturbance only where others work here.
+        if others <= OTHERS / 2 and found.others is not None:
+            return reasons
         if found.pressure is not None and found.pressure > PRESSURE:
             text = f"tasks waited for a processor {found.pressure:.0%} of the time"
             reasons.append(Reason("pressure", found.pressure, text))
-        # Threads of its own may take turns too; only others make that a disturbance.
-        if found.switches is not None and found.switches > SWITCHES * self.threads and others > OTHERS / 2:
+        if found.switches is not None and found.switches > SWITCHES * self.threads:
             text = f"it had to give way {found.switches:.0f} times a second"
             reasons.append(Reason("switches", found.switches, text))
         return reasons
@@ -167,10 +168,15 @@ def _busy() -> float | None:
         each = psutil.cpu_times(percpu=True)
     except (OSError, RuntimeError):
         return None
-    bound = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(len(each))
+    bound = _bound()
     mine = [times for cpu, times in enumerate(each) if cpu in bound]
     # Linux counts the time of guests in that of users already.
     return sum(sum(t) - t.idle - getattr(t, "iowait", 0.0) - getattr(t, "guest", 0.0) for t in mine)
+
+
+def _bound() -> set[int]:
+    """Return the numbers of the CPUs that this process is bound to."""
+    return set(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
 
 
 def _waited(path: Path = Path("/proc/pressure/cpu")) -> float | None:

@@ -75,5 +75,7 @@ def _measure(wish: "Wish", settings: CompareConfig) -> None:
         say(f"measuring speeds side by side (--no-bench leaves it out): about {expected} on a quiet machine")
         bench = run_bench(plan, compute, system, where, data_bars(), threads=torch.get_num_threads())
         save(replace(bench, shape={**bench.shape, "key": wish.key}), place)
+    except KeyboardInterrupt:
+        warn("measuring speeds was stopped; the runs are trained, and the same command measures again")
     except (VgptError, OSError, RuntimeError, ValueError) as error:  # memory that is not there is a RuntimeError
         warn(f"speeds were not measured side by side: {error}")
