@@ -26,6 +26,10 @@ class DecayConfig(AttentionConfig):
     half_life: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """tokens after which the first head's weights have halved, at the start; doubles from head to head"""
 
+    def effective_positions(self, shape: Shape) -> str:
+        """What is farther away weighs less: the layer tells near from far, whatever the positions."""
+        return f"{shape.pos}+decay"
+
     def qk_dim(self, shape: Shape) -> int:
         """No scores are computed."""
         return 0

@@ -1,4 +1,4 @@
-"""What an output does not depend on: how long the sequence goes on, and what else is in the batch."""
+"""What an output does not depend on: how long the sequence goes on, what else is in the batch, positions not stated."""
 
 import torch
 
@@ -44,6 +44,36 @@ def batch_invariance(case: Case) -> Finding:
             worst.add(float(gradient[::2].abs().max()), 0, f"{flags}, {dtype}: sequence 1 has gradients to others")
     for flags, trunk in case.trunks():
         _change_neighbours(worst, trunk, flags)
+    return worst.finding()
+
+
+def stated_positions(case: Case) -> Finding:
+    """A layer that states no positions of its own cannot tell in which order the tokens came that its last query sees.
+
+    With `--pos learned` and `--pos none` positions are no matter of attention, but for what `visible` hides. A decay, a
+    rotation or a convolution inside the layer is a second source of positions, and comparisons must know of it: then
+    `effective_positions` says so.
+    """
+    worst = Worst("earlier tokens in another order change nothing, where no positions are stated (largest difference)")
+    for dtype, limit in case.precisions:
+        for flags, trunk in case.trunks():
+            if trunk.shape.pos not in ("learned", "none"):
+                continue
+            if trunk.config.effective_positions(trunk.shape) != trunk.shape.pos:
+                continue
+            tokens = min(trunk.some_tokens, trunk.longest) if trunk == case else 33
+            seen = trunk.visible_by_head(torch.tensor([tokens - 1]), tokens)[:, 0]
+            # Those that every head sees, the query's own token apart, which is a query too.
+            shared = seen.all(0)[:-1].nonzero()[:, 0]
+            x = trunk.inputs(1, tokens, dtype)
+            mixed = x.clone()
+            mixed[:, shared] = x[:, shared.flip(0)]
+            module = trunk.module(dtype)
+            with torch.no_grad():
+                where = (
+                    f"{flags}, {dtype}: earlier tokens in reverse; effective_positions() should name what tells them"
+                )
+                worst.add(gap(module(mixed)[:, -1], module(x)[:, -1]), 10 * limit, where)
     return worst.finding()
 
 

@@ -37,6 +37,7 @@ LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
         counting.pairs,
         invariance.prefix_invariance,
         invariance.batch_invariance,
+        invariance.stated_positions,
         agreement.modes,
         decoding.decoding,
         decoding.positions,
