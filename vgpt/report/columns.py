@@ -185,7 +185,7 @@ _ALL = (
     Column("p", "p (t)", _test(lambda one: one.p), numbers.shown_p),
     Column("p_flip", "p (flip)", _difference(lambda one: one.p_permutation), numbers.shown_p),
     Column("p_adjusted", "p (adjusted)", _judged(lambda one: one.p), numbers.shown_p),
-    Column("detectable", "shown in 4 of 5", _judged(lambda one: one.detectable), _loss),
+    Column("detectable", "MDE (80% power)", _judged(lambda one: one.detectable), _loss),
     Column("eval_se", "Δ eval SE", _difference(lambda one: one.noise and one.noise.se), _loss),
     Column("verdict", "verdict", _difference(lambda one: one.verdict)),
     Column("perplexity", "perplexity", _mean(numbers.PERPLEXITY), "{:.2f}".format),

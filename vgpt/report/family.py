@@ -100,7 +100,7 @@ class Judged:
         rows: of the family.
         noise: of the difference.
         block: the rows that it was tested with.
-        detectable: the true difference that would have been shown in 4 of 5 cases.
+        detectable: the minimum detectable effect: the true difference that is shown with 80% power.
     """
 
     half_width: float

@@ -70,7 +70,7 @@ def _captions(comparison: Comparison, differences: list[Difference]) -> list[Tex
         text.append(_interval_caption(judged))
         text.append("p adj: adjusted for the same rows; the verdict is its, at 5%. ")
         if any(one.verdict == NO_DIFFERENCE for one in differences):
-            text.append("4 of 5: a true difference that would be shown in 4 of 5 such studies. ")
+            text.append("MDE: minimum detectable effect, the true difference that such a study shows with 80% power. ")
     if any(one.test and one.judged is None and one.half_width is not None for one in differences):
         text.append(f"{'Rows without a verdict: ' if judged else ''}± 95%: the interval of that row alone. ")
     if any(one.method == "unpaired" for one in differences):
@@ -123,6 +123,6 @@ _COLUMNS: dict[str, Callable[[Difference], str]] = {
     "Δ\n± 95%": _delta,
     "p\nflip": lambda one: _p(one.p_permutation),
     "p\nadj": lambda one: _p(one.judged and one.judged.p),
-    "4 of\n5": _detectable,
+    "MDE\n80%": _detectable,
     "eval\nSE": lambda one: DASH if one.noise is None else f"±{one.noise.se:.4f}",
 }
