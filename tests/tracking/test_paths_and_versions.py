@@ -49,6 +49,7 @@ def test_a_path_is_a_path(record, race, tmp_path, monkeypatch, folder, uri, file
     assert len(metric_history(done.run_id, "train/loss", tracking_uri=done.store)) == 5
 
 
+@pytest.mark.slow
 def test_a_store_is_made_where_a_path_holds_signs_of_addresses(tmp_path, python):
     place = tmp_path / "j%2Fb ?" / "s.db"
     program = (
