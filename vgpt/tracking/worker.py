@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -101,6 +102,13 @@ def raise_priority(pid: int) -> None:
     _set_session_priority(pid, 0)
 
 
+def _hurry_as_orphan(parent: int) -> None:
+    """Raise the priority as soon as the trainer is dead, which the main thread may learn of only after an import."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    raise_priority(os.getpid())
+
+
 def _set_session_priority(pid: int, nice: int) -> None:
     """Set the priority of a process's session where Linux shares time between sessions first (sched(7), autogroup).
 
@@ -122,6 +130,7 @@ def main(arguments: list[str]) -> None:
     os.set_blocking(1, False)
     os.nice(_NICE)
     _set_session_priority(os.getpid(), _LOWEST)
+    threading.Thread(target=_hurry_as_orphan, args=(parent,), daemon=True).start()
     # MLflow's own prints must not reach the trainer's messages.
     sys.stdout = sys.stderr
     Worker(run_dir, resolve_target(os.environ["MLFLOW_TRACKING_URI"]), parent, deadline).run()
