@@ -181,7 +181,9 @@ def test_secrets_appear_nowhere(start, refused_uri, monkeypatch, tmp_path):
 
 
 def test_the_mirror_begins_with_the_first_points_and_gives_way_to_training(start, store_uri):
-    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, say=pytest.fail)
+    tracker = open_tracker(
+        start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, say=pytest.fail, deadline=60
+    )
     children = psutil.Process().children
     before = {child.pid for child in children()}
     tracker.event("checkpoint", step=0)
@@ -199,6 +201,8 @@ def test_the_mirror_begins_with_the_first_points_and_gives_way_to_training(start
 
 
 def test_a_run_without_points_reaches_mlflow_too(start, store_uri):
-    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, say=pytest.fail)
+    tracker = open_tracker(
+        start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, say=pytest.fail, deadline=60
+    )
     assert tracker.finish("failed") == []
     assert [run.status for run in read_runs(tracking_uri=store_uri)] == ["failed"]

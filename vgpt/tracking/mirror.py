@@ -19,7 +19,7 @@ from vgpt.tracking.lock import FileLock, lock_owner
 from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.record import read_record
 from vgpt.tracking.target import Target, resolve_target
-from vgpt.tracking.worker import FINISH, SYNC_LOCK_FILE
+from vgpt.tracking.worker import FINISH, SYNC_LOCK_FILE, raise_priority
 
 DEADLINE = 10.0
 # Libraries that MLflow imports would start threads of their own.
@@ -98,6 +98,8 @@ class Mirror:
         process = self._process
         assert process is not None
         assert process.stdin is not None
+        # It may be in the midst of importing MLflow, and read the word only after that: training is over, so hurry.
+        raise_priority(process.pid)
         with contextlib.suppress(OSError):
             process.stdin.write(FINISH)
             process.stdin.close()

@@ -10,6 +10,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -91,18 +92,30 @@ class Worker:
         """From here on hurry, and die of the alarm if MLflow blocks past the deadline."""
         self._ending = True
         signal.alarm(int(self._deadline) + 2)
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, 0)
-        _set_session_priority(0)
+        raise_priority(os.getpid())
 
 
-def _set_session_priority(nice: int) -> None:
-    """Set the priority of this process's session where Linux shares time between sessions first (sched(7), autogroup).
+def raise_priority(pid: int) -> None:
+    """Give a mirror the priority of any other process, as far as this user may."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, 0)
+    _set_session_priority(pid, 0)
+
+
+def _hurry_as_orphan(parent: int) -> None:
+    """Raise the priority as soon as the trainer is dead, which the main thread may learn of only after an import."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    raise_priority(os.getpid())
+
+
+def _set_session_priority(pid: int, nice: int) -> None:
+    """Set the priority of a process's session where Linux shares time between sessions first (sched(7), autogroup).
 
     A mirror has a session of its own, in which its own priority alone would mean nothing to the trainer.
     """
     with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")
+        Path(f"/proc/{pid}/autogroup").write_text(str(nice), encoding="ascii")
 
 
 def say(text: str) -> None:
@@ -116,7 +129,8 @@ def main(arguments: list[str]) -> None:
     run_dir, parent, deadline = Path(arguments[0]), int(arguments[1]), float(arguments[2])
     os.set_blocking(1, False)
     os.nice(_NICE)
-    _set_session_priority(_LOWEST)
+    _set_session_priority(os.getpid(), _LOWEST)
+    threading.Thread(target=_hurry_as_orphan, args=(parent,), daemon=True).start()
     # MLflow's own prints must not reach the trainer's messages.
     sys.stdout = sys.stderr
     Worker(run_dir, resolve_target(os.environ["MLFLOW_TRACKING_URI"]), parent, deadline).run()
