@@ -26,8 +26,7 @@ class DecayConfig(AttentionConfig):
     half_life: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """tokens after which the first head's weights have halved, at the start; doubles from head to head"""
 
-    def effective_positions(self, shape: Shape) -> str:
-        """What is farther away weighs less: the layer tells near from far, whatever the positions."""
+    def effective_positions(self, shape: Shape) -> str:  # the decay tells near from far
         return f"{shape.pos}+decay"
 
     def qk_dim(self, shape: Shape) -> int:
@@ -38,12 +37,10 @@ class DecayConfig(AttentionConfig):
         """The values and a one, which becomes the sum of the weights."""
         return shape.head_dim + 1
 
-    def matmul_params(self, shape: Shape) -> int:
-        """Values and output."""
+    def matmul_params(self, shape: Shape) -> int:  # values and output
         return 2 * shape.n_embd**2
 
-    def params(self, shape: Shape) -> int:
-        """Weights, biases and a rate per head."""
+    def params(self, shape: Shape) -> int:  # weights, biases and a rate per head
         return self.matmul_params(shape) + shape.bias * 2 * shape.n_embd + shape.n_head
 
     def decode_flops(self, shape: Shape, tokens: int) -> Flops:

@@ -128,9 +128,12 @@ def _find_data(
             value = value.get(key, "") if isinstance(value, dict) else ""
         return str(value or "")
 
-    runs_dir = Path(os.path.expanduser(said("runs_dir") or str(known["runs_dir"].default)))
-    of_runs = (data_of_run(place, runs_dir) for name in ("run_name", "fork") if (place := said(name)))
-    found = next(filter(None, of_runs), None) or find_prepared()
+    found = None
+    if "runs_dir" in known:  # commands without runs, as bench, continue none
+        runs_dir = Path(os.path.expanduser(said("runs_dir") or str(known["runs_dir"].default)))
+        of_runs = (data_of_run(place, runs_dir) for name in ("run_name", "fork") if (place := said(name)))
+        found = next(filter(None, of_runs), None)
+    found = found or find_prepared()
     if found is not None:
         _descend(tree, _DATA[:-1])[_DATA[-1]], origins["data"] = found.place, found.origin
 
