@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+import statistics
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,9 @@ def test_every_phase_batch_and_variant_is_measured_in_every_round(outcome):
     assert points == [("train", 16, 16), *((phase, batch, 16) for phase in ("prefill", "decode") for batch in (1, 3))]
     for case in table["cases"]:
         assert [one["label"] for one in case["variants"]] == NAMES
-        assert all(len(one["seconds"]) == 2 and min(one["seconds"]) > 0 for one in case["variants"])
+        # Two rounds; more or fewer where the machine was busy.
+        assert len({len(one["seconds"]) for one in case["variants"]}) == 1
+        assert all(min(one["seconds"]) > 0 for one in case["variants"])
     assert "3 variants, 5 cases, 2 rounds" in result.err
 
 
@@ -63,7 +66,7 @@ def test_speeds_follow_from_the_median_step(outcome):
     for case in table["cases"]:
         tokens = case["batch"] * (1 if case["phase"] == "decode" else 16)
         for one in case["variants"]:
-            median = sum(one["seconds"]) / 2
+            median = statistics.median(one["seconds"])
             assert one["follows"]["tokens_per_second"] == pytest.approx(tokens / median)
             assert one["follows"]["mfu"] == pytest.approx(one["flops"] / median / table["machine"]["peak_flops"])
             assert (one["follows"]["mbu"] is not None) == (case["phase"] == "decode")

@@ -202,7 +202,12 @@ def test_one_layer_with_positions_of_its_own_is_named(runs, corpus):
 
 @pytest.mark.parametrize(
     ("variable", "condition"),
-    [("MALLOC_ARENA_MAX", "allocator"), ("DNNL_MAX_CPU_ISA", "kernels"), ("GLIBC_TUNABLES", "allocator")],
+    [
+        ("MALLOC_ARENA_MAX", "allocator"),
+        ("GLIBC_TUNABLES", "allocator"),
+        ("DNNL_MAX_CPU_ISA", "kernels"),
+        ("ATEN_CPU_CAPABILITY", "kernels"),
+    ],
 )
 def test_an_environment_that_is_not_the_others_is_named(runs, corpus, monkeypatch, variable, condition):
     monkeypatch.setenv(variable, "1")
@@ -397,7 +402,9 @@ def test_what_is_edited_in_mlflow_disagrees_with_the_journal(honest, corpus, tmp
         "val/loss": ("metrics latest_metrics", 1.0),
         "train/skipped_steps": ("metrics latest_metrics", 7.0),
         "weight_decay": ("params", "0.0"),
+        "train/steps": ("metrics latest_metrics", 99.0),
         "vgpt.git": ("tags", "abc"),
+        "vgpt.conditions": ("tags", "0" * 64),
         "vgpt.seed": ("tags", "9"),
     }
     for name, (tables, value) in edits.items():
