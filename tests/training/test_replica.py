@@ -1,5 +1,6 @@
 """What sharded weights need besides: an optimizer's state where its kernel reads it, and evaluation before training."""
 
+import numpy as np
 import pytest
 import torch
 from torch import distributed as dist
@@ -64,7 +65,7 @@ def test_sharded_weights_are_evaluated_before_and_after_their_first_step(group, 
         return evaluator.evaluation(found).loss
 
     assert loss() == pytest.approx(want.loss, abs=1e-6)
-    ids = torch.from_numpy(evaluator.rows(range(2)))
+    ids = torch.from_numpy(evaluator.rows(np.arange(2)))
     step = TrainStep(model, build_optimizer(model, lr=1e-2), replica=replica)
     step([(ids[:, :-1], ids[:, 1:])], 1e-2)
     assert loss() != pytest.approx(want.loss, abs=1e-6)
