@@ -178,13 +178,16 @@ class Evaluator:
         self, model: GPT2Model, chosen: np.ndarray, *, dtype: torch.dtype, losses: Losses
     ) -> Iterator[torch.Tensor]:
         """Yield the losses of the windows with these numbers, as many at once as memory is sure to hold."""
-        device = next(model.parameters()).device
+        parameter = next(model.parameters())
+        device = parameter.device
+        # Memory for gathering shares lasts into training, where tensors born in inference mode may not take part.
+        ungraded = torch.no_grad if hasattr(parameter, "full_tensor") else torch.inference_mode
         at_once = max(1, _TOKENS_AT_ONCE // (self.block_size + 1))
         training = model.training
         model.eval()
         try:
             for start in range(0, len(chosen), at_once):
-                with torch.inference_mode(), autocast(device, dtype):
+                with ungraded(), autocast(device, dtype):
                     rows = torch.from_numpy(self.rows(chosen[start : start + at_once])).to(device)
                     found = losses(model, rows[:, :-1], rows[:, 1:]).float()
                 yield found

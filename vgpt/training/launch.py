@@ -23,6 +23,7 @@ from vgpt.errors import UsageError, VgptError
 from vgpt.settings.train import TrainConfig
 from vgpt.threads import thread_count
 from vgpt.tracking.lock import lock_owner
+from vgpt.training.devices import refuse_too_many_processes
 from vgpt.training.distributed import interface_to
 from vgpt.training.files import write_json
 from vgpt.training.same_run import refuse_foreign
@@ -61,8 +62,9 @@ def launch(config: TrainConfig, say: Callable[[str], None]) -> int:
 
     Raises:
         WorkerFailedError: a process failed, and no retry is left or would help.
-        UsageError: another process trains under this name.
+        UsageError: another process trains under this name, or there are fewer GPUs than processes.
     """
+    refuse_too_many_processes(config.system, config.workers.nproc)
     directory = config.directory
     refuse_foreign(directory)
     directory.mkdir(parents=True, exist_ok=True)
