@@ -5,11 +5,12 @@ import sys
 
 # Before torch is imported anywhere: two test processes on two cores must not fight over threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["VGPT_BENCH"] = "false"  # measuring takes its time; tests of it ask for it
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -24,6 +25,11 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files; review the difference")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--update-golden") and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--update-golden rewrites files that several tests share: leave out -n")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -44,6 +50,17 @@ def no_settings_of_the_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "dumb")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def a_glance_at_the_peak() -> Iterator[None]:
+    """Measure the machine's peak with small products: at full size that takes longer than all else of a tiny run."""
+    from vgpt.training import hardware
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"_CPU_SIZE": 256, "_LESS": 256, "_PROBE_SECONDS": 0, "_SECOND_PROBE_SECONDS": 0}.items():
+            patch.setattr(hardware, name, value)
+        yield
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,13 @@
 import csv
 import io
 import json
-import shutil
 import statistics
-from pathlib import Path
 
 import pytest
 import torch
 
-import vgpt as package
 from vgpt.bench.machine import bytes_of, peak_bytes
 from vgpt.bench.result import load, save
-from vgpt.bench.source import source_digest
 from vgpt.bench.tables import bench_csv
 from vgpt.bench.work import Decoding, Point, Training, build, weight_bytes
 from vgpt.model.config import GPT2Config
@@ -182,14 +178,3 @@ def test_decoding_ends_at_the_context_after_reading_what_is_before():
     weights = weight_bytes(CONFIG, 4)
     assert weights == 4 * (count_parameters(CONFIG).total - 16 * 16)  # rows of the positions are looked up
     assert work.bytes_read == weights + 2 * cache_read_bytes(CONFIG, 12, 4)
-
-
-def test_the_source_digest_changes_with_the_measured_code_alone(monkeypatch, tmp_path):
-    before, copied = source_digest(), tmp_path / "vgpt"
-    shutil.copytree(Path(package.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(package, "__file__", str(copied / "__init__.py"))
-    assert source_digest() == before
-    (copied / "report/tables.py").write_text("# another view\n")
-    assert source_digest() == before
-    (copied / "attention/grouped/module.py").write_text("# another layer\n")
-    assert source_digest() != before

@@ -1,7 +1,6 @@
 """A tiny run to damage, a disk to fill, and a warm process to kill."""
 
 import ctypes
-import importlib.util
 import json
 import os
 import subprocess
@@ -25,15 +24,6 @@ def corpus(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("corpus") / "data"
     prepare([str(Path(vgpt.__file__).parent)], PrepareConfig(out=place, vocab_size=300, workers=1))
     return place
-
-
-@pytest.fixture(scope="session")
-def fuzz():
-    """The function of mutations.py that has a reader meet mutated files."""
-    spec = importlib.util.spec_from_file_location("mutations", Path(__file__).with_name("mutations.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.fuzz
 
 
 @pytest.fixture

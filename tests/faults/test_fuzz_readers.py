@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.faults.mutations import fuzz
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.presets import load_preset
 from vgpt.settings.study import load_study
@@ -36,7 +37,7 @@ def load_preset_file(path: Path) -> None:
 
 @pytest.mark.parametrize("cases", CASES)
 @pytest.mark.parametrize("compression", ["none", "snappy"])
-def test_mutated_parquet_is_read_or_refused(fuzz, tmp_path, cases, compression):
+def test_mutated_parquet_is_read_or_refused(tmp_path, cases, compression):
     texts = [None if i == 3 else f"{TEXT} {i}" for i in range(40)]
     table = pa.table({"id": list(range(40)), "text": pa.array(texts), "name": pa.array(texts).dictionary_encode()})
     pq.write_table(table, tmp_path / "a.parquet", compression=compression, row_group_size=16)
@@ -48,7 +49,7 @@ def test_mutated_parquet_is_read_or_refused(fuzz, tmp_path, cases, compression):
 
 @pytest.mark.parametrize("cases", CASES)
 @pytest.mark.parametrize("name", ["a.jsonl", "a.txt", "a.jsonl.gz"])
-def test_mutated_texts_are_read_or_refused(fuzz, tmp_path, cases, name):
+def test_mutated_texts_are_read_or_refused(tmp_path, cases, name):
     import gzip
 
     rows = [{"id": i, "text": None if i == 3 else f"{TEXT}ä – {i}", "more": [1.5, {"a": None}]} for i in range(12)]
@@ -61,7 +62,7 @@ def test_mutated_texts_are_read_or_refused(fuzz, tmp_path, cases, name):
 @pytest.mark.parametrize("cases", CASES)
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model"])
 @pytest.mark.parametrize("own", [True, False])
-def test_mutated_tokenizers_are_used_or_refused(fuzz, tmp_path, cases, name, own):
+def test_mutated_tokenizers_are_used_or_refused(tmp_path, cases, name, own):
     train_bpe([TEXT], 275).save(tmp_path)
     whole = (tmp_path / name).read_bytes()
     if name == "tokenizer.json" and not own:  # without a fingerprint more of them come through
@@ -79,7 +80,7 @@ def test_mutated_tokenizers_are_used_or_refused(fuzz, tmp_path, cases, name, own
     [(load_preset_file, "presets/demo.toml"), (load_study, "presets/studies/demo.toml")],
     ids=["preset", "study"],
 )
-def test_mutated_presets_and_studies_are_read_or_refused(fuzz, tmp_path, cases, read, example):
+def test_mutated_presets_and_studies_are_read_or_refused(tmp_path, cases, read, example):
     taken, refused = fuzz(read, tmp_path / "a.toml", (ROOT / example).read_bytes(), cases)
     assert taken
     assert refused > cases / 4

@@ -93,6 +93,10 @@ def test_weights_in_several_files_are_found_by_their_index(place):
     (directory / "model-00002-of-00003.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-00002-of-00003\.safetensors of 3 files missing"):
         load_gpt2_safetensors(directory)
+    longer_than_any_file = "a" * 4000
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": longer_than_any_file}}))
+    with pytest.raises(CheckpointError, match=r"a{80}\.\.\. of 1 files missing"):
+        load_gpt2_safetensors(directory)
 
 
 def test_an_index_never_leads_out_of_its_directory(place, tmp_path_factory):

@@ -14,9 +14,9 @@ from torch.profiler import ProfilerActivity, profile
 
 import vgpt
 from vgpt.bench.result import Machine
-from vgpt.bench.source import source_digest
 from vgpt.training.devices import Compute
 from vgpt.training.hardware import peak_flops
+from vgpt.training.source_code import source_digest
 
 _COPIED = 256 * 2**20
 _COPY_SECONDS = 0.3

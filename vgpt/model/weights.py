@@ -20,6 +20,8 @@ CONFIG = "config.json"
 _PREFIXES = ("_orig_mod.", "module.", "model.", "transformer.")
 _MASKS = (".attn.bias", ".attn.masked_bias")
 _LARGEST_JSON = 1 << 26
+_LONGEST_NAME = 80
+"""What an error shows of a name, in characters: an index may hold names that no file can have."""
 
 
 def weight_files(directory: Path) -> list[Path]:
@@ -37,9 +39,11 @@ def weight_files(directory: Path) -> list[Path]:
     if not (directory / INDEX).is_file():
         raise _nothing_to_read(directory)
     names = sorted(set(_index(directory).values()))
-    if missing := [name for name in names if not (directory / name).is_file()]:
+    held = {path.name for path in directory.iterdir() if path.is_file()}
+    if missing := [name for name in names if name not in held]:
+        named = ", ".join(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in missing[:3])
         raise CheckpointError(
-            f"{directory}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''} of {len(names)} files missing",
+            f"{directory}: {named}{', ...' if len(missing) > 3 else ''} of {len(names)} files missing",
             f"{INDEX} names them: copy them from where the others came from.",
         )
     return [directory / name for name in names]

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.bench.result import DECODE, TRAIN, Bench, Case, Measured, load
-from vgpt.bench.source import source_digest
 from vgpt.bench.statistics import Ratio
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters
@@ -22,6 +21,7 @@ from vgpt.report.comparison import Comparison
 from vgpt.report.grouping import Row
 from vgpt.report.numbers import FLOPS, PARAMS, stat
 from vgpt.tracking.store import RunInfo
+from vgpt.training.source_code import source_digest
 
 FOLDER = "bench"
 FLOPS_PALM = "flops/train_per_token_palm"
