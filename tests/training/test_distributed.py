@@ -250,7 +250,7 @@ def test_processes_of_srun_find_each_other(tmp_path, corpus, alone):
         (
             dist.DistBackendError(
                 "NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited or there was a network error\n"
-                "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely."
+                "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting."
             ),
             True,
         ),
