@@ -200,6 +200,27 @@ def test_extreme_scores_give_finite_outputs_and_gradients(noise, way, dtype):
     assert all(g.isfinite().all() for g in torch.autograd.grad(y.float().square().sum(), inputs))
 
 
+def test_prompts_do_not_take_the_fused_kernel_which_would_be_compiled_for_each_length(layer, noise, monkeypatch):
+    from vgpt.attention.sparse import module as sparse_module
+
+    taken = []
+
+    def flex(q, *_, **_more):
+        taken.append(q.shape[2])
+        return q
+
+    module = layer(sparse((4, 1, 1, 1), "row"))
+    want = module(noise(2, 30, 32))
+    monkeypatch.setattr(sparse_module, "can_flex", lambda q: True)  # as on a GPU
+    monkeypatch.setattr(sparse_module, "flex_attend", flex)
+    with torch.no_grad():
+        cache = module.make_cache(2, 40, dtype=torch.float32, device="cpu")
+        torch.testing.assert_close(module(noise(2, 30, 32), cache), want, rtol=0, atol=1e-5)
+    assert not taken
+    module(noise(2, 30, 32))
+    assert taken == [30]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fused", [True, False])

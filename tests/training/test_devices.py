@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from vgpt.attention.conformance import check_variant
 from vgpt.errors import UsageError
+from vgpt.evaluation.loss import exact
 from vgpt.settings.train import SystemSettings
 from vgpt.training.devices import (
     amd_multiplies_bfloat16,
@@ -11,6 +15,7 @@ from vgpt.training.devices import (
     own_gpu,
     refuse_too_many_processes,
     resolve,
+    sum_device,
 )
 from vgpt.training.hardware import peak_flops, published
 
@@ -92,6 +97,32 @@ def test_published_peaks_are_those_of_the_board_and_of_the_mode_that_runs(name, 
 )
 def test_a_device_with_any_other_name_is_measured(name):
     assert published(name, torch.bfloat16, tf32=False) is None
+
+
+class _WithoutFloat64(TorchDispatchMode):
+    """Refuses float64 where Apple's GPU does."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        found = function(*args, **(kwargs or {}))
+        if isinstance(found, torch.Tensor) and (found.device.type, found.dtype) == ("mps", torch.float64):
+            raise TypeError("MPS has no float64")
+        return found
+
+
+def test_sums_of_what_a_device_without_float64_computes_are_kept_elsewhere():
+    assert sum_device(torch.device("cuda", 1)) == torch.device("cuda", 1)
+    with FakeTensorMode(), _WithoutFloat64():
+        losses = torch.rand(3, 4, device="mps")
+        with pytest.raises(TypeError):
+            losses.double()
+        total = torch.zeros((), dtype=torch.float64, device=sum_device(losses.device))
+        total += losses.mean().to(total.device).double()
+        assert exact(losses).dtype is total.dtype is torch.float64
+
+
+def test_checks_are_refused_on_a_device_without_float64():
+    with pytest.raises(UsageError, match="float64"):
+        check_variant("mha", device="mps")
 
 
 @pytest.mark.gpu

@@ -15,7 +15,7 @@ from vgpt.errors import VgptError
 from vgpt.model.activations import activation
 from vgpt.model.config import GPT2Config
 
-_GRAPHS = 64
+_GRAPHS = 256
 """Most graphs of one block's forward pass."""
 
 
@@ -69,15 +69,16 @@ class GPT2Block(nn.Module):
 def _compiled_block() -> Callable[..., Tensor]:
     """Return a block's forward pass as torch.compile makes it: one function, so that equal layers share their graphs.
 
-    The layers of a mix, sequences of several lengths, training and evaluation need graphs of their own. Past its limit
-    the compiler would run the rest uncompiled and only log it.
+    The layers of a mix, those of sparse attention, whose links depend on their number, sequences of several lengths,
+    training and evaluation need graphs of their own. Past its limit the compiler would run the rest uncompiled and only
+    log it.
     """
     # Imported where it is needed: it takes seconds, and few runs are compiled.
     import torch._dynamo
 
     options: Any = torch._dynamo.config
     options.recompile_limit = max(options.recompile_limit, _GRAPHS)
-    options.allow_unspec_int_on_nn_module = True  # else sparse, whose links depend on the layer, has a graph per layer
+    options.accumulated_recompile_limit = max(options.accumulated_recompile_limit, 4 * _GRAPHS)
     return torch.compile(GPT2Block.body)
 
 

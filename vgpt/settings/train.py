@@ -103,7 +103,7 @@ class SystemSettings(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """auto, cpu, cuda, cuda:1 or mps"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """precision of matrix products; auto = bfloat16 where native, float16 on GPUs with fast float16, else float32"""
+    """precision of matrix products; auto = bfloat16 where native, else float16 on GPUs that have it, else float32"""
     compile: bool = False
     """torch.compile the model"""
     tf32: bool = False

@@ -76,6 +76,11 @@ def resolve(settings: SystemSettings, *, local_rank: int | None = None) -> Compu
     return Compute(device, _DTYPES[settings.dtype], "as asked", tf32)
 
 
+def sum_device(device: torch.device) -> torch.device:
+    """Return where sums in float64 of what a device computes are kept: there, or on the CPU where it has none (MPS)."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def refuse_one_of_many(device: str) -> None:
     """Refuse the number of a GPU where several processes train, each of which takes one of its own.
 
@@ -119,6 +124,10 @@ def refuse_too_many_processes(settings: SystemSettings, nproc: int) -> None:
     if nproc > 1:
         refuse_one_of_many(settings.device)
         device = _device(settings.device)
+        if device.type == "mps":
+            raise UsageError(
+                f"--nproc {nproc}: processes cannot train together on Apple's GPU", "Use --nproc 1, or --device cpu."
+            )
         if device.type == "cuda" and nproc > (count := torch.cuda.device_count()):
             raise UsageError(
                 f"--nproc {nproc}: this machine has {count} GPU{'s' * (count != 1)}, and each process needs one",
