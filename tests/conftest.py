@@ -89,6 +89,17 @@ def vgpt() -> Callable[..., Outcome]:
     return run
 
 
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An MLflow database with the experiment `vgpt` and without runs, to be copied: making one takes seconds."""
+    from vgpt.tracking.mlflow_client import MlflowStore
+    from vgpt.tracking.target import resolve_target
+
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    MlflowStore(resolve_target(f"sqlite:///{database}"), write=True).experiment_id("vgpt", create=True)
+    return database
+
+
 @pytest.fixture
 def check_golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
     """Compare a text with `tests/golden/NAME`; `--update-golden` rewrites the file instead."""

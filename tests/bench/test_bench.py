@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import statistics
 
 import pytest
@@ -74,8 +75,9 @@ def test_a_page_holds_the_tables(outcome):
     assert "<script" not in text
 
 
-def test_the_terminal_shows_it_and_a_log_reaches_mlflow(vgpt, tmp_path, monkeypatch):
+def test_the_terminal_shows_it_and_a_log_reaches_mlflow(vgpt, empty_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     shown = vgpt("bench", "mha", "mqa", *TINY, *SHORT, "--phase", "decode", "--log", "--tracking-uri", uri)
     assert (shown.code, "Decoding: 1 x 1 token, context 16" in shown.out) == (0, True)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,22 @@ def fill(uri, count):
         store.set_status(run_id, "FINISHED", ended=2_000_000)
 
 
+@pytest.fixture(scope="module")
+def few(empty_store, tmp_path_factory):
+    """A store of a few runs, to be copied."""
+    database = Path(shutil.copy(empty_store, tmp_path_factory.mktemp("few")))
+    fill(f"sqlite:///{database}", FEW)
+    return database
+
+
+@pytest.fixture
+def place(few, tmp_path, monkeypatch):
+    """A working directory whose store holds those runs."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(few, tmp_path)
+    return tmp_path
+
+
 def timed(directory, *words):
     environment = os.environ | {"PYTHONPATH": str(Path(package.__file__).parents[1]), "OMP_NUM_THREADS": "2"}
     begun = time.monotonic()
@@ -71,34 +89,30 @@ def timed(directory, *words):
     return done.stdout, time.monotonic() - begun
 
 
-def check(directory, runs):
-    out, seconds = timed(directory, *VARIANTS, "--json")
+def check(compare, runs):
+    out, seconds = compare(*VARIANTS, "--json")
     rows = json.loads(out)["rows"]
     assert [row["attention"] for row in rows] == list(VARIANTS)
     assert {row["n"] for row in rows} == {runs // (2 * len(VARIANTS))}
-    out, at_tokens = timed(
-        directory, "mha", "mqa", "--seeds", "3", "--at-tokens", "600000", "--columns", "loss", "--json"
-    )
+    words = ("--seeds", "3", "--at-tokens", "600000", "--columns", "loss", "--json")
+    out, at_tokens = compare("mha", "mqa", *words)
     # Evaluations stand at 0, 20, ... 80 and 100 of 100 steps, each of 10,000 tokens.
     assert [row["loss"] for row in json.loads(out)] == pytest.approx([9.0 - 0.06 * 60] * 2)
     return seconds, at_tokens
 
 
-def test_many_runs_in_a_store_are_compared_and_their_courses_are_read_from_it(tmp_path):
-    fill(f"sqlite:///{tmp_path / 'mlflow.db'}", FEW)
-    check(tmp_path, FEW)
+def test_many_runs_in_a_store_are_compared_and_their_courses_are_read_from_it(place, vgpt):
+    check(lambda *words: (vgpt("compare", *words).out, 0.0), FEW)
 
 
 @pytest.mark.slow
 def test_a_thousand_runs_are_compared_within_ten_seconds(tmp_path):
     fill(f"sqlite:///{tmp_path / 'mlflow.db'}", 1000)
-    seconds, at_tokens = check(tmp_path, 1000)
+    seconds, at_tokens = check(partial(timed, tmp_path), 1000)
     assert max(seconds, at_tokens) < SECONDS, (seconds, at_tokens)
 
 
-def test_figures_report_and_log_come_from_one_command(tmp_path, monkeypatch, vgpt):
-    monkeypatch.chdir(tmp_path)
-    fill(f"sqlite:///{tmp_path / 'mlflow.db'}", 30)
+def test_figures_report_and_log_come_from_one_command(place, vgpt):
     words = ["compare", "mha", "mqa", "--plot", "plots", "--html", "out/report.html", "--log", "--curves"]
     first = vgpt(*words)
     assert first.code == 0, first.err

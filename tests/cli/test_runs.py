@@ -169,20 +169,9 @@ def test_a_thousand_runs_answer_in_seconds(vgpt, trained, place):
     assert time.process_time() - before < 8
 
 
-# One process makes the store, since that takes seconds; the tests take copies.
-@pytest.fixture(scope="session")
-def made(tmp_path_factory):
-    from vgpt.tracking.mlflow_client import MlflowStore
-    from vgpt.tracking.target import resolve_target
-
-    database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowStore(resolve_target(f"sqlite:///{database}"), write=True).experiment_id("vgpt", create=True)
-    return database
-
-
 @pytest.fixture
-def store(made, place) -> str:
-    shutil.copy(made, place / "mlflow.db")
+def store(empty_store, place) -> str:
+    shutil.copy(empty_store, place / "mlflow.db")
     return f"sqlite:///{place / 'mlflow.db'}"
 
 
@@ -232,7 +221,7 @@ def test_a_store_that_cannot_be_reached_is_an_error_and_is_tried_once(vgpt, reco
     assert done.code == 1
     assert "3 of 4 runs could not be delivered" in " ".join(done.err.split())
     assert dead in done.out
-    assert time.monotonic() - before < 20
+    assert time.monotonic() - before < 60
     assert {name for name, *_ in stored(place)} == {"d"}
     assert vgpt("sync", "a", "--tracking-uri", store).code == 0
 

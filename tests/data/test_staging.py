@@ -79,7 +79,7 @@ def test_a_killed_preparation_leaves_nothing_that_the_next_one_does_not_sweep(
     assert not out.exists()
     assert len(leftovers(out)) == 1
     assert len(children) >= (workers if workers > 1 else 0)
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=120)
     assert not alive
     prepare([str(stories)], PrepareConfig(out=out, vocab_size=300))
     assert leftovers(out) == []
@@ -93,12 +93,12 @@ def test_an_interrupted_preparation_cleans_up_at_once(stories: Path, tmp_path: P
         children = psutil.Process(process.pid).children(recursive=True)
         for victim in (process.pid, *(child.pid for child in children)):  # as a terminal sends Ctrl-C: to all of them
             os.kill(victim, signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
     assert errors.count("KeyboardInterrupt") == 1
     assert not out.exists()
     assert leftovers(out) == []
-    assert not psutil.wait_procs(children, timeout=5)[1]
+    assert not psutil.wait_procs(children, timeout=120)[1]
 
 
 def test_a_killed_replacement_leaves_the_old_data_set(prepared: tuple[Path, Manifest], book: Path) -> None:
@@ -113,7 +113,7 @@ def test_a_full_disk_ends_in_a_clear_error_and_nothing_else(book: Path, tmp_path
     out = tmp_path / "set"
     for limit in (1, 1000, 8000, 20_000, 60_000):
         with started(book, out, limit=limit) as process:
-            words, errors = process.communicate(timeout=60)
+            words, errors = process.communicate(timeout=250)
         if process.returncode == 0:
             assert limit == 60_000
             continue

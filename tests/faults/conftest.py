@@ -152,9 +152,6 @@ class Disk:
         if _LIBC.mount(b"tmpfs", bytes(self.place), b"tmpfs", _MS_REMOUNT | _MS_RDONLY, None):
             pytest.skip(f"cannot be mounted read-only: {os.strerror(ctypes.get_errno())}")
 
-    def resize(self, size: int) -> None:
-        assert not _LIBC.mount(b"tmpfs", bytes(self.place), b"tmpfs", _MS_REMOUNT, f"size={size}".encode())
-
     def free(self) -> int:
         found = os.statvfs(self.place)
         return found.f_bavail * found.f_frsize

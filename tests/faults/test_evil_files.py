@@ -246,10 +246,10 @@ def test_tokenizer_bombs_are_refused_in_time(corpus, tmp_path):
     path = tmp_path / "tokenizer.json"
     for name, content in bombs(whole).items():
         path.write_bytes(content)
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(VgptError):
             Tokenizer.load(path)
-        assert time.monotonic() - began < 15, name
+        assert time.process_time() - began < 15, name
 
 
 def test_a_data_set_cannot_reach_outside_its_folder(corpus, tmp_path):

@@ -60,7 +60,7 @@ def table(chance: random.Random, depth: int = 0) -> object:
     return {name: table(chance, depth + 1) for name in names}
 
 
-@pytest.mark.parametrize("cases", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [2_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_random_settings_from_all_sources_are_taken_or_refused_and_nothing_else(cases):
     chance = random.Random(cases)
     taken = refused = 0
@@ -89,7 +89,7 @@ def test_random_settings_from_all_sources_are_taken_or_refused_and_nothing_else(
     assert refused > cases / 20
 
 
-@pytest.mark.parametrize("cases", [150, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [60, pytest.param(2000, marks=pytest.mark.slow)])
 def test_random_command_lines_end_with_an_exit_code_and_no_traceback(cases, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     app = build_app()
@@ -108,7 +108,7 @@ def test_random_command_lines_end_with_an_exit_code_and_no_traceback(cases, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("cases", [200, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_random_presets_are_toml_or_an_error(tmp_path, cases):
     chance = random.Random(cases)
     path = tmp_path / "fuzz.toml"

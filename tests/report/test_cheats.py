@@ -381,8 +381,9 @@ def test_the_digest_of_the_source_follows_every_file_that_decides_a_result(tmp_p
     assert digest() == before
 
 
-def test_what_is_edited_in_mlflow_disagrees_with_the_journal(honest, corpus, tmp_path, monkeypatch):
+def test_what_is_edited_in_mlflow_disagrees_with_the_journal(corpus, empty_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     runs, uri = tmp_path / "runs", f"sqlite:///{tmp_path}/mlflow.db"
     for attn in ("mha", "mqa"):
         changes = {"train__seed": 1, "run__run_name": f"{attn}-1", "run__tracking_uri": uri}

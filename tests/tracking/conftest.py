@@ -1,4 +1,4 @@
-"""Real stores for the tracking tests: a SQLite store is made once per session and copied, since that takes seconds."""
+"""Real stores for the tracking tests: a SQLite store is made once and copied, for that takes seconds."""
 
 import os
 import shutil
@@ -37,7 +37,7 @@ def start_python(program, *arguments):
 
 @dataclass(frozen=True)
 class Race:
-    """What three processes that made one store at the same time came to."""
+    """What two processes that made one store at the same time came to."""
 
     database: Path
     outputs: list[str]
@@ -47,15 +47,15 @@ class Race:
 @pytest.fixture(scope="session")
 def race(tmp_path_factory) -> Race:
     database = tmp_path_factory.mktemp("race") / "new" / "mlflow.db"
-    processes = [start_python(MAKE_STORE, f"sqlite:///{database}") for _ in range(3)]
+    processes = [start_python(MAKE_STORE, f"sqlite:///{database}") for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
     return Race(database, outputs, [process.returncode for process in processes])
 
 
 @pytest.fixture
-def store_uri(race, tmp_path) -> str:
+def store_uri(empty_store, tmp_path) -> str:
     """A SQLite store without runs at the place of the default one."""
-    shutil.copy(race.database, tmp_path / "mlflow.db")
+    shutil.copy(empty_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path / 'mlflow.db'}"
 
 

@@ -33,12 +33,12 @@ def stored(database: Path) -> int:
         ("b\udcff%41", None, "mlflow.db"),
     ],
 )
-def test_a_path_is_a_path(record, race, tmp_path, monkeypatch, folder, uri, file):
+def test_a_path_is_a_path(record, empty_store, tmp_path, monkeypatch, folder, uri, file):
     run_dir = record()
     place = tmp_path / folder
     place.mkdir(parents=True)
     monkeypatch.chdir(place)
-    shutil.copy(race.database, place / file)
+    shutil.copy(empty_store, place / file)
     done = sync_run(run_dir, tracking_uri=uri)
     assert done.sent == 10
     assert stored(place / file) == 10
@@ -110,10 +110,10 @@ def test_databases_of_older_and_of_newer_versions_are_told_apart(store_uri, revi
         MlflowStore(resolve_target(store_uri), write=True)
 
 
-def test_a_read_only_store_is_said_to_be_one(race):
+def test_a_read_only_store_is_said_to_be_one(empty_store):
     with tempfile.TemporaryDirectory() as place:
         database = Path(place) / "mlflow.db"
-        shutil.copy(race.database, database)
+        shutil.copy(empty_store, database)
         target = resolve_target(f"sqlite:///{database}")
         MlflowStore(target, write=True)
         database.chmod(0o444)
@@ -147,10 +147,10 @@ def test_a_run_deleted_in_mlflow_is_said_to_be_deleted(record, store_uri):
         sync_run(run_dir, tracking_uri=store_uri)
 
 
-def test_a_store_that_was_emptied_gets_everything_again(record, store_uri, race):
+def test_a_store_that_was_emptied_gets_everything_again(record, store_uri, empty_store):
     run_dir = record()
     first = sync_run(run_dir, tracking_uri=store_uri)
-    shutil.copy(race.database, store_uri.removeprefix("sqlite:///"))
+    shutil.copy(empty_store, store_uri.removeprefix("sqlite:///"))
     again = sync_run(run_dir, tracking_uri=store_uri)
     assert again.sent == first.sent == 10
     assert again.run_id != first.run_id

@@ -41,7 +41,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def train(place: Path, corpus, *words: str, code: int = 0, **more: str) -> str:
     done = subprocess.run(
-        command(corpus, *words), cwd=place, env=environment(**more), capture_output=True, text=True, timeout=120
+        command(corpus, *words), cwd=place, env=environment(**more), capture_output=True, text=True, timeout=250
     )
     assert done.returncode == code, done.stderr
     return done.stderr
@@ -117,7 +117,7 @@ def started(place: Path, corpus, *words: str) -> subprocess.Popen:
             stderr=file,
             stdout=subprocess.DEVNULL,
         )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while not list(place.glob("runs/long/ckpt/step-*")):
         assert time.monotonic() < deadline, talk.read_text()
         assert process.poll() is None, talk.read_text()
@@ -143,8 +143,8 @@ def test_the_death_of_one_process_ends_the_others_and_is_told(tmp_path, corpus):
     family = workers(process.pid)
     assert len(family) == 2
     family[-1].send_signal(signal.SIGKILL)
-    assert process.wait(15) == 70
-    assert gone(family, 1)
+    assert process.wait(120) == 70
+    assert gone(family, 60)
     talk = (tmp_path / "talk.txt").read_text()
     assert "Traceback" not in talk.partition("Error ─")[2]
     assert "failed: ended by SIGKILL" in " ".join(talk.split())
@@ -154,8 +154,8 @@ def test_the_death_of_the_launcher_leaves_no_process_and_a_whole_run(tmp_path, c
     process = started(tmp_path, corpus)
     family = workers(process.pid)
     process.send_signal(signal.SIGKILL)
-    process.wait(5)
-    assert gone(family, 10)
+    process.wait(60)
+    assert gone(family, 120)
     train(tmp_path, corpus, "--nproc", "2", "--max-steps", "1000000", "--run-name", "long", "--dry-run")
 
 
@@ -164,13 +164,13 @@ def test_ctrl_c_saves_in_all_processes_and_a_retry_is_a_fresh_start(tmp_path, co
     process = started(tmp_path, corpus, "--retries", "1")
     family = workers(process.pid)
     family[0].send_signal(signal.SIGKILL)
-    assert gone(family, 15)
-    deadline = time.monotonic() + 60
+    assert gone(family, 120)
+    deadline = time.monotonic() + 200
     while "step=" not in (tmp_path / "talk.txt").read_text().partition("resuming long at step")[2]:
         assert time.monotonic() < deadline
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
+    assert process.wait(120) == 130
     assert "starting afresh, retry 1" in (tmp_path / "talk.txt").read_text()
     assert "stopped at step" in (tmp_path / "talk.txt").read_text()
 
@@ -180,7 +180,7 @@ def test_processes_of_torchrun_train_as_one_run(tmp_path, corpus, alone):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     words = command(corpus, "--run-name", "two")[1:]
     done = subprocess.run(
-        [*torchrun, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=120
+        [*torchrun, *words], cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=250
     )
     assert done.returncode == 0, done.stderr
     assert curve(tmp_path / "runs" / "two", "train/loss") == pytest.approx(curve(alone, "train/loss"), abs=1e-5)
@@ -205,7 +205,7 @@ def srun(places: list[Path], corpus, *words: str) -> tuple[list[int], list[str]]
         )
         for rank, place in enumerate(places)
     ]
-    talks = [process.communicate(timeout=120)[1] for process in ranks]
+    talks = [process.communicate(timeout=250)[1] for process in ranks]
     return [process.returncode for process in ranks], talks
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ class Stop(Quiet):
 
 
 @pytest.fixture(scope="module")
-def stores(corpus, tmp_path_factory):
+def stores(corpus, empty_store, tmp_path_factory):
     """A run that was interrupted and resumed, in its journal and in a real SQLite store."""
     from vgpt.settings.train import TrainConfig
 
@@ -44,6 +45,7 @@ def stores(corpus, tmp_path_factory):
     config = TrainConfig.model_validate(tables)
     with pytest.raises(KeyboardInterrupt):
         train_run(config, Stop(13))
+    shutil.copy(empty_store, place / "mlflow.db")
     uri = f"sqlite:///{place}/mlflow.db"
     sync_run(config.directory, tracking_uri=uri)  # steps that are then repeated are in the store already
     summary = train_run(config, Quiet()).summary

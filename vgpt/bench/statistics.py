@@ -45,12 +45,6 @@ class Ratio:
         """Whether the interval leaves out 1: a difference was found."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
 
-    def inverted(self) -> "Ratio":
-        """Return the ratio of the second to the first."""
-        if self.low is None or self.high is None:
-            return Ratio(1 / self.value)
-        return Ratio(1 / self.value, 1 / self.high, 1 / self.low)
-
 
 def paired_ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """Return ours over theirs, from figures of the same rounds: what both met in a round cancels.

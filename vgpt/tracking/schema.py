@@ -127,14 +127,5 @@ TAGS: dict[str, str] = {
     TAG_GROUP: "study that the run was trained for, or that it is the parent of",
 }
 
-ARTIFACTS: dict[str, str] = {
-    "settings.json": "the resolved settings, enough to repeat the run",
-    "environment.json": "versions, device and commit that the run was made with",
-    "conditions.json": "what must be equal for a fair comparison: data digest, tokenizer fingerprint, schedule, trunk",
-    "result.json": "final metrics as the trainer summarised them",
-    "val_windows.json": "loss of each evaluation window and of each position in them at the end, with step and windows",
-    "summary.json": "status and final metrics",
-}
-
 STATUSES = ("running", "finished", "failed", "killed", "diverged")
 END_STATUSES = STATUSES[1:]
