@@ -115,6 +115,18 @@ def own_gpu(local_rank: int, visible: int) -> int:
     return local_rank
 
 
+def count_gpus() -> int:
+    """Return how many processes `--nproc gpu` means.
+
+    Raises:
+        UsageError: there is no GPU.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise UsageError("--nproc gpu: this machine has no CUDA device", "Use --nproc with a number.")
+    return count
+
+
 def refuse_too_many_processes(settings: SystemSettings, nproc: int) -> None:
     """Refuse to start more processes than this machine has GPUs, where that is what they train on.
 

@@ -98,9 +98,18 @@ def world_of_environment(environment: Mapping[str, str] = os.environ) -> World |
 
 
 def as_worker(config: TrainConfig, world: World) -> TrainConfig:
-    """Return the settings of a run whose processes a launcher has started: their number is the launcher's."""
+    """Return the settings of a run whose processes a launcher has started: their number is the launcher's.
+
+    Raises:
+        UsageError: they do not divide the tokens of a step.
+    """
     workers = config.workers.model_copy(update={"nproc": world.size, "nnodes": 1, "node_rank": 0})
-    return config.model_copy(update={"workers": workers})
+    config = config.model_copy(update={"workers": workers})
+    try:
+        train = config.train.model_copy(update={"grad_accum": config.micro_steps()})
+    except ValueError as error:
+        raise UsageError(str(error), "Choose --tokens-per-step or --batch-size for this number of processes.") from None
+    return config.model_copy(update={"train": train})
 
 
 def join(world: World, device: torch.device, timeout: int) -> None:
