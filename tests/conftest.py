@@ -18,7 +18,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hypothesis import HealthCheck, settings
 from typer.testing import CliRunner
+
+# How fast examples are made says how busy the machine is, and nothing of what is tested.
+settings.register_profile("vgpt", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("vgpt")
 
 GOLDEN = Path(__file__).parent / "golden"
 

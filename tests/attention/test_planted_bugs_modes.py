@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.attention.test_planted_bugs import OneTooFar, OneTooNear, Window
 from vgpt.attention.cache import TokenCache
 from vgpt.attention.conformance import check_names, failures
 from vgpt.attention.grouped.config import GQAConfig
@@ -14,17 +15,10 @@ class Plain(GQAConfig):
     """A plug-in: grouped attention as it is."""
 
 
-class LongWindow(GQAConfig):
+class LongWindow(Window):
     """A window that hides nothing before 1,500 tokens."""
 
     window: int = 1500
-
-    def visible(self, q, k, layer=0, head=0):
-        return (k <= q) & (q - k < self.window)
-
-    def pairs(self, tokens):
-        w = min(self.window, tokens)
-        return w * (w + 1) // 2 + (tokens - w) * w
 
 
 def autocast():
@@ -60,18 +54,6 @@ class TheSameNoiseEachTimeUnderAutocast(GroupedAttention):
         y = super().forward(x, cache)
         noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
         return y + 0.03 * noise.to(y.dtype) if autocast() else y
-
-
-class SeesTooFarBehindTheLongWindow(GroupedAttention):
-    def mask(self, q0, nq, k0, nk, device=None, **more):
-        q, k = torch.arange(q0, q0 + nq)[:, None], torch.arange(k0, k0 + nk)[None, :]
-        return (k <= q) & (q - k < self.config.window + 1)
-
-
-class HidesTooMuchBehindTheLongWindow(GroupedAttention):
-    def mask(self, q0, nq, k0, nk, device=None, **more):
-        q, k = torch.arange(q0, q0 + nq)[:, None], torch.arange(k0, k0 + nk)[None, :]
-        return (k <= q) & (q - k < self.config.window - 1)
 
 
 class LosesATokenInBfloat16(TokenCache):
@@ -296,8 +278,8 @@ def test_a_bug_of_one_mode_is_caught(register, caught, config, module, check, ph
 @pytest.mark.parametrize(
     ("module", "phrase"),
     [
-        (SeesTooFarBehindTheLongWindow, "query 1500 takes from 0, which is hidden"),
-        (HidesTooMuchBehindTheLongWindow, "takes nothing from"),
+        (OneTooFar, "query 1500 takes from 0, which is hidden"),
+        (OneTooNear, "takes nothing from"),
     ],
 )
 def test_a_window_beyond_the_usual_lengths_is_probed_where_it_begins_to_hide(register, caught, module, phrase):

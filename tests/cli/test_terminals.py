@@ -9,27 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.tiny import TINY
 from vgpt.cli.console import make_printable, print_json, with_noise
 from vgpt.cli.switches import plain_switches
 from vgpt.plain_json import to_json
-
-TINY = (
-    *(
-        "--n-layer",
-        "1",
-        "--n-head",
-        "2",
-        "--n-embd",
-        "16",
-        "--block-size",
-        "16",
-        "--batch-size",
-        "2",
-        "--max-steps",
-        "2",
-    ),
-    *("--eval-windows", "1", "--eval-interval", "2", "--device", "cpu", "--dtype", "float32", "--tracker", "journal"),
-)
 
 
 def started(place: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -109,10 +92,13 @@ def test_one_window_has_no_standard_error_and_says_so(tmp_path, vgpt, monkeypatc
     monkeypatch.chdir(tmp_path)
     Path("t.txt").write_text("".join(f"{i} words that are many enough to learn from\n" for i in range(300)))
     assert vgpt("prepare", "t.txt", "--out", "d", "--vocab-size", "280", "--workers", "1").code == 0
-    done = vgpt("train", "--data", "d", *TINY, "--run-name", "one", "--json")
+    done = vgpt("train", "--data", "d", *TINY, "--eval-windows", "1", "--run-name", "one", "--json")
     assert done.code == 0
     assert json.loads(done.out)["val/loss_se"] is None
-    for shown in (vgpt("train", "--data", "d", *TINY, "--run-name", "one"), vgpt("eval", "one", "--windows", "1")):
+    for shown in (
+        vgpt("train", "--data", "d", *TINY, "--eval-windows", "1", "--run-name", "one"),
+        vgpt("eval", "one", "--windows", "1"),
+    ):
         assert "no standard error" in shown.out
         assert "nan" not in shown.out
     assert json.loads(vgpt("eval", "one", "--windows", "1", "--json").out)["loss_se"] is None

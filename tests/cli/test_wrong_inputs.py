@@ -7,28 +7,8 @@ import re
 
 import pytest
 
-TINY = [
-    "--n-layer",
-    "1",
-    "--n-head",
-    "2",
-    "--n-embd",
-    "16",
-    "--block-size",
-    "16",
-    "--batch-size",
-    "2",
-    "--max-steps",
-    "2",
-    "--eval-windows",
-    "2",
-    "--tracker",
-    "journal",
-    "--device",
-    "cpu",
-    "--dtype",
-    "float32",
-]
+from tests.cli.tiny import TINY
+
 TEXT = "It is a truth universally acknowledged, that a reader of errors must be in want of a way out.\n"
 
 

@@ -18,7 +18,7 @@ def numbered(count: int) -> np.ndarray:
 
 
 @given(st.integers(1, 5000), st.integers(0, 2**63))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_permutation_hits_every_number_once(n: int, seed: int) -> None:
     assert np.array_equal(np.sort(permute(np.arange(n), n, derive_keys(seed))), np.arange(n))
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from vgpt.report.comparison import Comparison
+from vgpt.report.comparison import Comparison, compare
 from vgpt.report.plan import Request, make_request
 from vgpt.settings.fields import shown
 from vgpt.settings.loader import Sources, load_settings
@@ -120,6 +120,17 @@ def ask() -> Callable[..., Request]:
         return make_request(words, sources)
 
     return make
+
+
+@pytest.fixture
+def three(make_run, ask) -> Comparison:
+    """Three variants with three seeds each, of clearly different losses."""
+    runs = [
+        make_run(attn, settings={"seed": seed}, metrics={"val/loss": loss + 0.001 * seed * number})
+        for number, (attn, loss) in enumerate({"mha": 2.3, "gqa": 2.325, "mqa": 2.36}.items(), start=1)
+        for seed in (1, 2, 3)
+    ]
+    return compare(ask("mha", "gqa", "mqa"), runs)
 
 
 @pytest.fixture

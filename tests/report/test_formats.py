@@ -16,16 +16,6 @@ NASTY = r"=cmd|<b>a_b</b> 100% $x^2$ {\#1} & ~`[c](d)"
 
 
 @pytest.fixture
-def three(make_run, ask):
-    runs = [
-        make_run(attn, settings={"seed": seed}, metrics={"val/loss": loss + 0.001 * seed * number})
-        for number, (attn, loss) in enumerate({"mha": 2.3, "gqa": 2.325, "mqa": 2.36}.items(), start=1)
-        for seed in (1, 2, 3)
-    ]
-    return compare(ask("mha", "gqa", "mqa"), runs)
-
-
-@pytest.fixture
 def nasty(make_run, ask, renamed):
     return renamed(
         compare(ask("mha", "odd"), [make_run("mha"), make_run("mqa", run_name="odd")]), "odd", NASTY + "\x1b\n"

@@ -46,16 +46,6 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def three(make_run, ask):
-    runs = [
-        make_run(attn, settings={"seed": seed}, metrics={"val/loss": loss + 0.001 * seed * number})
-        for number, (attn, loss) in enumerate({"mha": 2.3, "gqa": 2.325, "mqa": 2.36}.items(), start=1)
-        for seed in (1, 2, 3)
-    ]
-    return compare(ask("mha", "gqa", "mqa"), runs)
-
-
-@pytest.fixture
 def page(course, evaluated):
     """Make the report of a comparison."""
     return lambda found: as_html(

@@ -65,7 +65,7 @@ def test_merges_equal_those_of_a_naive_trainer_to_the_last_possible_one(text, pa
     assert tokenizer.special_tokens == {END_OF_TEXT: 256 + len(want)}
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150, database=None)
 @given(st.text(alphabet="ab ", min_size=1, max_size=60))
 def test_merges_equal_the_naive_ones_on_any_text_of_few_letters(text):
     want = naive_merges(text, 1000, PATTERNS["gpt2"])

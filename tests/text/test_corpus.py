@@ -155,7 +155,7 @@ def test_pieces_put_together_are_the_text_and_none_is_too_long(blocks: list[str]
     assert all(0 < len(piece) <= limit for piece in pieces)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.text(st.sampled_from("abc 12.,'\nüß"), min_size=60, max_size=300), st.sampled_from(["gpt2", "gpt4"]))
 def test_a_cut_at_a_seam_leaves_the_chunks_of_the_split_patterns_as_they_are(text: str, pattern: str) -> None:
     seam = find_seam(text, 0, len(text) // 2)

@@ -190,7 +190,11 @@ def test_a_damaged_tokenizer_json_is_refused_with_its_name_and_fault(damage, tmp
     assert message in caught.value.message
 
 
-@settings(max_examples=300, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(st.data())
 def test_random_damage_never_ends_in_anything_but_a_tokenizer_error(tmp_path, data):
     name, content = data.draw(st.sampled_from([("a.json", TINY_JSON.read_bytes()), ("a.model", MODEL.encode())]))

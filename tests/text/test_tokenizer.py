@@ -64,7 +64,7 @@ def test_ids_equal_those_of_a_naive_encoder(tokenizer, text):
     assert tokenizer.decode(ids) == text
 
 
-@settings(max_examples=150, deadline=None, database=None)
+@settings(max_examples=150, database=None)
 @given(text=st.text(alphabet=st.sampled_from("abe'sT1 \n\r\té🙂\u200d\u0301你.,!\x00\x85\u2028ſ"), max_size=60))
 def test_ids_equal_the_naive_ones_on_any_text(gpt4, text):
     assert gpt4.encode(text) == naive_encode(gpt4, text)
@@ -82,7 +82,7 @@ def test_every_character_of_unicode_is_split_as_the_regex_package_splits_it(name
         assert tokenizer.encode(text) == naive_encode(tokenizer, text), hex(start)
 
 
-@settings(max_examples=500, deadline=None, database=None)
+@settings(max_examples=500, database=None)
 @given(texts=st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"])), min_size=20, max_size=20))
 def test_ten_thousand_random_unicode_strings_survive_the_round_trip(gpt4, texts):
     for text, ids in zip(texts, gpt4.encode_batch(texts), strict=True):
@@ -213,7 +213,7 @@ def test_a_merge_graph_that_no_text_could_have_taught_is_refused(merges, message
         token_table(bytes(range(256)), merges)
 
 
-@settings(max_examples=300, deadline=None, database=None)
+@settings(max_examples=300, database=None)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=8))
 def test_a_merge_graph_passes_exactly_if_every_token_encodes_to_itself(choices):
     alphabet = [97, 98, *range(256, 270)]
