@@ -37,6 +37,14 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--update-golden rewrites files that several tests share: leave out -n")
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("torch finds no CUDA device here")
+
+
 @pytest.fixture(autouse=True)
 def no_settings_of_the_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):

@@ -54,6 +54,20 @@ def test_the_trunk_may_be_given_and_settings_that_do_not_fit_are_refused():
         check_variant("gqa:n_kv_head=13")
 
 
+def test_on_a_gpu_heads_wide_enough_for_its_fused_kernels_are_checked_beside_narrow_ones():
+    widths = {}
+    for device in ("cpu", "cuda"):
+        cases = [step.case for step in steps("local:window_size=9", device=device) if step.case is not None]
+        widths[device] = {trunk.shape.head_dim for case in cases for _, trunk in case.trunks()}
+    assert widths == {"cpu": {8}, "cuda": {8, 16}}
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", [kind for kind in variants() if kind != "mix"])
+def test_every_built_in_variant_keeps_the_contract_on_a_gpu(kind):
+    assert failures(SMALL.get(kind, kind), device="cuda") == []
+
+
 def test_unknown_checks_are_refused_with_the_nearest_name():
     with pytest.raises(UsageError, match="unknown check 'causality'"):
         check_variant("mha", only=["causality"])

@@ -5,6 +5,7 @@ On CPUs its forward pass runs without a compiler, which checks masks and scores;
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vgpt.attention import flex
 from vgpt.attention.backends import alibi_slopes, naive
@@ -81,8 +82,12 @@ def test_a_compiler_sees_through_it(noise):
     torch.testing.assert_close(got, attention(*inputs), rtol=0, atol=1e-6)
 
 
-def test_cpus_are_not_served():
-    assert not can_flex(torch.zeros(1))
+def test_cpus_and_heads_too_narrow_for_the_kernel_are_not_served():
+    assert not can_flex(torch.zeros(1, 1, 1, 64))
+    with FakeTensorMode():
+        for width, served in ((8, False), (15, False), (16, True), (64, True)):
+            assert can_flex(torch.empty(1, 1, 1, width, device="cuda")) is served
+        assert not can_flex(torch.empty(1, 1, 1, 64, device="cuda", dtype=torch.float64))
 
 
 @pytest.mark.gpu

@@ -200,16 +200,39 @@ def test_extreme_scores_give_finite_outputs_and_gradients(noise, way, dtype):
     assert all(g.isfinite().all() for g in torch.autograd.grad(y.float().square().sum(), inputs))
 
 
+def test_prompts_do_not_take_the_fused_kernel_which_would_be_compiled_for_each_length(layer, noise, monkeypatch):
+    from vgpt.attention.sparse import module as sparse_module
+
+    taken = []
+
+    def flex(q, *_, **_more):
+        taken.append(q.shape[2])
+        return q
+
+    module = layer(sparse((4, 1, 1, 1), "row"))
+    want = module(noise(2, 30, 32))
+    monkeypatch.setattr(sparse_module, "can_flex", lambda q: True)  # as on a GPU
+    monkeypatch.setattr(sparse_module, "flex_attend", flex)
+    with torch.no_grad():
+        cache = module.make_cache(2, 40, dtype=torch.float32, device="cpu")
+        torch.testing.assert_close(module(noise(2, 30, 32), cache), want, rtol=0, atol=1e-5)
+    assert not taken
+    module(noise(2, 30, 32))
+    assert taken == [30]
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("fused", [True, False])
-def test_a_gpu_computes_what_the_plain_formula_does(layer, noise, monkeypatch, mode, fused):
+@pytest.mark.parametrize("width", [32, 64])  # heads too narrow for FlexAttention, and wide enough
+def test_a_gpu_computes_what_the_plain_formula_does(layer, noise, monkeypatch, mode, fused, width):
     from vgpt.attention.sparse import module as sparse_module
 
     if not fused:
         monkeypatch.setattr(sparse_module, "can_flex", lambda q: False)
-    fast, slow = (layer(sparse((16, 1, 2, 2), mode), flash=flash, block_size=256).cuda() for flash in (True, False))
-    x = noise(2, 230, 32).cuda().requires_grad_()
+    shape = {"block_size": 256, "n_embd": width}
+    fast, slow = (layer(sparse((16, 1, 2, 2), mode), flash=flash, **shape).cuda() for flash in (True, False))
+    x = noise(2, 230, width).cuda().requires_grad_()
     outputs = [fast(x), slow(x)]
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-3)
     one, other = (torch.autograd.grad(y.square().sum(), x)[0] for y in outputs)

@@ -5,6 +5,7 @@ import os
 import sys
 
 import pytest
+import torch
 
 from vgpt.errors import UsageError
 from vgpt.launchers import lonely_note, refuse_missing_srun, refuse_two_counts, without_launcher
@@ -63,3 +64,12 @@ def test_what_a_comparison_trains_belongs_to_no_launcher(monkeypatch, tmp_path):
     assert seen["SLURM_JOB_ID"] == "7"  # where the machine is, is no matter of ranks
     assert not {*SRUN, *planted, "SLURM_STEP_NODELIST"} - {"SLURM_JOB_ID"} & seen.keys()
     assert without_launcher(seen) == seen
+
+
+def test_as_many_processes_as_gpus_need_a_gpu(vgpt):
+    done = vgpt("train", "--nproc", "gpu", "--dry-run")
+    if torch.cuda.is_available():
+        assert done.code == 0
+    else:
+        assert done.code == 2
+        assert "--nproc gpu: this machine has no CUDA device" in " ".join(done.err.split())

@@ -44,7 +44,7 @@ def record(config) -> list[tuple[int, str, float]]:
         (point.step, name, value)
         for point in read_metrics(config.directory)
         for name, value in sorted(point.metrics.items())
-        if not name.startswith(("perf/", "memory/", "system/", "train/seconds", "flops/peak"))
+        if not name.startswith(("perf/", "speed/", "memory/", "system/", "train/seconds", "flops/peak"))
     ]
 
 

@@ -11,9 +11,19 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from torch import distributed as dist
 
 from vgpt.errors import UsageError
-from vgpt.training.distributed import World, first_host, interface_to, rendezvous, world_of_environment
+from vgpt.training.distributed import (
+    World,
+    connection_broke,
+    first_host,
+    interface_to,
+    rendezvous,
+    world_of_environment,
+)
+from vgpt.training.launch import _outcome
 
 TINY = """
     --n-layer 2 --n-head 2 --n-embd 16 --block-size 16 --batch-size 4 --max-steps 8 --warmup-steps 2 --lr 1e-2
@@ -231,6 +241,50 @@ def test_processes_of_srun_find_each_other(tmp_path, corpus, alone):
     codes, talks = srun([tmp_path, tmp_path], corpus, "--run-name", "two")
     assert codes == [0, 0], talks
     assert curve(tmp_path / "runs" / "two", "train/loss") == pytest.approx(curve(alone, "train/loss"), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("error", "broke"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4403"), True),
+        (
+            dist.DistBackendError(
+                "NCCL error in: ProcessGroupNCCL.cpp:3690, remote process exited or there was a network error\n"
+                "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting."
+            ),
+            True,
+        ),
+        (dist.DistBackendError("NCCL communicator was aborted on rank 1."), True),
+        (
+            dist.DistBackendError(
+                "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9, OpType=ALLREDUCE, "
+                "NumelIn=4, NumelOut=4, Timeout(ms)=300000) ran for 300012 milliseconds before timing out."
+            ),
+            True,
+        ),
+        (
+            dist.DistBackendError(
+                "NCCL error in: ProcessGroupNCCL.cpp:81, invalid usage, NCCL version 2.27.5\nncclInvalidUsage: This "
+                "usually reflects invalid usage of NCCL library.\nLast error:\nDuplicate GPU detected : rank 1 and 0"
+            ),
+            False,
+        ),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), False),
+        (ValueError("Connection"), False),
+    ],
+)
+def test_a_broken_connection_is_told_from_a_fault_of_ones_own(error, broke):
+    assert connection_broke(error) is broke
+
+
+def test_a_process_that_nccls_watchdog_ended_says_so(tmp_path):
+    log = tmp_path / "run" / "attempt_0" / "1" / "stderr.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("[rank1]:[E] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=9)\n")
+    assert "NCCL's watchdog ended this one" in _outcome(tmp_path, 1, -signal.SIGABRT, 0).cause
+    assert _outcome(tmp_path, 1, -signal.SIGKILL, 0).cause == "ended by SIGKILL"
+    log.write_text("terminate called after throwing an instance of 'std::bad_alloc'\n")
+    assert _outcome(tmp_path, 1, -signal.SIGABRT, 0).cause == "ended by SIGABRT"
 
 
 def test_the_environment_says_which_process_this_is():

@@ -54,6 +54,14 @@ def test_scaling_the_output_of_attention_scales_its_size():
     assert attention_rms(built, ROWS) == pytest.approx(3 * before, rel=0.15)
 
 
+def test_dropout_has_no_part_in_it():
+    plain, dropping = (model("mha", dropout=rate).train() for rate in (0.0, 0.5))
+    state = torch.get_rng_state()
+    assert attention_rms(dropping, ROWS) == attention_rms(dropping, ROWS) == attention_rms(plain, ROWS)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert dropping.training
+
+
 def test_measuring_leaves_the_model_as_it_was():
     built = model("mla")
     before = {name: value.clone() for name, value in built.state_dict().items()}

@@ -17,11 +17,13 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_bloc
 Visible = Callable[[Any, Any, int, Any], Any]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+NARROWEST = 16
+"""Least width of queries, keys and values that the kernel takes: one tile of a matrix product on CUDA."""
 
 
 def can_flex(q: Tensor) -> bool:
-    """Return whether the fused kernel exists for these queries: on CUDA, up to float32."""
-    return q.device.type == "cuda" and q.dtype in _DTYPES
+    """Return whether the fused kernel exists for queries, keys and values like these: on CUDA, up to float32."""
+    return q.device.type == "cuda" and q.dtype in _DTYPES and q.shape[-1] >= NARROWEST
 
 
 def flex_attend(
@@ -66,7 +68,7 @@ def flex_attend(
         "scale": scale,
         "enable_gqa": k.shape[1] != H,
     }
-    attention = _compiled() if can_flex(q) and not torch.compiler.is_compiling() else flex_attention
+    attention = _compiled() if can_flex(q) and can_flex(v) and not torch.compiler.is_compiling() else flex_attention
     if sinks is None:
         return attention(q, k, v, **options)
     y, aux = attention(q, k, v, return_aux=AuxRequest(lse=True), **options)

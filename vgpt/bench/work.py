@@ -79,8 +79,7 @@ class Training(Work):
         model = build(config, compute.device).train()
         self.model = model
         model.recompute = system.recompute
-        if system.compile:
-            model.hidden = torch.compile(model.hidden)
+        model.compile_blocks(system.compile)
         self.optimizer = build_optimizer(model, lr=1e-3, device=compute.device)
         self.update = TrainStep(model, self.optimizer, dtype=compute.dtype)
         self.batches = [_tokens(config, point, compute.device, extra=1) for _ in range(point.accum)]

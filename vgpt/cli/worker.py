@@ -20,7 +20,7 @@ def main(settings: Path, logs: Path) -> int:
     from vgpt.cli.live import data_bars, training_display
     from vgpt.errors import VgptError
     from vgpt.settings.train import TrainConfig
-    from vgpt.training.distributed import world_of_environment
+    from vgpt.training.distributed import connection_broke, world_of_environment
     from vgpt.training.files import write_json
     from vgpt.training.run import train_run
 
@@ -36,7 +36,7 @@ def main(settings: Path, logs: Path) -> int:
     except Exception as error:  # whatever it is, the launcher must be able to tell it
         code = (error.worker_code or error.exit_code) if isinstance(error, VgptError) else 70
         message = error.message if isinstance(error, VgptError) else f"{type(error).__name__}: {error}"
-        broken = isinstance(error, RuntimeError) and any(word in message for word in ("onnection", "Timed out", "gloo"))
+        broken = connection_broke(error)
         report = {"rank": world.rank, "code": code, "cause": message.splitlines()[0], "connection": broken}
         write_json(logs / f"error-{world.rank}.json", report)
         if not isinstance(error, VgptError):

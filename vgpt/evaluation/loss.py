@@ -147,9 +147,9 @@ class Evaluator:
         each: list[np.ndarray] = []
         positions = np.zeros(self.block_size)
         for part in self._losses(model, np.arange(len(self)), dtype=dtype, losses=losses):
-            exact = part.double()
-            each.append(exact.mean(1).cpu().numpy())
-            positions += exact.sum(0).cpu().numpy()
+            wide = exact(part)
+            each.append(wide.mean(1).numpy())
+            positions += wide.sum(0).numpy()
         return Evaluation(np.concatenate(each), len(self) * self.block_size, self.bytes, positions / len(self))
 
     def token_losses(
@@ -170,21 +170,24 @@ class Evaluator:
 
     def evaluation(self, losses: torch.Tensor) -> Evaluation:
         """Return the figures of the losses of all windows, (windows, block_size), in their order."""
-        exact = losses.double()
+        wide = exact(losses)
         tokens = len(self) * self.block_size
-        return Evaluation(exact.mean(1).cpu().numpy(), tokens, self.bytes, exact.mean(0).cpu().numpy())
+        return Evaluation(wide.mean(1).numpy(), tokens, self.bytes, wide.mean(0).numpy())
 
     def _losses(
         self, model: GPT2Model, chosen: np.ndarray, *, dtype: torch.dtype, losses: Losses
     ) -> Iterator[torch.Tensor]:
         """Yield the losses of the windows with these numbers, as many at once as memory is sure to hold."""
-        device = next(model.parameters()).device
+        parameter = next(model.parameters())
+        device = parameter.device
+        # Memory for gathering shares lasts into training, where tensors born in inference mode may not take part.
+        ungraded = torch.no_grad if hasattr(parameter, "full_tensor") else torch.inference_mode
         at_once = max(1, _TOKENS_AT_ONCE // (self.block_size + 1))
         training = model.training
         model.eval()
         try:
             for start in range(0, len(chosen), at_once):
-                with torch.inference_mode(), autocast(device, dtype):
+                with ungraded(), autocast(device, dtype):
                     rows = torch.from_numpy(self.rows(chosen[start : start + at_once])).to(device)
                     found = losses(model, rows[:, :-1], rows[:, 1:]).float()
                 yield found
@@ -196,6 +199,11 @@ class Evaluator:
         at_once = max(1, _IDS_AT_ONCE // (self.block_size + 1))
         for start in range(0, len(self), at_once):
             yield self.rows(np.arange(start, min(start + at_once, len(self))))
+
+
+def exact(losses: torch.Tensor) -> torch.Tensor:
+    """Return losses in float64, on the CPU: not every device has it."""
+    return losses.cpu().double()
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vgpt.attention.cache import Cache
 from vgpt.model.activations import gelu, gelu_new, relu
 from vgpt.model.config import GPT2Config
-from vgpt.model.gpt2 import GPT2MLP, GPT2Block, GPT2Model
+from vgpt.model.gpt2 import GPT2MLP, GPT2Model
 
 # Activations that oneDNN applies while a product's output is still in registers: (attribute, algorithm).
 _FUSED = {gelu_new: ("gelu", "tanh"), gelu: ("gelu", "none"), relu: ("relu", "")}
@@ -72,7 +72,7 @@ class Decoder:
         self._head: nn.Module | None = None
         if not pack:
             return
-        for block in _blocks(self._model):
+        for block in self._model.blocks:
             block.attn.pack()
         if can_pack(self.device, self.dtype):
             self._head = PackedLinear(self._model.head_weight, None)
@@ -97,15 +97,13 @@ def _twin(model: GPT2Model, dtype: torch.dtype) -> GPT2Model:
     with torch.no_grad():
         memo = {id(p): nn.Parameter(p.detach().to(dtype), requires_grad=False) for p in model.parameters()}
     # Buffers stay as they are: they are tables, and the variant that made them chose their precision.
-    return copy.deepcopy(model, memo).eval()  # type: ignore[arg-type]  # the memo's values may be anything
-
-
-def _blocks(model: GPT2Model) -> list[GPT2Block]:
-    return list(model.h)  # type: ignore[arg-type]  # ModuleList forgets its element type
+    twin = copy.deepcopy(model, memo).eval()  # type: ignore[arg-type]  # the memo's values may be anything
+    twin.compile_blocks(False)
+    return twin
 
 
 def _pack(model: GPT2Model) -> None:
-    for block in _blocks(model):
+    for block in model.blocks:
         block.mlp = _packed_mlp(block.mlp)
     for module in list(model.h.modules()):
         for name, child in list(module.named_children()):

@@ -1,5 +1,9 @@
 """The GPT-2 trunk: pre-norm blocks around any registered attention."""
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,6 +14,9 @@ from vgpt.attention.registry import build_attention
 from vgpt.errors import VgptError
 from vgpt.model.activations import activation
 from vgpt.model.config import GPT2Config
+
+_GRAPHS = 256
+"""Most graphs of one block's forward pass."""
 
 
 class GPT2MLP(nn.Module):
@@ -27,7 +34,12 @@ class GPT2MLP(nn.Module):
 
 
 class GPT2Block(nn.Module):
-    """Norm, attention, residual; norm, MLP, residual."""
+    """Norm, attention, residual; norm, MLP, residual.
+
+    Attributes:
+        compiled: whether whole sequences go through torch.compile; decoding through a cache never does, for each
+            length would be compiled anew.
+    """
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
@@ -36,14 +48,38 @@ class GPT2Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = GPT2MLP(config)
         self.dropout = config.dropout
+        self.compiled = False
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
+        if self.compiled and cache is None:
+            return _compiled_block()(self, x)
+        return self.body(x, cache)
+
+    def body(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        """Map as `forward` does, never through a compiler of its own."""
         x = x + self._drop(self.attn(self.ln_1(x), cache))
         return x + self._drop(self.mlp(self.ln_2(x)))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
+
+
+@cache
+def _compiled_block() -> Callable[..., Tensor]:
+    """Return a block's forward pass as torch.compile makes it: one function, so that equal layers share their graphs.
+
+    The layers of a mix, those of sparse attention, whose links depend on their number, sequences of several lengths,
+    training and evaluation need graphs of their own. Past its limit the compiler would run the rest uncompiled and only
+    log it.
+    """
+    # Imported where it is needed: it takes seconds, and few runs are compiled.
+    import torch._dynamo
+
+    options: Any = torch._dynamo.config
+    options.recompile_limit = max(options.recompile_limit, _GRAPHS)
+    options.accumulated_recompile_limit = max(options.accumulated_recompile_limit, 4 * _GRAPHS)
+    return torch.compile(GPT2Block.body)
 
 
 class GPT2Model(nn.Module):
@@ -66,6 +102,16 @@ class GPT2Model(nn.Module):
         self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.lm_head = None if config.tie_weights else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+
+    @property
+    def blocks(self) -> list[GPT2Block]:
+        """The layers, in order."""
+        return list(self.h)  # type: ignore[arg-type]  # ModuleList forgets its element type
+
+    def compile_blocks(self, on: bool = True) -> None:
+        """Let whole sequences go through torch.compile, block by block; a deep copy keeps to its own weights."""
+        for block in self.blocks:
+            block.compiled = on
 
     def forward(self, ids: Tensor, caches: list[Cache] | None = None) -> Tensor:
         """Return logits (B, T, V) for token ids (B, T); with caches, the ids continue what those hold."""
@@ -110,5 +156,4 @@ class GPT2Model(nn.Module):
     ) -> list[Cache]:
         """Allocate a cache per layer for `batch` sequences of up to `max_tokens`; `device` defaults to the model's."""
         device = self.wte.weight.device if device is None else device
-        blocks: list[GPT2Block] = list(self.h)  # type: ignore[arg-type]  # ModuleList forgets its element type
-        return [block.attn.make_cache(batch, max_tokens, dtype=dtype, device=device) for block in blocks]
+        return [block.attn.make_cache(batch, max_tokens, dtype=dtype, device=device) for block in self.blocks]

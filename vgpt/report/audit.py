@@ -192,8 +192,9 @@ def condition_settings() -> list[str]:
         leaf.name
         for leaf in leaves(TrainConfig).values()
         if leaf.path[0] in ("model", "train", "system") and not leaf.is_attention and not leaf.variants
-        # Seeds may differ, and how many threads computed a run is told by the name of its device.
-        if leaf.name not in ("seed", THREADS)
+        # Seeds may differ; how many threads computed a run is told by the name of its device, and what tokens per step
+        # came to by the micro-steps.
+        if leaf.name not in ("seed", THREADS, "tokens_per_step")
     ]
 
 

@@ -138,10 +138,14 @@ def trained_again(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> tuple[lis
     """
     values: dict[str, str] = {}
     notes: list[str] = []
+    draws: dict[tuple[str, str], list[RunInfo]] = {}
+    for run in recorded:
+        draws.setdefault(_draw(run), []).append(run)
     for row in rows:
         found: list[str] = []
         for run in row.runs:
-            others = [one for one in recorded if _same_draw(one, run)]
+            alike = draws.get(_draw(run), []) if settings_hash_of(run) else []
+            others = [one for one in alike if _identity(one) != _identity(run)]
             ended = [one for one in others if one.status in (FINISHED, "diverged") and not _equal(one, run)]
             same = [one for one in ended if _same_facts(one, run)]
             if same:
@@ -225,11 +229,9 @@ def _identity(run: RunInfo) -> str:
     return run.id or run.run_id or run.run_name
 
 
-def _same_draw(one: RunInfo, run: RunInfo) -> bool:
-    """Return whether two runs are separate trainings of the same settings, seed and conditions."""
-    if _identity(one) == _identity(run) or not settings_hash_of(run):
-        return False
-    return settings_hash_of(one) == settings_hash_of(run) and conditions_of(one) == conditions_of(run)
+def _draw(run: RunInfo) -> tuple[str, str]:
+    """Return what separate trainings of the same settings, seed and conditions have in common."""
+    return settings_hash_of(run), conditions_of(run)
 
 
 def _same_facts(one: RunInfo, run: RunInfo) -> bool:

@@ -14,6 +14,8 @@ from vgpt.report.family import Judged
 from vgpt.report.layout import add_row, new_table
 from vgpt.report.numbers import DASH, LOSS, shown_change, shown_p, stat
 
+_FLIP_SEEDS = 6
+"""From so few seeds on the sign-flip test can come below 5%: its p is at least 2 / 2^n."""
 _STYLES = {BETTER: "bold green", WORSE: "bold red"}
 
 
@@ -75,7 +77,7 @@ def _captions(comparison: Comparison, differences: list[Difference]) -> list[Tex
         text.append(f"{'Rows without a verdict: ' if judged else ''}± 95%: the interval of that row alone. ")
     if any(one.method == "unpaired" for one in differences):
         text.append("No shared seeds: difference of means, by Welch's test. ")
-    if any(one.p_permutation is not None for one in differences):
+    if any(one.p_permutation is not None and one.seeds >= _FLIP_SEEDS for one in differences):
         text.append("flip: sign-flip permutation of that row alone, never below 2/2^n. ")
     noises = [one.noise for one in differences if one.noise is not None]
     if noises:
@@ -121,7 +123,7 @@ def _detectable(one: Difference) -> str:
 _COLUMNS: dict[str, Callable[[Difference], str]] = {
     "n": lambda one: str(one.seeds),
     "Δ\n± 95%": _delta,
-    "p\nflip": lambda one: _p(one.p_permutation),
+    "p\nflip": lambda one: DASH if one.seeds < _FLIP_SEEDS else _p(one.p_permutation),
     "p\nadj": lambda one: _p(one.judged and one.judged.p),
     "MDE\n80%": _detectable,
     "eval\nSE": lambda one: DASH if one.noise is None else f"±{one.noise.se:.4f}",

@@ -36,7 +36,7 @@ class SampleConfig(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """auto, cpu, cuda, cuda:1 or mps"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """precision of weights and cache; auto = bfloat16 where the device computes it natively, else float32"""
+    """precision of weights and cache; auto = bfloat16 where native, else float16 on GPUs that have it, else float32"""
     threads: Annotated[int | None, Field(ge=1, le=4096)] = None
     """CPU threads; none = as many as CPU affinity and quota allow"""
     flash: bool = True

@@ -50,6 +50,8 @@ class TrainingSettings(Section):
     """sequences per micro-step and process"""
     grad_accum: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     """micro-steps whose gradients make one step"""
+    tokens_per_step: Annotated[int | None, Field(ge=1)] = None
+    """tokens of one step, of all processes: sets --grad-accum by their number; none = as --grad-accum says"""
     max_steps: Annotated[int, Field(ge=1)] = 1000
     """optimizer steps"""
     max_tokens: Annotated[int | None, Field(ge=1)] = None
@@ -103,7 +105,7 @@ class SystemSettings(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """auto, cpu, cuda, cuda:1 or mps"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """precision of matrix products; auto = bfloat16 where the device computes it natively, else float32"""
+    """precision of matrix products; auto = bfloat16 where native, else float16 on GPUs that have it, else float32"""
     compile: bool = False
     """torch.compile the model"""
     tf32: bool = False
@@ -118,7 +120,7 @@ class WorkerSettings(Section):
     """How many processes share the work. Nothing here changes what is learnt, but by the sequences of one step."""
 
     nproc: Annotated[int, Field(ge=1, le=1024)] = 1
-    """processes on this machine, one per GPU"""
+    """processes on this machine, one per GPU; gpu = as many as there are GPUs"""
     parallel: Literal["ddp", "fsdp"] = "ddp"
     """ddp = every process holds the model; fsdp = parameters, gradients and optimizer state are shared out"""
     nnodes: Annotated[int, Field(ge=1, le=4096)] = 1
@@ -190,6 +192,38 @@ class TrainConfig(Section):
     workers: WorkerSettings = WorkerSettings()
     run: RunSettings = RunSettings()
 
+    @model_validator(mode="after")
+    def _micro_steps_make_the_step(self) -> "TrainConfig":
+        train = self.train
+        micro_steps = self.micro_steps()
+        if "grad_accum" in train.model_fields_set and train.grad_accum != micro_steps:
+            raise ValueError(
+                f"--grad-accum {train.grad_accum} makes {self.tokens_per_step:,} tokens per step, not the "
+                f"{train.tokens_per_step:,} of --tokens-per-step: leave one of them out (--tokens-per-step none)"
+            )
+        if train.grad_accum != micro_steps:
+            # What was derived is recorded like what was given; nobody has seen the settings yet.
+            object.__setattr__(self, "train", train.model_copy(update={"grad_accum": micro_steps}))
+        return self
+
+    def micro_steps(self) -> int:
+        """Return the micro-steps of one step: as given, or as tokens per step, micro-batch and processes make them.
+
+        Raises:
+            ValueError: they do not divide.
+        """
+        train, tokens = self.train, self.train.tokens_per_step
+        if tokens is None:
+            return train.grad_accum
+        size, count = self.model.block_size, self.workers.world_size
+        micro_steps, rest = divmod(tokens, part := train.batch_size * size * count)
+        if rest:
+            raise ValueError(
+                f"--tokens-per-step {tokens} is no multiple of the {part} tokens of a micro-step: --batch-size "
+                f"{train.batch_size} times --block-size {size}" + f" times {count} processes" * (count > 1)
+            )
+        return micro_steps
+
     @property
     def sequences_per_step(self) -> int:
         """Sequences of one optimizer step, of all processes."""
@@ -255,7 +289,7 @@ class TrainConfig(Section):
 
     def _learnt(self, *, matched: bool, plain: bool = True) -> dict[str, Any]:
         table = self.model_dump(mode="json", include={"model", "train", "system"})
-        for part in ("batch_size", "grad_accum"):
+        for part in ("batch_size", "grad_accum", "tokens_per_step"):
             del table["train"][part]
         table["train"]["sequences_per_step"] = self.sequences_per_step
         # The number that it came to is part of the device's name, which conditions hold.

@@ -15,6 +15,10 @@ from vgpt.errors import UsageError, VgptError
 from vgpt.launchers import launcher_of
 from vgpt.settings.train import TrainConfig
 
+WATCHDOG = "Watchdog caught collective operation timeout"
+"""What NCCL's watchdog writes before it ends a process whose neighbours no longer answer."""
+_BROKEN = ("onnection", "Timed out", "gloo", "ncclRemoteError", "communicator was aborted", WATCHDOG)
+
 
 @dataclass(frozen=True)
 class World:
@@ -94,9 +98,18 @@ def world_of_environment(environment: Mapping[str, str] = os.environ) -> World |
 
 
 def as_worker(config: TrainConfig, world: World) -> TrainConfig:
-    """Return the settings of a run whose processes a launcher has started: their number is the launcher's."""
+    """Return the settings of a run whose processes a launcher has started: their number is the launcher's.
+
+    Raises:
+        UsageError: they do not divide the tokens of a step.
+    """
     workers = config.workers.model_copy(update={"nproc": world.size, "nnodes": 1, "node_rank": 0})
-    return config.model_copy(update={"workers": workers})
+    config = config.model_copy(update={"workers": workers})
+    try:
+        train = config.train.model_copy(update={"grad_accum": config.micro_steps()})
+    except ValueError as error:
+        raise UsageError(str(error), "Choose --tokens-per-step or --batch-size for this number of processes.") from None
+    return config.model_copy(update={"train": train})
 
 
 def join(world: World, device: torch.device, timeout: int) -> None:
@@ -117,6 +130,8 @@ def join(world: World, device: torch.device, timeout: int) -> None:
             rank=world.rank,
             world_size=world.size,
             timeout=timedelta(seconds=timeout),
+            # Else NCCL guesses by rank which GPU a process means, and a barrier may hang on the wrong one.
+            device_id=device if device.type == "cuda" else None,
         )
     except (RuntimeError, ValueError) as error:
         raise VgptError(
@@ -124,6 +139,14 @@ def join(world: World, device: torch.device, timeout: int) -> None:
             f"Check that all {world.size} were started (by torchrun, or with Slurm by `srun vgpt train ...`), and that "
             "MASTER_ADDR and MASTER_PORT can be reached from each.",
         ) from error
+
+
+def connection_broke(error: Exception) -> bool:
+    """Return whether a process failed because another one no longer answers, in the words of gloo and NCCL.
+
+    NCCL's errors of a process's own, such as memory or a GPU that two processes share, are not among them.
+    """
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in _BROKEN)
 
 
 def leave() -> None:

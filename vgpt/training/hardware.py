@@ -14,19 +14,25 @@ import torch
 
 from vgpt.training.devices import Compute
 
-# Dense rates in TFLOP/s from the vendors' data sheets: (part of the device's name, bfloat16 and float16, float32).
-# float32 is the rate without TF32, which vgpt does not switch on by itself.
-_PUBLISHED = (
-    ("H200", 989.4, 66.9),
-    ("H100 PCIe", 756.0, 51.2),
-    ("H100 NVL", 835.5, 60.0),
-    ("H100", 989.4, 66.9),
-    ("A100", 312.0, 19.5),
-    ("L40S", 362.0, 91.6),
-    ("L4", 121.0, 30.3),
-    ("RTX 4090", 165.2, 82.6),
-    ("RTX 3090", 71.2, 35.6),
-)
+# Dense rates in TFLOP/s from the vendors' data sheets, (bfloat16 and float16, float32 as TF32, float32 proper), by the
+# device's whole name without the maker's: a laptop's chip, a partition (MIG) or another board has rates of its own.
+_H100_SXM, _NVL, _A100 = (989.4, 494.7, 66.9), (835.5, 417.7, 60.0), (312.0, 156.0, 19.5)
+_PUBLISHED = {
+    "H200": _H100_SXM,
+    "H200 NVL": _NVL,
+    "H100 80GB HBM3": _H100_SXM,
+    "H100 NVL": _NVL,
+    "H100 PCIe": (756.0, 378.0, 51.2),
+    "A100-SXM4-40GB": _A100,
+    "A100-SXM4-80GB": _A100,
+    "A100-PCIE-40GB": _A100,
+    "A100 80GB PCIe": _A100,
+    "L40S": (362.0, 183.0, 91.6),
+    "L40": (181.0, 90.5, 90.5),
+    "L4": (121.0, 60.0, 30.3),
+    "GeForce RTX 4090": (165.2, 82.6, 82.6),
+    "GeForce RTX 3090": (71.2, 35.6, 35.6),
+}
 _PROBE_SECONDS = 0.4
 _SECOND_PROBE_SECONDS = 0.2
 _CPU_SIZE, _LESS = 2048, 1024
@@ -43,11 +49,24 @@ class Peak:
 
 def peak_flops(compute: Compute) -> Peak:
     """Return the peak of the run's device and precision."""
-    if compute.device.type == "cuda":
-        for part, half, single in _PUBLISHED:
-            if part in compute.device_name:
-                return Peak((single if compute.dtype is torch.float32 else half) * 1e12, "published")
+    if compute.device.type == "cuda" and (rate := published(compute.device_name, compute.dtype, tf32=compute.tf32)):
+        return Peak(rate, "published")
     return Peak(_measure(compute), "measured")
+
+
+def published(name: str, dtype: torch.dtype, *, tf32: bool) -> float | None:
+    """Return the published dense FLOP/s of the device with exactly this name, or None.
+
+    Args:
+        name: as the driver spells it, such as "NVIDIA H100 PCIe".
+        dtype: type of the products.
+        tf32: whether those of float32 run as TensorFloat-32.
+    """
+    rates = _PUBLISHED.get(name.removeprefix("NVIDIA "))
+    if rates is None:
+        return None
+    half, as_tf32, single = rates
+    return 1e12 * (half if dtype.itemsize == 2 else as_tf32 if tf32 else single)
 
 
 def peak_again(compute: Compute, peak: Peak) -> Peak:

@@ -23,7 +23,8 @@ from vgpt.errors import UsageError, VgptError
 from vgpt.settings.train import TrainConfig
 from vgpt.threads import thread_count
 from vgpt.tracking.lock import lock_owner
-from vgpt.training.distributed import interface_to
+from vgpt.training.devices import refuse_too_many_processes
+from vgpt.training.distributed import WATCHDOG, interface_to
 from vgpt.training.files import write_json
 from vgpt.training.same_run import refuse_foreign
 
@@ -61,8 +62,9 @@ def launch(config: TrainConfig, say: Callable[[str], None]) -> int:
 
     Raises:
         WorkerFailedError: a process failed, and no retry is left or would help.
-        UsageError: another process trains under this name.
+        UsageError: another process trains under this name, or there are fewer GPUs than processes.
     """
+    refuse_too_many_processes(config.system, config.workers.nproc)
     directory = config.directory
     refuse_foreign(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -149,6 +151,8 @@ def _outcome(logs: Path, rank: int, code: int, first_rank: int) -> Outcome:
     told = sorted(logs.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns)
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in told]
     log = next(iter(sorted(logs.glob(f"**/{rank - first_rank}/stderr.log"))), None)
+    if code == -signal.SIGABRT and log is not None and WATCHDOG in log.read_text(encoding="utf-8", errors="replace"):
+        return Outcome(70, rank, "the other processes no longer answered: NCCL's watchdog ended this one", log)
     if code < 0:
         return Outcome(70, rank, f"ended by {signal.Signals(-code).name}", log)
     # A process whose neighbour died reports a broken connection; a cause of its own comes first.

@@ -73,9 +73,15 @@ class Replica:
             if name not in by_name:
                 raise CheckpointError(f"saved optimizer state of {name!r}, which the model does not have")
             parameter = by_name[name]
-            # AdamW counts steps in a CPU tensor, unless the fused kernel reads the count on the device.
-            home = torch.device("cpu") if slot == "step" and not fused else parameter.device
-            optimizer.state[parameter][slot] = value.to(home)
+            if slot == "step":
+                # AdamW counts steps in a CPU tensor, unless the fused kernel reads the count on the device.
+                optimizer.state[parameter][slot] = value.to(parameter.device if fused else "cpu")
+            else:
+                optimizer.state[parameter][slot] = self._share(value.to(parameter.device), parameter)
+
+    def _share(self, value: Tensor, parameter: Tensor) -> Tensor:
+        """Return what this process keeps of a whole tensor that belongs to a parameter."""
+        return value
 
 
 class DDPReplica(Replica):
@@ -129,19 +135,12 @@ class FSDPReplica(Replica):
         state: dict[str, dict[str, Tensor]] = gathered.get("state", {})
         return {f"{name}/{slot}": value for name, slots in state.items() for slot, value in slots.items()}
 
-    def load_optimizer(self, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-        """Give each process its share of a whole state."""
+    def _share(self, value: Tensor, parameter: Tensor) -> Tensor:
         from torch.distributed.tensor import DTensor, distribute_tensor
 
-        by_name = dict(self.model.named_parameters())
-        for key, value in tensors.items():
-            name, _, slot = key.rpartition("/")
-            if name not in by_name:
-                raise CheckpointError(f"saved optimizer state of {name!r}, which the model does not have")
-            parameter = by_name[name]
-            if slot != "step" and isinstance(parameter, DTensor):
-                value = distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
-            optimizer.state[parameter][slot] = value
+        if not isinstance(parameter, DTensor):
+            return value
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
 
 
 def build_replica(model: GPT2Model, config: TrainConfig, world: World, device: torch.device) -> Replica:

@@ -189,8 +189,8 @@ def _train(
     with StopRequest(display.say) as stop:
         display.start(config.name, config.steps, trainer.state.step)
         try:
-            status = trainer.run(stop, evaluate_first=checkpoint is None and config.train.init_from is not None)
-            if status != "stopped":
+            ended = trainer.run(stop, evaluate_first=checkpoint is None and config.train.init_from is not None)
+            if ended != "stopped":
                 # Of the last step, which training has just made.
                 final = trainer.last_evaluation or trainer.evaluation()
                 summary = summarise(trainer, final, compute, peak)
@@ -199,6 +199,7 @@ def _train(
                 if world.main:
                     record_windows(config, data, evaluator, final, trainer.state.step, trainer.tracker, display.say)
                     trainer.tracker.tag({"vgpt.batches": trainer.state.batch_hash})
+            status = ended  # only now: a run without its figures has failed
         except DivergedError:
             status = "diverged"
             raise
@@ -235,8 +236,7 @@ def _trainer(
             state.start = measure_start(model, evaluator.rows(few_windows(len(evaluator), config.model.block_size)))
     model.to(compute.device)
     model.recompute = config.system.recompute
-    if config.system.compile:
-        model.hidden = torch.compile(model.hidden)
+    model.compile_blocks(config.system.compile)
     replica = build_replica(model, config, world, compute.device)
     optimizer = build_optimizer(
         model, lr=train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay, device=compute.device

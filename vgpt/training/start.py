@@ -50,9 +50,12 @@ def attention_rms(model: GPT2Model, ids: torch.Tensor) -> float:
         found.append(float(output.double().square().mean().sqrt()))
 
     hooks = [block.attn.register_forward_hook(note) for block in blocks]
+    training = model.training
+    model.eval()  # dropout would draw from the global random state
     try:
         model.hidden(ids)
     finally:
+        model.train(training)
         for hook in hooks:
             hook.remove()
     return sum(found) / len(found)

@@ -19,7 +19,7 @@ from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lines import LineFile
 from vgpt.tracking.tracker import Tracker
 from vgpt.training.checkpoint import TrainingState, steps
-from vgpt.training.devices import Compute
+from vgpt.training.devices import Compute, sum_device
 from vgpt.training.display import Display, Progress
 from vgpt.training.distributed import ALONE, World
 from vgpt.training.feed import Feed
@@ -92,7 +92,7 @@ class Trainer:
         if self.step.scaler is not None and state.scaler:
             self.step.scaler.load_state_dict(dict(state.scaler))
         # Summed in float64 so that a resumed interval adds up to the same bits.
-        self._loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=compute.device)
+        self._loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=sum_device(compute.device))
         self._mark = time.perf_counter()
         self._timed_steps = state.interval_steps
         self.memory = StepMemory(compute.device)
@@ -170,7 +170,7 @@ class Trainer:
             self._count_bad_step(result)
             return
         state.bad_steps = 0
-        self._loss_sum += result.loss.double()
+        self._loss_sum += result.loss.to(self._loss_sum.device).double()
         self._norm = result.grad_norm
         state.loss_count += 1
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.config import AttentionConfig, Shape, SoftmaxConfig
+from vgpt.attention.flex import NARROWEST
 from vgpt.attention.registry import build_attention
 from vgpt.errors import SettingsError
 from vgpt.model.init import stream_seed
@@ -171,11 +172,16 @@ class Case:
         return sorted(chosen[:count])
 
     def trunks(self) -> "Iterator[tuple[str, Case]]":
-        """Yield every trunk that the settings accept, one change at a time and all switches together, by its flags."""
+        """Yield every trunk that the settings accept, one change at a time and all switches together, by its flags.
+
+        On CUDA also one whose heads the fused kernels take.
+        """
         if self.alone:
             yield "this trunk", self
             return
         changes: list[tuple[str, dict[str, Any]]] = [("the plain trunk", {}), ("--no-bias", {"bias": False})]
+        if torch.device(self.device).type == "cuda" and self.shape.head_dim < NARROWEST:
+            changes.append((f"heads {NARROWEST} wide", {"n_embd": NARROWEST * self.shape.n_head}))
         positions = [pos for pos in self.config.positions if pos != self.shape.pos]
         changes += [(f"--pos {pos}", {"pos": pos}) for pos in positions]
         values: dict[str, Sequence[Any]] = {"qk_norm": [True], "out_gate": ["head", "elem"], "sinks": [True]}

@@ -132,6 +132,8 @@ def steps(
 
     With `alone` the layers are tried on this trunk only, without other positions and switches.
     """
+    if torch.device(device).type == "mps":
+        raise UsageError("the checks compare with float64, which MPS does not have", "Use --device cpu.")
     config = resolve_attention(config)
     layers = distinct_layers(config)
     reference = None if oracle is None else resolve_attention(oracle)
@@ -175,7 +177,8 @@ def check_variant(
 
     Raises:
         SettingsError: the settings do not fit the trunk, or no small trunk fits them.
-        UsageError: an unknown check, or a reference whose weights cannot be made from the variant's.
+        UsageError: an unknown check, a reference whose weights cannot be made from the variant's, or a device
+            without float64.
     """
     return [step.run() for step in steps(config, shape, seed=seed, device=device, only=only, oracle=oracle)]
 

@@ -38,7 +38,8 @@ class SparseAttention(GroupedAttention):
         assert isinstance(cache, RowCache | LandmarkCache)
         if cache.length == 0 and q.shape[2] > 1:
             cache.fill(k, v)
-            return self._whole(q, k, v)
+            # Prompts have any length, and each new one would be compiled anew: they do not take the fused kernel.
+            return self._whole(q, k, v, fused=False)
         parts: list[Tensor] = []
         done, size = 0, self.settings.sparse_block_size
         while done < q.shape[2]:
@@ -47,15 +48,15 @@ class SparseAttention(GroupedAttention):
             done = end
         return parts[0] if len(parts) == 1 else torch.cat(parts, 2)
 
-    def _whole(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend in a sequence from its start."""
+    def _whole(self, q: Tensor, k: Tensor, v: Tensor, *, fused: bool = True) -> Tensor:
+        """Attend in a sequence from its start, through the fused kernel where there is one and it is wanted."""
         T, config = q.shape[2], self.settings
         options: dict[str, Any] = {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes(q.device)}
         if not self.shape.flash:
             return attend(q, k, v, mask=self.head_mask(0, T, 0, T, q.device), flash=False, **options)
         if config.span >= T:
             return attend(q, k, v, **options)
-        if can_flex(q):
+        if fused and can_flex(q):
             return flex_attend(q, k, v, config.visible, layer=self.layer, per_head=True, **options)
         size = config.sparse_block_size
         links = row_links(config, self.layer, self.shape.n_head, -(-T // size), q.device)
