@@ -96,12 +96,15 @@ def vgpt() -> Callable[..., Outcome]:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An MLflow database with the experiment `vgpt` and without runs, to be copied: making one takes seconds."""
+    """An MLflow database without runs, to be copied: making one takes seconds.
+
+    Of experiments it has none that a test uses, since each records where its artifacts go: beside the copy.
+    """
     from vgpt.tracking.mlflow_client import MlflowStore
     from vgpt.tracking.target import resolve_target
 
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowStore(resolve_target(f"sqlite:///{database}"), write=True).experiment_id("vgpt", create=True)
+    MlflowStore(resolve_target(f"sqlite:///{database}"), write=True).experiment_id("unused", create=True)
     return database
 
 
