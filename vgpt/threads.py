@@ -26,7 +26,7 @@ def wait_asleep(environment: MutableMapping[str, str] = os.environ) -> None:
     It counts for the OpenMP libraries that are loaded from now on, in this process and in those it starts.
     """
     if not any(name in environment for name in _WAITING):
-        environment |= _SHORT_WAIT
+        environment.update(_SHORT_WAIT)
 
 
 def thread_count(
