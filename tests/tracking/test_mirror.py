@@ -195,13 +195,16 @@ def test_the_mirror_begins_with_the_first_points_and_gives_way_to_training(start
     assert {child.pid for child in children()} == before
     train(tracker, range(1, 2))
     (mirror,) = [child for child in children() if child.pid not in before]
+    session = Path(f"/proc/{mirror.pid}/autogroup")
+
+    def gives_way():
+        own = mirror.nice() == os.getpriority(os.PRIO_PROCESS, 0) + 10
+        return own and (not session.exists() or session.read_text().split()[-1:] in ([], ["19"]))
+
     deadline = time.monotonic() + ARRIVAL
-    while mirror.nice() != os.getpriority(os.PRIO_PROCESS, 0) + 10:
+    while not gives_way():  # it sets one after the other
         assert time.monotonic() < deadline, "the mirror runs as if it mattered as much as training"
         time.sleep(0.02)
-    session = Path(f"/proc/{mirror.pid}/autogroup")
-    if session.exists() and session.read_text().strip():
-        assert session.read_text().split()[-1] == "19"
     assert tracker.finish("finished") == []
 
 
