@@ -180,3 +180,13 @@ def test_decoding_ends_at_the_context_after_reading_what_is_before():
     weights = weight_bytes(CONFIG, 4)
     assert weights == 4 * (count_parameters(CONFIG).total - 16 * 16)  # rows of the positions are looked up
     assert work.bytes_read == weights + 2 * cache_read_bytes(CONFIG, 12, 4)
+
+
+def test_the_peak_is_the_larger_of_those_before_and_after(monkeypatch):
+    """Of a machine that was busy while it was probed, a share of the peak would read too high."""
+    from vgpt.bench import machine
+    from vgpt.training.hardware import Peak
+
+    before = machine.machine(COMPUTE)
+    monkeypatch.setattr(machine, "peak_again", lambda compute, peak: Peak(2 * peak.flops, peak.source))
+    assert machine.measured_again(before, COMPUTE).peak_flops == 2 * before.peak_flops

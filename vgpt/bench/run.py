@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from vgpt.bench.disturbance import Watch
+from vgpt.bench.machine import measured_again
 from vgpt.bench.result import DECODE, TRAIN, Bench, Case, Machine, Measured
 from vgpt.bench.rounds import Patience, Series, interleave
 from vgpt.bench.work import Point, Work, prepare, weight_bytes
@@ -75,7 +76,7 @@ def run_bench(
     cases = [_case(plan, point, compute, system, Watch(threads, gpu), patience, progress) for point in plan.points]
     shape = {"dtype": compute.dtype_name, "device": str(compute.device), "rounds": plan.rounds, "seconds": plan.seconds}
     variants = {label: _settings(config) for label, config in plan.variants.items()}
-    return Bench(where, {**shape, **_shared(list(variants.values()))}, tuple(cases), variants)
+    return Bench(measured_again(where, compute), {**shape, **_shared(list(variants.values()))}, tuple(cases), variants)
 
 
 def _case(
