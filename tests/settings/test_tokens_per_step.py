@@ -62,3 +62,10 @@ def test_processes_of_a_launcher_divide_the_step_too():
     with pytest.raises(UsageError, match="times 3 processes"):
         as_worker(config, World(1, 3, 1))
     assert as_worker(settings(grad_accum="3"), World(1, 2, 1)).train.grad_accum == 3
+
+
+def test_more_micro_steps_than_a_step_may_have_are_refused_in_words():
+    with pytest.raises(
+        SettingsError, match=r"takes 4,503,599,627,370,496 micro-steps of 4096 tokens, more than 1,000,000"
+    ):
+        settings(tokens_per_step=str(2**64), batch_size="16", block_size="256", data="d")

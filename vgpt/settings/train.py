@@ -37,6 +37,10 @@ def spells_default(name: str, values: Mapping[str, Any]) -> bool:
         return False
 
 
+MOST_MICRO_STEPS = 1_000_000
+"""Of one step."""
+
+
 class TrainingSettings(Section):
     """Data, budget and optimizer: conditions that must be equal for a comparison to be fair."""
 
@@ -48,7 +52,7 @@ class TrainingSettings(Section):
     """run or checkpoint to go on from under other settings, with its optimizer and its place in the data"""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """sequences per micro-step and process"""
-    grad_accum: Annotated[int, Field(ge=1, le=1_000_000)] = 1
+    grad_accum: Annotated[int, Field(ge=1, le=MOST_MICRO_STEPS)] = 1
     """micro-steps whose gradients make one step"""
     tokens_per_step: Annotated[int | None, Field(ge=1)] = None
     """tokens of one step, of all processes: sets --grad-accum by their number; none = as --grad-accum says"""
@@ -210,7 +214,7 @@ class TrainConfig(Section):
         """Return the micro-steps of one step: as given, or as tokens per step, micro-batch and processes make them.
 
         Raises:
-            ValueError: they do not divide.
+            ValueError: they do not divide, or are too many.
         """
         train, tokens = self.train, self.train.tokens_per_step
         if tokens is None:
@@ -221,6 +225,11 @@ class TrainConfig(Section):
             raise ValueError(
                 f"--tokens-per-step {tokens} is no multiple of the {part} tokens of a micro-step: --batch-size "
                 f"{train.batch_size} times --block-size {size}" + f" times {count} processes" * (count > 1)
+            )
+        if micro_steps > MOST_MICRO_STEPS:
+            raise ValueError(
+                f"--tokens-per-step {tokens} takes {micro_steps:,} micro-steps of {part} tokens, more than "
+                f"{MOST_MICRO_STEPS:,}: lower it, or raise --batch-size"
             )
         return micro_steps
 
