@@ -86,7 +86,7 @@ def peak_bytes(device: torch.device, held: int, work: Callable[[], object]) -> i
     if device.type != "cpu":
         return None
     # Kineto may print as it starts and stops; stdout and stderr belong to results and talk.
-    with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with _silent(), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         work()
     recorded = profiler.profiler.kineto_results if profiler.profiler is not None else None
     if recorded is None:

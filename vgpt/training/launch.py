@@ -99,6 +99,9 @@ def _once(config: TrainConfig, settings: Path, logs: Path) -> Outcome:
         old.unlink()
     # The main process talks to this terminal; what the others print is for their logs.
     quiet = {rank: Std.ALL for rank in range(workers.nproc) if workers.node_rank > 0 or rank > 0}
+    newer: dict[str, Any] = {}
+    if "shutdown_timeout" in LaunchConfig.__dataclass_fields__:  # torch 2.10 has a fixed time there
+        newer["shutdown_timeout"] = _SHUTDOWN_SECONDS
     plan = LaunchConfig(
         min_nodes=workers.nnodes,
         max_nodes=workers.nnodes,
@@ -111,7 +114,7 @@ def _once(config: TrainConfig, settings: Path, logs: Path) -> Outcome:
         monitor_interval=0.1,
         logs_specs=DefaultLogsSpecs(log_dir=str(logs), redirects=quiet),
         signals_to_handle="SIGTERM,SIGINT,SIGHUP",
-        shutdown_timeout=_SHUTDOWN_SECONDS,
+        **newer,
     )
     inherited = {"OMP_NUM_THREADS": threads_of_each(config)}
     if workers.nnodes > 1 and "GLOO_SOCKET_IFNAME" not in os.environ:
