@@ -120,7 +120,7 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
     compute = resolve(config.system)
     element = compute.dtype.itemsize
     tokens = config.steps * config.tokens_per_step
-    memory = estimate_memory(config, vocab_size, compute.dtype)
+    memory = estimate_memory(config, vocab_size, compute.dtype, compute.device)
     duration = estimate_time(config, vocab_size, compute)
     figures = {
         "run": config.name,

@@ -11,7 +11,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters, forward_flops, train_flops
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
-from vgpt.model.loss import CHUNK, LARGE
+from vgpt.model.loss import LARGE, most_logits
 from vgpt.settings.train import TrainConfig
 from vgpt.training.devices import Compute
 from vgpt.training.hardware import peak_flops
@@ -22,6 +22,8 @@ PROBE_SECONDS = 10.0
 _ASSUMED_MFU = 0.3
 _PROBE_STEPS = 2
 _WARM_UP = 1
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Duration:
     basis: str
 
 
-def estimate_memory(config: TrainConfig, vocab_size: int, dtype: torch.dtype) -> Memory:
+def estimate_memory(config: TrainConfig, vocab_size: int, dtype: torch.dtype, device: torch.device = _CPU) -> Memory:
     """Reckon the memory of one process.
 
     With N parameters, B sequences of T tokens in a micro-step, width C, MLP width F, L layers, V ids, and e bytes per
@@ -62,8 +64,8 @@ def estimate_memory(config: TrainConfig, vocab_size: int, dtype: torch.dtype) ->
       activation e F; without fused kernels also the T attention weights of each head, 4 H T, and under autocast their
       copy, 2 H T; dropout masks 2 C. The ends of the model keep 4 C + e C once. `--recompute` keeps 4 C per layer and
       the rest of one layer;
-    - logits: of all tokens at once e + 8 bytes each up to 2^22 of them, beyond that one chunk of 2^26 at most, e + e
-      each, with the gradients (4 + e) V C of the output layer.
+    - logits: of all tokens at once e + 8 bytes each up to 2^22 of them, beyond that one chunk of 2^26 at most (2^29 on
+      a GPU), e + e each, with the gradients (4 + e) V C of the output layer.
 
     Variants that share keys or make further tensors differ somewhat in the term of queries, keys and values.
     """
@@ -75,7 +77,7 @@ def estimate_memory(config: TrainConfig, vocab_size: int, dtype: torch.dtype) ->
     layers = [tokens * _kept(config, model.attn.at(layer), e) for layer in range(model.n_layer)]
     blocks = max(layers) + 4 * C * tokens * model.n_layer if config.system.recompute else sum(layers)
     count = tokens * vocab_size
-    logits = (e + 8) * count if count <= LARGE else 2 * e * min(count, CHUNK) + (4 + e) * vocab_size * C
+    logits = (e + 8) * count if count <= LARGE else 2 * e * min(count, most_logits(device)) + (4 + e) * vocab_size * C
     return Memory(
         weights=(4 + 2 * low) * N // share,
         gradients=4 * N // share,
@@ -106,7 +108,7 @@ def estimate_time(config: TrainConfig, vocab_size: int, compute: Compute) -> Dur
     flops = train_flops(model, model.block_size) * config.train.batch_size
     micro = flops / (_ASSUMED_MFU * peak.flops)
     basis = f"assumed: {_ASSUMED_MFU:.0%} of the {peak.source} peak of {peak.flops / 1e12:.3g} TFLOP/s"
-    fits = estimate_memory(config, vocab_size, compute.dtype).total < 0.8 * _free_memory(compute.device)
+    fits = estimate_memory(config, vocab_size, compute.dtype, compute.device).total < 0.8 * _free_memory(compute.device)
     if micro * (_WARM_UP + _PROBE_STEPS) < PROBE_SECONDS and fits:
         micro = _measure(config, model, compute)
         basis = "measured: micro-steps of one process" + ", uncompiled" * config.system.compile
