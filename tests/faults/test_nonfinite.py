@@ -15,6 +15,7 @@ from vgpt.errors import DivergedError
 from vgpt.tracking.journal import read_events
 from vgpt.training.checkpoint import find_checkpoint, newest, steps
 from vgpt.training.display import Quiet
+from vgpt.training.late import LateResults
 from vgpt.training.run import train_run
 from vgpt.training.step import TrainStep
 
@@ -116,6 +117,23 @@ def test_too_many_in_a_row_end_the_run_with_the_last_good_checkpoint_named(setti
     assert finite(config)
     assert json.loads((config.directory / "summary.json").read_text())["status"] == "diverged"
     assert read_events(config.directory)[-1]["kind"] == "diverged"
+
+
+def test_the_same_updates_are_left_out_and_counted_where_results_are_read_one_update_late(settings, monkeypatch):
+    """As on a GPU, for which the host does not wait after each update."""
+    real = LateResults.__init__
+    monkeypatch.setattr(LateResults, "__init__", lambda self, device: real(self, device, ahead=1))
+    config = settings(run__save_interval=3)
+    poison(monkeypatch, float("nan"), {3, 6})
+    result = train_run(config, Quiet())
+    assert result.summary["train/skipped_steps"] == 2
+    bad = [event["step"] for event in read_events(config.directory) if event["kind"] == "bad_step"]
+    assert bad == [3, 6]
+    assert finite(config)
+    other = settings(train__max_bad_steps=2, train__max_steps=20, run__run_name="other")
+    poison(monkeypatch, float("nan"), {5, 9, 10, 11, 12})
+    with pytest.raises(DivergedError, match="3 gradients in a row were not finite, up to step 11"):
+        train_run(other, Quiet())
 
 
 def test_bad_steps_in_a_row_are_counted_across_a_resumption(settings, monkeypatch):

@@ -4,6 +4,8 @@ As separate operations in float32 the same takes some ten passes over memory. Ne
 Linux.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -28,23 +30,22 @@ def softmax_gradient_(logits: Tensor, targets: Tensor, scale: float, classes: in
     N, V = logits.shape
     losses = torch.empty(N, dtype=torch.float32, device=logits.device)
     block = min(_BLOCK, triton.next_power_of_2(V))
-    _softmax_gradient[(N,)](
-        logits, targets, losses, logits.stride(0), scale, classes=classes, columns=V, BLOCK=block, num_warps=_WARPS
-    )
+    launch: dict[str, Any] = {"classes": classes, "columns": V, "BLOCK": block, "num_warps": _WARPS}
+    _softmax_gradient[(N,)](logits, targets, losses, logits.stride(0), scale, **launch)
     return losses.sum()
 
 
 @triton.jit
 def _softmax_gradient(
-    logits,  # noqa: ANN001  # Triton takes pointers and numbers
-    targets,  # noqa: ANN001
-    losses,  # noqa: ANN001
-    stride,  # noqa: ANN001
-    scale,  # noqa: ANN001
+    logits,
+    targets,
+    losses,
+    stride,
+    scale,
     classes: tl.constexpr,
     columns: tl.constexpr,
     BLOCK: tl.constexpr,
-):
+) -> None:
     """One row: the softmax's denominator as it goes along (Milakov and Gimelshein 2018, arXiv 1805.02867), then p."""
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride

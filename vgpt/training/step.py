@@ -1,6 +1,8 @@
-"""One optimizer update: forward, backward, clip, step. No logging, no data, no schedule."""
+"""One optimizer update: forward, backward, clip, step. No logging, no data, no schedule.
 
-import math
+Nothing here waits for a GPU: the fused optimizer itself leaves out an update whose gradient is not finite.
+"""
+
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -20,12 +22,13 @@ class StepResult:
     Attributes:
         loss: mean loss in nats over this process's micro-batches, before the update.
         grad_norm: global norm of the gradient before clipping.
-        skipped: whether the update was left out because the gradient is not finite; all processes agree on it.
+        skipped: boolean without dimensions: whether the update was left out because the gradient is not finite; all
+            processes agree on it. With loss scaling always false.
     """
 
     loss: Tensor
     grad_norm: Tensor
-    skipped: bool = False
+    skipped: Tensor
 
 
 class TrainStep:
@@ -68,21 +71,33 @@ class TrainStep:
         """Update once from `batches` of (ids, targets), each (B, T) and of equal size, their gradients averaged."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
+        result = self._forward_backward_step(batches)
+        self.optimizer.zero_grad(set_to_none=True)
+        return result
+
+    def _forward_backward_step(self, batches: Sequence[tuple[Tensor, Tensor]]) -> StepResult:
+        """Update at the learning rate that is set; gradients remain."""
         last = len(batches) - 1
         losses = [self._backward(*batch, len(batches), last=i == last) for i, batch in enumerate(batches)]
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         norm = self._clip()
-        # Loss scaling looks for the limit of float16 by going past it, and leaves out those updates itself.
-        skipped = self.scaler is None and not math.isfinite(float(norm))
-        if self.scaler is not None:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-        elif not skipped:
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        skipped = self._update(norm)
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
         return StepResult(loss, norm, skipped)
+
+    def _update(self, norm: Tensor) -> Tensor:
+        """Let the optimizer step; return whether it had to leave that out."""
+        if self.scaler is not None:
+            # Loss scaling looks for the limit of float16 by going past it, and leaves out those updates itself.
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            return torch.zeros((), dtype=torch.bool, device=self.device)
+        skipped = ~norm.isfinite()
+        # As GradScaler does: the fused kernel reads it on the device, and takes back the count of the step.
+        self.optimizer.found_inf = skipped.float()  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+        return skipped
 
     def _backward(self, ids: Tensor, targets: Tensor, accumulate: int, *, last: bool) -> Tensor:
         with self.replica.micro_step(last):
@@ -99,6 +114,6 @@ class TrainStep:
         if not self.grad_clip:
             return norm
         # Where reading the norm costs no synchronisation, gradients within the limit are left alone.
-        if self.device.type != "cpu" or self.grad_clip < float(norm) < math.inf:
+        if self.device.type != "cpu" or (norm.isfinite() and norm > self.grad_clip):
             clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
         return norm

@@ -23,10 +23,11 @@ from vgpt.training.devices import Compute, sum_device
 from vgpt.training.display import Display, Progress
 from vgpt.training.distributed import ALONE, World
 from vgpt.training.feed import Feed
+from vgpt.training.graphed_step import build_step
+from vgpt.training.late import LateResults
 from vgpt.training.replica import Replica
 from vgpt.training.saver import Saved, Saver
 from vgpt.training.schedule import learning_rate
-from vgpt.training.step import StepResult, TrainStep
 from vgpt.training.step_memory import StepMemory
 from vgpt.training.stopping import StopRequest
 from vgpt.training.usage import Usage
@@ -88,7 +89,16 @@ class Trainer:
         source = BatchSource(data.train.tokens, config.model.block_size, train.batch_size, train.seed)
         self.feed = Feed(source, train.grad_accum, world, compute.device)
         self.usage = Usage(compute.device) if world.main else None
-        self.step = TrainStep(model, optimizer, dtype=compute.dtype, grad_clip=train.grad_clip, replica=self.replica)
+        self.step = build_step(
+            model,
+            optimizer,
+            self.replica,
+            dtype=compute.dtype,
+            grad_clip=train.grad_clip,
+            flops=costs.flops_per_token * train.batch_size * config.model.block_size,
+            alone=world.alone,
+            say=display.say,
+        )
         if self.step.scaler is not None and state.scaler:
             self.step.scaler.load_state_dict(dict(state.scaler))
         # Summed in float64 so that a resumed interval adds up to the same bits.
@@ -97,6 +107,7 @@ class Trainer:
         self._timed_steps = state.interval_steps
         self.memory = StepMemory(compute.device)
         self._norm = torch.tensor(math.nan)
+        self._results = LateResults(compute.device)
         self.last_evaluation: Evaluation | None = None
 
     def run(self, stop: StopRequest, *, evaluate_first: bool = False) -> str:
@@ -166,26 +177,31 @@ class Trainer:
         state.step += 1
         state.tokens += self.config.tokens_per_step
         self._timed_steps += 1
-        if result.skipped:
-            self._count_bad_step(result)
-            return
-        state.bad_steps = 0
-        self._loss_sum += result.loss.to(self._loss_sum.device).double()
-        self._norm = result.grad_norm
-        state.loss_count += 1
+        loss = result.loss.to(self._loss_sum.device).double()
+        self._loss_sum += torch.where(result.skipped.to(loss.device), torch.zeros_like(loss), loss)
+        self._results.add(state.step, state.batch_hash, result)
+        self._count(certain=False)
 
-    def _count_bad_step(self, result: StepResult) -> None:
+    def _count(self, *, certain: bool) -> None:
+        """Count the updates that were made and those that were left out; `certain`: the newest one too."""
+        state = self.state
+        for step, batches, result, skipped in self._results.take(all_of_them=certain):
+            if skipped:
+                self._count_bad_step(step, batches, float(result.grad_norm))
+                continue
+            state.bad_steps = 0
+            state.loss_count += 1
+            self._norm = result.grad_norm
+
+    def _count_bad_step(self, step: int, batches: str, norm: float) -> None:
         """Count an update that was left out; end the run after too many in a row."""
         state, most = self.state, self.config.train.max_bad_steps
         state.bad_steps += 1
         state.skipped_steps += 1
-        norm = float(result.grad_norm)
-        self.tracker.event("bad_step", step=state.step, grad_norm=str(norm), batches=state.batch_hash)
-        self._say(
-            f"step {state.step}: the gradient norm is {norm}; this update is left out ({state.bad_steps} in a row)"
-        )
+        self.tracker.event("bad_step", step=step, grad_norm=str(norm), batches=batches)
+        self._say(f"step {step}: the gradient norm is {norm}; this update is left out ({state.bad_steps} in a row)")
         if state.bad_steps > most:
-            self._stop_diverged(f"{state.bad_steps} gradients in a row were not finite, up to step {state.step}")
+            self._stop_diverged(f"{state.bad_steps} gradients in a row were not finite, up to step {step}")
 
     def _stop_diverged(self, what: str) -> NoReturn:
         self.saver.wait()
@@ -207,6 +223,7 @@ class Trainer:
 
     def _log(self) -> None:
         config, state = self.config, self.state
+        self._count(certain=True)
         total = self._shared_loss_sum()
         # An interval of which every update was left out has no loss.
         loss = total / state.loss_count if state.loss_count else math.nan
@@ -249,6 +266,7 @@ class Trainer:
     def _evaluate(self) -> tuple[bool, bool]:
         """Evaluate; return whether it is the best so far, and whether patience has run out."""
         state, patience = self.state, self.config.train.patience
+        self._count(certain=True)
         paused = self._elapsed()
         self.memory.end()
         result = self.evaluation()
@@ -284,6 +302,7 @@ class Trainer:
     def _save(self) -> None:
         """Begin to write a checkpoint; a full or read-only disk costs this checkpoint, not the run."""
         state = self.state
+        self._count(certain=True)
         paused = self._elapsed()
         self.memory.end()
         state.interval_steps, state.interval_seconds = self._timed_steps, paused
