@@ -1,6 +1,7 @@
 """What is measured of a variant: a training step, reading prompts, one more token through the cache."""
 
 import time
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import SystemSettings
 from vgpt.training.devices import Compute
+from vgpt.training.graphed_step import EAGER, GraphedStep, build_step
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.step import TrainStep
 
@@ -81,10 +83,24 @@ class Training(Work):
         model.recompute = system.recompute
         model.compile_blocks(system.compile)
         self.optimizer = build_optimizer(model, lr=1e-3, device=compute.device)
-        self.update = TrainStep(model, self.optimizer, dtype=compute.dtype)
         self.batches = [_tokens(config, point, compute.device, extra=1) for _ in range(point.accum)]
         self.tokens = point.batch * point.accum * point.context
         self.flops = float(train_flops(config, point.context) * point.batch * point.accum)
+        self.plain = TrainStep(model, self.optimizer, dtype=compute.dtype)
+        # As `vgpt train` takes it: perhaps recorded after a few updates and replayed.
+        self.update = build_step(
+            model,
+            self.optimizer,
+            self.plain.replica,
+            dtype=compute.dtype,
+            grad_clip=self.plain.grad_clip,
+            flops=self.flops / point.accum,
+            alone=True,
+            say=warnings.warn,
+        )
+        if isinstance(self.update, GraphedStep):
+            for _ in range(EAGER + 1):
+                self._update()
 
     def step(self, times: int) -> float:
         """Update once unmeasured, for another variant was measured before; then measure."""
@@ -98,11 +114,15 @@ class Training(Work):
 
     def peak(self) -> int | None:
         """Weights, gradients, optimizer and activations of a step."""
-        self._update()
-        return peak_bytes(self.device, bytes_of(self.model, self.optimizer), self._update)
+        batches = self._micro_batches()
+        self.plain(batches, 0.0)  # a replay takes its memory once and for all: what it needs shows outside of it
+        return peak_bytes(self.device, bytes_of(self.model, self.optimizer), lambda: self.plain(batches, 0.0))
 
     def _update(self) -> None:
-        self.update([(ids[:, :-1], ids[:, 1:]) for ids in self.batches], 0.0)
+        self.update(self._micro_batches(), 0.0)
+
+    def _micro_batches(self) -> list[tuple[Tensor, Tensor]]:
+        return [(ids[:, :-1], ids[:, 1:]) for ids in self.batches]
 
 
 class Prefill(Work):

@@ -14,7 +14,7 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.training.replica import Replica
 from vgpt.training.step import StepResult, TrainStep
 
-_EAGER = 4
+EAGER = 4
 """Updates before the recording, in which libraries choose kernels and compilers compile."""
 
 LARGEST = 3e12
@@ -37,7 +37,7 @@ class GraphedStep(TrainStep):
         if self.scaler is not None:
             raise ValueError("loss scaling chooses on the host which updates to make: no graph can hold it")
         self._say = say
-        self._eager_left = _EAGER
+        self._eager_left = EAGER
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batches: list[tuple[Tensor, Tensor]] = []
         self._lr = torch.zeros((), device=self.device)
