@@ -64,8 +64,8 @@ def estimate_memory(config: TrainConfig, vocab_size: int, dtype: torch.dtype, de
       activation e F; without fused kernels also the T attention weights of each head, 4 H T, and under autocast their
       copy, 2 H T; dropout masks 2 C. The ends of the model keep 4 C + e C once. `--recompute` keeps 4 C per layer and
       the rest of one layer;
-    - logits: of all tokens at once e + 8 bytes each up to 2^22 of them, beyond that one chunk of 2^26 at most (2^29 on
-      a GPU), e + e each, with the gradients (4 + e) V C of the output layer.
+    - logits: of all tokens at once e + 8 bytes each up to 2^22 of them, beyond that one chunk of 2^26 at most (2^31 on
+      a large GPU), e + e each, with the gradients (4 + e) V C of the output layer.
 
     Variants that share keys or make further tensors differ somewhat in the term of queries, keys and values.
     """

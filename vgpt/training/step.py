@@ -6,6 +6,7 @@ Nothing here waits for a GPU: the fused optimizer itself leaves out an update wh
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.training.replica import Replica
+
+_EPS = 1e-6
+"""Added to the norm that gradients are divided by, as in `clip_grad_norm_`."""
 
 
 @dataclass(frozen=True)
@@ -81,22 +85,29 @@ class TrainStep:
         losses = [self._backward(*batch, len(batches), last=i == last) for i, batch in enumerate(batches)]
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norm = self._clip()
+        norm = self._norm()
         skipped = self._update(norm)
         loss = losses[0] if len(losses) == 1 else torch.stack(losses).mean()
         return StepResult(loss, norm, skipped)
 
     def _update(self, norm: Tensor) -> Tensor:
-        """Let the optimizer step; return whether it had to leave that out."""
+        """Clip the gradient of this norm and let the optimizer step; return whether it had to leave that out."""
         if self.scaler is not None:
             # Loss scaling looks for the limit of float16 by going past it, and leaves out those updates itself.
+            self._clip(norm)
             self.scaler.step(self.optimizer)
             self.scaler.update()
             return torch.zeros((), dtype=torch.bool, device=self.device)
         skipped = ~norm.isfinite()
-        # As GradScaler does: the fused kernel reads it on the device, and takes back the count of the step.
-        self.optimizer.found_inf = skipped.float()  # pyright: ignore[reportAttributeAccessIssue]
-        self.optimizer.step()
+        optimizer: Any = self.optimizer
+        # As GradScaler does: the fused kernel reads both on the device. It divides by the one as it reads gradients,
+        # and where the other says so changes nothing and takes back the count of the step.
+        if self.device.type == "cuda" and self.grad_clip:
+            optimizer.grad_scale = ((norm + _EPS) / self.grad_clip).clamp(min=1.0)
+        else:
+            self._clip(norm)
+        optimizer.found_inf = skipped.float()
+        optimizer.step()
         return skipped
 
     def _backward(self, ids: Tensor, targets: Tensor, accumulate: int, *, last: bool) -> Tensor:
@@ -107,13 +118,15 @@ class TrainStep:
             (part if self.scaler is None else self.scaler.scale(part)).backward()
         return loss.detach()
 
-    def _clip(self) -> Tensor:
+    def _norm(self) -> Tensor:
+        """Return the norm of the whole gradient."""
         norm = get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         if hasattr(norm, "full_tensor"):
-            norm = norm.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]  # a DTensor, of shared gradients
-        if not self.grad_clip:
-            return norm
-        # Where reading the norm costs no synchronisation, gradients within the limit are left alone.
-        if self.device.type != "cpu" or (norm.isfinite() and norm > self.grad_clip):
-            clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
+            return norm.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]  # a DTensor, of shared gradients
         return norm
+
+    def _clip(self, norm: Tensor) -> None:
+        """Scale gradients down to the limit."""
+        # Where reading the norm costs no synchronisation, gradients within the limit are left alone.
+        if self.grad_clip and (self.device.type != "cpu" or (norm.isfinite() and norm > self.grad_clip)):
+            clip_grads_with_norm_(self.parameters, self.grad_clip, norm)
