@@ -87,7 +87,7 @@ class _Sweep(torch.autograd.Function):
         B, H, T, _ = q.shape
         dtype = torch.promote_types(q.dtype, torch.float32)
         chunks, decay = _Chunks((q, k, v), feature_map, dtype, chunk_size, normalise), Decay(slopes, dtype)
-        out = _like_heads(v, v.dtype)
+        out = like_heads(v, v.dtype)
         divisors = v.new_empty(B, H, T, 1, dtype=dtype) if normalise else None
         memory = None if state is None else state.to(dtype)
         for a, b in chunks.bounds:
@@ -127,8 +127,8 @@ def _gradients(ctx: Any, grad: Tensor, grad_state: Tensor | None) -> tuple[Tenso
     feature_map, dtype, chunk_size = ctx.settings
     T, width = q.shape[2], v.shape[-1]
     chunks, decay = _Chunks((q, k, v), feature_map, dtype, chunk_size, divisors is not None), Decay(slopes, dtype)
-    d_q = _like_heads(q, q.dtype)
-    d_k, d_v = _like_heads(k, dtype), _like_heads(v, dtype)  # summed up in two passes, hence in the wider type
+    d_q = like_heads(q, q.dtype)
+    d_k, d_v = like_heads(k, dtype), like_heads(v, dtype)  # summed up in two passes, hence in the wider type
 
     def incoming(a: int, b: int) -> Tensor:
         """Return the gradient by numerators and denominators, (B, H, C, columns)."""
@@ -175,7 +175,7 @@ def _absorb(memory: Tensor | None, decay: Decay, features: Tensor, rows: Tensor,
     return new if memory is None else new.add_(decay.over(memory, rows.shape[-2]))
 
 
-def _like_heads(x: Tensor, dtype: torch.dtype) -> Tensor:
+def like_heads(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return memory of the shape (B, H, T, width) of x in which the heads of a token are neighbours."""
     B, H, T, width = x.shape
     return x.new_empty(B, T, H, width, dtype=dtype).transpose(1, 2)

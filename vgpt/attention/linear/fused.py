@@ -1,0 +1,240 @@
+"""Causal linear attention by the kernels of vgpt.attention.linear.kernels, as an operation that torch.compile knows.
+
+A compiler sees one opaque operation forward and one backward. Between them stay queries, keys, values, outputs and the
+denominators, one float32 number per token and head; states are summed up anew.
+"""
+
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vgpt.attention.linear.features import Elu1, FeatureMap, Relu
+from vgpt.attention.linear.sweep import DENOMINATOR_EPS, like_heads
+
+MAPS: dict[type[FeatureMap], str] = {Elu1: "elu1", Relu: "relu", FeatureMap: "identity"}
+"""Feature maps that the kernels know, by their very class: a subclass may compute something else."""
+
+_HAS_TRITON = find_spec("triton") is not None
+_MOST_WIDTH = 128
+_PROGRAMS = 16
+"""Programs per multiprocessor that a sequence is cut for, where it is long enough: several times what runs at once."""
+_MOST_CHUNKS = 32
+
+
+def fits(q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap) -> bool:
+    """Say whether the kernels take these tensors: half precision on an NVIDIA GPU that multiplies bfloat16 and TF32."""
+    return (
+        _HAS_TRITON
+        and q.device.type == "cuda"
+        and torch.version.cuda is not None
+        and q.dtype in (torch.bfloat16, torch.float16)
+        and q.dtype == k.dtype == v.dtype
+        and type(feature_map) in MAPS
+        and max(q.shape[-1], v.shape[-1]) <= _MOST_WIDTH
+        and torch.cuda.get_device_properties(q.device).major >= 8
+    )
+
+
+def fused(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, feature_map: FeatureMap, normalise: bool
+) -> Tensor:
+    """Compute `vgpt.attention.linear.chunked.chunked_linear_attention`, without states before or after.
+
+    Gradients cannot be differentiated again: torch raises an error.
+    """
+    return _forward(q, k, v, slopes, MAPS[type(feature_map)], normalise)[0]
+
+
+@torch.library.custom_op("vgpt::linear_attention", mutates_args=())
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, feature_map: str, normalise: bool
+) -> tuple[Tensor, Tensor]:
+    """Return outputs (B, H, T, v), laid out as (B, T, H, v), and denominators (B, H, T), without `normalise` none."""
+    from vgpt.attention.linear import kernels
+
+    y, divisors = like_heads(v, v.dtype), _rows(q, normalise)
+    with torch.cuda.device_of(q):
+        run = _Run(q, v, slopes, feature_map, normalise)
+        memory = run.memory()
+        run.sum_keys(k, v, memory)
+        run(kernels.attend, run.segments, (q, k, v), (run.slopes, memory, y, divisors), DENOMINATOR_EPS)
+    return y, divisors
+
+
+@_forward.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, feature_map: str, normalise: bool
+) -> tuple[Tensor, Tensor]:
+    return like_heads(v, v.dtype), _rows(q, normalise)
+
+
+@torch.library.custom_op("vgpt::linear_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    divisors: Tensor,
+    slopes: Tensor | None,
+    feature_map: str,
+    normalise: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of queries, keys and values, laid out as (B, T, H, width)."""
+    from vgpt.attention.linear import kernels
+
+    d_q, d_k, d_v = (like_heads(x, x.dtype) for x in (q, k, v))
+    with torch.cuda.device_of(q):
+        run = _Run(q, v, slopes, feature_map, normalise)
+        memory, deltas = run.memory(), torch.empty_like(divisors)
+        if normalise or run.segments > 1:
+            run(kernels.query_sums, run.segments, (q, grad, y), (run.slopes, divisors, deltas, memory))
+            run.accumulate(memory, backward=True)
+        rows = (run.slopes, divisors, deltas, memory)
+        run(kernels.key_gradients, run.segments, (q, k, v, grad), (*rows, d_k, d_v))
+        run.sum_keys(k, v, memory)
+        run(kernels.query_gradients, run.segments, (q, k, v, grad), (*rows, d_q))
+    return d_q, d_k, d_v
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    divisors: Tensor,
+    slopes: Tensor | None,
+    feature_map: str,
+    normalise: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return like_heads(q, q.dtype), like_heads(k, k.dtype), like_heads(v, v.dtype)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, slopes, *ctx.settings = inputs
+    ctx.save_for_backward(q, k, v, *output, slopes)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 6
+    return *_backward(grad, *ctx.saved_tensors, *ctx.settings), None, None, None
+
+
+_forward.register_autograd(_gradients, setup_context=_keep)
+
+
+def _rows(q: Tensor, needed: bool) -> Tensor:
+    """Return memory for a float32 number per token and head."""
+    return q.new_empty(q.shape[:3] if needed else (0,), dtype=torch.float32)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How kernels cut their work; none of it changes results beyond rounding.
+
+    Attributes:
+        chunk: tokens C of a chunk, a power of two from 16 on.
+        warps: of 32 threads, per program.
+        stages: of the pipeline that loads ahead.
+        chunks: chunks of a segment.
+    """
+
+    chunk: int
+    warps: int
+    stages: int
+    chunks: int
+
+
+def plan(heads: int, T: int, width: int, wide: bool, processors: int) -> Plan:
+    """Choose chunks that fit the shared memory of every GPU from 8.0 on, and segments that keep all of it busy.
+
+    Args:
+        heads: sequences times heads.
+        T: tokens.
+        width: the larger of D and v.
+        wide: whether operands take four bytes and not two.
+        processors: the GPU's multiprocessors.
+    """
+    chunk = 64 if width <= 64 or not wide else 32
+    n = -(-T // chunk)
+    most = max(1, round(heads * n / (_PROGRAMS * processors)))
+    segments = -(-n // min(_MOST_CHUNKS, 1 << (most.bit_length() - 1)))
+    return Plan(chunk, 4 if width <= 64 else 8, 2 if width <= 64 else 1, -(-n // segments))
+
+
+class _Run:
+    """What all kernels of one pass have in common.
+
+    Attributes:
+        segments: segments of a sequence.
+        slopes: rates of forgetting in float32; without any, some tensor.
+    """
+
+    def __init__(self, q: Tensor, v: Tensor, slopes: Tensor | None, feature_map: str, normalise: bool) -> None:
+        import triton
+        import triton.language as tl
+
+        self.B, self.H, self.T, D = q.shape
+        DV, wide = v.shape[-1], q.dtype != torch.bfloat16
+        self.decay = slopes is not None
+        self.slopes = q if slopes is None else slopes.to(torch.float32).contiguous()
+        self.device = q.device
+        processors = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
+        self.plan = plan(self.B * self.H, self.T, max(D, DV), wide, processors)
+        self.segments = -(-self.T // (self.plan.chunk * self.plan.chunks))
+        BD, BV = (max(16, triton.next_power_of_2(width)) for width in (D, DV))
+        self.size = BD * (BV + normalise)
+        self.constants: dict[str, Any] = {
+            "MAP": feature_map,
+            "NORMALISE": normalise,
+            "DECAY": self.decay,
+            "OPERAND": tl.float32 if wide else tl.bfloat16,
+            "SIZE": self.size,
+            "C": self.plan.chunk,
+            "D": D,
+            "DV": DV,
+            "BD": BD,
+            "BV": BV,
+            "num_warps": self.plan.warps,
+            "num_stages": self.plan.stages,
+        }
+
+    def memory(self) -> Tensor:
+        """Return memory for all segments but one."""
+        return torch.empty(self.B * self.H * (self.segments - 1) * self.size, device=self.device)
+
+    def __call__(
+        self, kernel: Any, segments: int, strided: tuple[Tensor, ...], others: tuple[Tensor, ...], *numbers: float
+    ) -> None:
+        """Run a kernel on so many segments of each head; it takes tensors, then strides of the first, then sizes."""
+        strides = [stride for x in strided for stride in x.stride()]
+        sizes = (self.H, self.T, self.segments, self.plan.chunks)
+        kernel[(self.B * self.H * segments,)](*strided, *others, *strides, *sizes, *numbers, **self.constants)
+
+    def sum_keys(self, k: Tensor, v: Tensor, memory: Tensor) -> None:
+        """Leave in `memory` the state after each segment but the last."""
+        from vgpt.attention.linear import kernels
+
+        if self.segments > 1:
+            self(kernels.key_sums, self.segments - 1, (k, v), (self.slopes, memory))
+            self.accumulate(memory, backward=False)
+
+    def accumulate(self, memory: Tensor, *, backward: bool) -> None:
+        """Add up the segments' own sums, from the first on or from the last."""
+        from vgpt.attention.linear import kernels
+
+        steps = self.segments - 1
+        if steps < 2:
+            return
+        block = 512
+        grid = (self.B * self.H * -(-self.size // block),)
+        tokens = self.plan.chunk * self.plan.chunks
+        settings: dict[str, Any] = {"BACKWARD": backward, "DECAY": self.decay, "SIZE": self.size, "BLOCK": block}
+        kernels.accumulate[grid](memory, self.slopes, self.H, steps, tokens, **settings)
