@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vgpt.attention.linear.compiled import compiled_sweep
 from vgpt.attention.linear.decay import Decay
 from vgpt.attention.linear.features import FEATURE_MAPS, FeatureMap
+from vgpt.attention.linear.fused import fits, fused
 from vgpt.attention.linear.sweep import DENOMINATOR_EPS, sweep
 
 
@@ -36,7 +38,8 @@ def chunked_linear_attention(
     With features phi, o_t = sum_j w_tj v_j / (sum_j w_tj + 1e-6) over j <= t, w_tj = phi(q_t) phi(k_j) exp(-m (t - j)).
     The denominator is one more column of the values that holds ones. All is computed in float32 (float64 where the
     queries are), whatever the type of the inputs: in float16 the denominator overflows after some 600 tokens, and a
-    state in bfloat16 loses its digits.
+    state in bfloat16 loses its digits. On NVIDIA GPUs inputs in bfloat16 or float16 go to kernels, where the operands
+    of products inside a chunk are rounded, and sums and the state are not (vgpt.attention.linear.fused).
 
     Args:
         q: queries (B, H, T, D), before the feature map.
@@ -47,7 +50,7 @@ def chunked_linear_attention(
         state: what came before, (B, H, m, v + 1), or (B, H, m, v) without `normalise`: the sum of phi(k_j) v_j^T, the
             last token's with weight 1. None: nothing.
         chunk_size: tokens per chunk C; T need not be a multiple. Time per token grows as C + 2 m, so C near 64 is best,
-            and with a wide feature map a larger one.
+            and with a wide feature map a larger one. Kernels choose their own.
         normalise: divide by the sum of the weights.
         keep_state: also return the state after the last token; where it is not needed, it is not computed.
 
@@ -55,12 +58,16 @@ def chunked_linear_attention(
         Outputs (B, H, T, v) in the type of v, and the state or None. Gradients flow through both.
     """
     with torch.autocast(q.device.type, enabled=False):
+        if state is None and not keep_state and fits(q, k, v, feature_map):
+            return fused(q, k, v, slopes, feature_map, normalise), None
         # A compiler fuses and schedules what it sees. Elsewhere, GPUs want few large products; but features much wider
         # than the heads would fill their memory.
-        one_by_one = q.device.type == "cpu" or feature_map.expands
-        if one_by_one and not torch.compiler.is_compiling():
-            return sweep(q, k, v, state, slopes, feature_map, chunk_size, normalise, keep_state)
-        return batched(q, k, v, state, slopes, feature_map, chunk_size, normalise, keep_state)
+        compiling = torch.compiler.is_compiling()
+        if feature_map.expands or (q.device.type == "cpu" and not compiling):
+            run = compiled_sweep if compiling else sweep
+        else:
+            run = batched
+        return run(q, k, v, state, slopes, feature_map, chunk_size, normalise, keep_state)
 
 
 def batched(

@@ -34,13 +34,20 @@ def fits(q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap) -> bool:
         and q.dtype == k.dtype == v.dtype
         and type(feature_map) in MAPS
         and max(q.shape[-1], v.shape[-1]) <= _MOST_WIDTH
-        and torch.cuda.get_device_properties(q.device).major >= 8
+        and _multiplies_tf32(q.device.index)
     )
 
 
-def fused(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, feature_map: FeatureMap, normalise: bool
-) -> Tensor:
+def _multiplies_tf32(device: int) -> bool:
+    """Say whether a GPU has the units for bfloat16 and TF32: from Ampere on."""
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+# What torch.compiler.assume_constant_result sets, which would import the compiler: a GPU does not change.
+_multiplies_tf32._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, feature_map: FeatureMap, normalise: bool) -> Tensor:
     """Compute `vgpt.attention.linear.chunked.chunked_linear_attention`, without states before or after.
 
     Gradients cannot be differentiated again: torch raises an error.
@@ -152,21 +159,34 @@ class Plan:
     chunks: int
 
 
-def plan(heads: int, T: int, width: int, wide: bool, processors: int) -> Plan:
-    """Choose chunks that fit the shared memory of every GPU from 8.0 on, and segments that keep all of it busy.
+def plan(heads: int, T: int, width: int, wide: bool, major: int, processors: int) -> Plan:
+    """Choose chunks whose numbers fit the registers, and segments that keep the whole GPU busy.
+
+    Longer segments put less of the state into memory; shorter ones make more programs.
 
     Args:
         heads: sequences times heads.
         T: tokens.
         width: the larger of D and v.
         wide: whether operands take four bytes and not two.
+        major: the GPU's generation. Hopper's and data-center Blackwell's products take 64 rows and read their operands
+            from shared memory; elsewhere chunks of 64 overflow the registers.
         processors: the GPU's multiprocessors.
     """
-    chunk = 64 if width <= 64 or not wide else 32
+    narrow = width <= 64
+    chunk = 64 if narrow and not wide and major in (9, 10) else 32
     n = -(-T // chunk)
     most = max(1, round(heads * n / (_PROGRAMS * processors)))
     segments = -(-n // min(_MOST_CHUNKS, 1 << (most.bit_length() - 1)))
-    return Plan(chunk, 4 if width <= 64 else 8, 2 if width <= 64 else 1, -(-n // segments))
+    return Plan(chunk, 4 if narrow else 8, 2 if narrow else 1, -(-n // segments))
+
+
+def planned(q: Tensor, v: Tensor) -> Plan:
+    """Choose for these tensors on their GPU."""
+    gpu = torch.cuda.get_device_properties(q.device)
+    B, H, T, D = q.shape
+    wide = q.dtype != torch.bfloat16
+    return plan(B * H, T, max(D, v.shape[-1]), wide, gpu.major, gpu.multi_processor_count)
 
 
 class _Run:
@@ -178,24 +198,22 @@ class _Run:
     """
 
     def __init__(self, q: Tensor, v: Tensor, slopes: Tensor | None, feature_map: str, normalise: bool) -> None:
-        import triton
-        import triton.language as tl
+        from vgpt.attention.linear import kernels
 
         self.B, self.H, self.T, D = q.shape
-        DV, wide = v.shape[-1], q.dtype != torch.bfloat16
+        DV = v.shape[-1]
         self.decay = slopes is not None
         self.slopes = q if slopes is None else slopes.to(torch.float32).contiguous()
         self.device = q.device
-        processors = torch.cuda.get_device_properties(q.device).multi_processor_count if q.is_cuda else 1
-        self.plan = plan(self.B * self.H, self.T, max(D, DV), wide, processors)
+        self.plan = planned(q, v)
         self.segments = -(-self.T // (self.plan.chunk * self.plan.chunks))
-        BD, BV = (max(16, triton.next_power_of_2(width)) for width in (D, DV))
+        BD, BV = (max(16, 1 << (width - 1).bit_length()) for width in (D, DV))
         self.size = BD * (BV + normalise)
         self.constants: dict[str, Any] = {
             "MAP": feature_map,
             "NORMALISE": normalise,
             "DECAY": self.decay,
-            "OPERAND": tl.float32 if wide else tl.bfloat16,
+            "OPERAND": kernels.OPERANDS[str(q.dtype).removeprefix("torch.")],
             "SIZE": self.size,
             "C": self.plan.chunk,
             "D": D,
@@ -208,7 +226,8 @@ class _Run:
 
     def memory(self) -> Tensor:
         """Return memory for all segments but one."""
-        return torch.empty(self.B * self.H * (self.segments - 1) * self.size, device=self.device)
+        size = self.B * self.H * (self.segments - 1) * self.size
+        return torch.empty(size, dtype=torch.float32, device=self.device)
 
     def __call__(
         self, kernel: Any, segments: int, strided: tuple[Tensor, ...], others: tuple[Tensor, ...], *numbers: float

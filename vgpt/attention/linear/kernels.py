@@ -1,10 +1,10 @@
 """Causal linear attention as Triton kernels: chunks of C tokens within segments of several chunks.
 
 A program owns one segment of one head. It walks over its chunks with the state in registers, so that what is as long as
-the sequence is read once and the state reaches memory once a segment: `key_sums` adds up each segment alone, `accumulate`
-the segments before each, and `attend` computes the outputs from there. Backward, `query_sums` does for queries and
-incoming gradients what `key_sums` does for keys and values, `accumulate` runs from the end, and `query_gradients` and
-`key_gradients` follow. No two programs write to one place: results are the same in every run.
+the sequence is read once and the state reaches memory once a segment. `key_sums` adds up each segment alone,
+`accumulate` the segments before each, and `attend` computes the outputs from there. Backward, `query_sums` does for
+queries and incoming gradients what `key_sums` does for keys and values, `accumulate` runs from the end, and
+`query_gradients` and `key_gradients` follow. No two programs write to one place: results are the same in every run.
 
 Numbers. Products take operands of OPERAND and add up in float32. With bfloat16 the state, which is float32, enters as
 the sum of two bfloat16 numbers, 16 bits, at the price of one product in TF32, which has 11. float16 is multiplied in
@@ -13,9 +13,12 @@ What is divided by the denominator enters products undivided wherever it can, (d
 the difference cancels, and dy and v are exact.
 
 Legend: BD and BV are D and DV, the widths of keys and of values, padded to powers of two from 16 on; a segment's memory
-is its state (BD, BV) and, with NORMALISE, the sum of its features (BD,) behind it. MAP names a feature map. Tensors with
-strides are (B, H, T, width); outputs and gradients lie in memory as (B, T, H, width), rows of numbers as (B, H, T).
+is its state (BD, BV) and, with NORMALISE, the sum of its features (BD,) behind it. MAP names a feature map. Tensors
+with strides are (B, H, T, width); outputs and gradients lie in memory as (B, T, H, width), rows of numbers as
+(B, H, T).
 """
+
+# pyright: reportMissingImports=false, reportGeneralTypeIssues=false
 
 import triton.language as tl
 from triton import jit
@@ -37,6 +40,9 @@ from vgpt.attention.linear.tiles import (
     store_memory,
     through,
 )
+
+OPERANDS = {"bfloat16": tl.bfloat16, "float16": tl.float32}
+"""What products take, by the type of the inputs."""
 
 
 @jit(do_not_specialize=["T", "segments", "chunks"])

@@ -84,27 +84,11 @@ class _Sweep(torch.autograd.Function):
         keep_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Return outputs (B, H, T, v), laid out as (B, T, H, v), and the last state."""
-        B, H, T, _ = q.shape
-        dtype = torch.promote_types(q.dtype, torch.float32)
-        chunks, decay = _Chunks((q, k, v), feature_map, dtype, chunk_size, normalise), Decay(slopes, dtype)
-        out = like_heads(v, v.dtype)
-        divisors = v.new_empty(B, H, T, 1, dtype=dtype) if normalise else None
-        memory = None if state is None else state.to(dtype)
-        for a, b in chunks.bounds:
-            queries, keys, values = chunks.queries(a, b), chunks.keys(a, b), chunks.values(a, b)
-            y = decay.within(feature_map.kernel(queries @ keys.mT)) @ values
-            if memory is not None:
-                y += decay.entering(feature_map.expand(queries)) @ memory
-            if b < T or keep_state:
-                memory = _absorb(memory, decay, feature_map.expand(keys), values)
-            if divisors is None:
-                out[:, :, a:b] = y
-            else:
-                divisors[:, :, a:b] = y[..., -1:] + DENOMINATOR_EPS
-                out[:, :, a:b] = y[..., :-1] / divisors[:, :, a:b]
+        settings = (feature_map, chunk_size)
+        out, divisors, last = outputs(q, k, v, state, slopes, *settings, normalise, keep_state)
         ctx.save_for_backward(q, k, v, state, slopes, out if normalise else None, divisors)
-        ctx.settings = (feature_map, dtype, chunk_size)
-        return out, memory if keep_state else None
+        ctx.settings = settings
+        return out, last
 
     @staticmethod
     @once_differentiable  # untyped, hence:
@@ -115,16 +99,64 @@ class _Sweep(torch.autograd.Function):
         grad, grad_state = grad_outputs
         # Autocast is off in the forward pass, but may be on around the backward pass.
         with torch.autocast(grad.device.type, enabled=False):
-            return _gradients(ctx, grad, grad_state)
+            return *gradients(grad, grad_state, *ctx.saved_tensors, *ctx.settings), None, None, None, None, None
 
 
-def _gradients(ctx: Any, grad: Tensor, grad_state: Tensor | None) -> tuple[Tensor | None, ...]:
+def outputs(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor | None,
+    slopes: Tensor | None,
+    feature_map: FeatureMap,
+    chunk_size: int,
+    normalise: bool,
+    keep_state: bool,
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return outputs, laid out as (B, T, H, v), with `normalise` denominators (B, H, T, 1), and the last state."""
+    B, H, T, _ = q.shape
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    chunks, decay = _Chunks((q, k, v), feature_map, dtype, chunk_size, normalise), Decay(slopes, dtype)
+    out = like_heads(v, v.dtype)
+    divisors = v.new_empty(B, H, T, 1, dtype=dtype) if normalise else None
+    memory = None if state is None else state.to(dtype)
+    for a, b in chunks.bounds:
+        queries, keys, values = chunks.queries(a, b), chunks.keys(a, b), chunks.values(a, b)
+        y = decay.within(feature_map.kernel(queries @ keys.mT)) @ values
+        if memory is not None:
+            y += decay.entering(feature_map.expand(queries)) @ memory
+        if b < T or keep_state:
+            memory = _absorb(memory, decay, feature_map.expand(keys), values)
+        if divisors is None:
+            out[:, :, a:b] = y
+        else:
+            divisors[:, :, a:b] = y[..., -1:] + DENOMINATOR_EPS
+            out[:, :, a:b] = y[..., :-1] / divisors[:, :, a:b]
+    return out, divisors, memory if keep_state else None
+
+
+def gradients(
+    grad: Tensor,
+    grad_state: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    state: Tensor | None,
+    slopes: Tensor | None,
+    out: Tensor | None,
+    divisors: Tensor | None,
+    feature_map: FeatureMap,
+    chunk_size: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Go forward once more for the queries and for what happens inside chunks, then backward for what the state brings.
 
-    In the gradient of the state, `memory_grad`, keys and values meet all later queries.
+    In the gradient of the state, `memory_grad`, keys and values meet all later queries. `out` and `divisors` are those
+    of `outputs`, None without denominators.
+
+    Returns:
+        The gradients of queries, keys, values and the first state.
     """
-    q, k, v, state, slopes, out, divisors = ctx.saved_tensors
-    feature_map, dtype, chunk_size = ctx.settings
+    dtype = torch.promote_types(q.dtype, torch.float32)
     T, width = q.shape[2], v.shape[-1]
     chunks, decay = _Chunks((q, k, v), feature_map, dtype, chunk_size, divisors is not None), Decay(slopes, dtype)
     d_q = like_heads(q, q.dtype)
@@ -133,7 +165,7 @@ def _gradients(ctx: Any, grad: Tensor, grad_state: Tensor | None) -> tuple[Tenso
     def incoming(a: int, b: int) -> Tensor:
         """Return the gradient by numerators and denominators, (B, H, C, columns)."""
         part = grad[:, :, a:b].to(dtype)
-        if divisors is None:
+        if divisors is None or out is None:
             return part.contiguous()
         part = part / divisors[:, :, a:b]
         return torch.cat((part, -(part * out[:, :, a:b]).sum(-1, keepdim=True)), -1)
@@ -165,7 +197,7 @@ def _gradients(ctx: Any, grad: Tensor, grad_state: Tensor | None) -> tuple[Tenso
         if a > 0 or state is not None:
             memory_grad = _absorb(memory_grad, decay, feature_map.expand(chunks.queries(a, b)), incoming(a, b), True)
     d_state = None if state is None or memory_grad is None else memory_grad.to(state.dtype)
-    return d_q, d_k.to(k.dtype), d_v.to(v.dtype), d_state, None, None, None, None, None
+    return d_q, d_k.to(k.dtype), d_v.to(v.dtype), d_state
 
 
 def _absorb(memory: Tensor | None, decay: Decay, features: Tensor, rows: Tensor, backward: bool = False) -> Tensor:
@@ -176,6 +208,6 @@ def _absorb(memory: Tensor | None, decay: Decay, features: Tensor, rows: Tensor,
 
 
 def like_heads(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return memory of the shape (B, H, T, width) of x in which the heads of a token are neighbours."""
+    """Return uninitialised memory of the shape (B, H, T, width) of x in which the heads of a token are neighbours."""
     B, H, T, width = x.shape
     return x.new_empty(B, T, H, width, dtype=dtype).transpose(1, 2)

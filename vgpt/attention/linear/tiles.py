@@ -1,5 +1,7 @@
 """What the kernels of linear attention do with tiles: load, map, weigh, multiply, store. The legend is theirs."""
 
+# pyright: reportMissingImports=false
+
 import triton.language as tl
 from triton import jit
 
@@ -82,11 +84,13 @@ def memory_place(b, h, H, segment, segments, SIZE: tl.constexpr):
 
 @jit
 def empty_memory(BD: tl.constexpr, BV: tl.constexpr):
+    """Return the state and the sum of features of no token."""
     return tl.zeros((BD, BV), tl.float32), tl.zeros((BD,), tl.float32)
 
 
 @jit
 def load_memory(base, NORMALISE: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr):
+    """Load both of a segment."""
     rows = tl.arange(0, BD)
     state = tl.load(base + rows[:, None] * BV + tl.arange(0, BV)[None, :])
     total = tl.zeros((BD,), tl.float32)
@@ -97,6 +101,7 @@ def load_memory(base, NORMALISE: tl.constexpr, BD: tl.constexpr, BV: tl.constexp
 
 @jit
 def store_memory(base, state, total, NORMALISE: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr):
+    """Store both."""
     rows = tl.arange(0, BD)
     tl.store(base + rows[:, None] * BV + tl.arange(0, BV)[None, :], state)
     if NORMALISE:
@@ -137,7 +142,7 @@ def dot(a, b, OPERAND: tl.constexpr):
 @jit
 def dot_state(a, state, OPERAND: tl.constexpr):
     """Multiply by a float32 state, of which bfloat16 takes a coarse and a fine part."""
-    if OPERAND == tl.bfloat16:
+    if OPERAND == tl.bfloat16:  # noqa: SIM300
         coarse = state.to(OPERAND)
         fine = (state - coarse.to(tl.float32)).to(OPERAND)
         product = tl.dot(a.to(OPERAND), coarse, tl.dot(a.to(OPERAND), fine))
