@@ -1,6 +1,6 @@
 """Causal linear attention by the kernels of vgpt.attention.linear.kernels, as an operation that torch.compile knows.
 
-A compiler sees one opaque operation forward and one backward. Between them stay queries, keys, values, outputs and the
+A compiler sees one opaque operation forward and one backward. Between them stay queries, keys, values and the
 denominators, one float32 number per token and head; states are summed up anew.
 """
 
@@ -84,7 +84,6 @@ def _backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    y: Tensor,
     divisors: Tensor,
     slopes: Tensor | None,
     feature_map: str,
@@ -97,13 +96,13 @@ def _backward(
     with torch.cuda.device_of(q):
         run = _Run(q, v, slopes, feature_map, normalise)
         memory, deltas = run.memory(), torch.empty_like(divisors)
-        if normalise or run.segments > 1:
-            run(kernels.query_sums, run.segments, (q, grad, y), (run.slopes, divisors, deltas, memory))
-            run.accumulate(memory, backward=True)
         rows = (run.slopes, divisors, deltas, memory)
-        run(kernels.key_gradients, run.segments, (q, k, v, grad), (*rows, d_k, d_v))
         run.sum_keys(k, v, memory)
         run(kernels.query_gradients, run.segments, (q, k, v, grad), (*rows, d_q))
+        if run.segments > 1:
+            run(kernels.query_sums, run.segments - 1, (q, grad), rows)
+            run.accumulate(memory, backward=True)
+        run(kernels.key_gradients, run.segments, (q, k, v, grad), (*rows, d_k, d_v))
     return d_q, d_k, d_v
 
 
@@ -113,7 +112,6 @@ def _(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    y: Tensor,
     divisors: Tensor,
     slopes: Tensor | None,
     feature_map: str,
@@ -124,7 +122,7 @@ def _(
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, slopes, *ctx.settings = inputs
-    ctx.save_for_backward(q, k, v, *output, slopes)
+    ctx.save_for_backward(q, k, v, output[1], slopes)
     ctx.set_materialize_grads(False)
 
 

@@ -2,9 +2,10 @@
 
 A program owns one segment of one head. It walks over its chunks with the state in registers, so that what is as long as
 the sequence is read once and the state reaches memory once a segment. `key_sums` adds up each segment alone,
-`accumulate` the segments before each, and `attend` computes the outputs from there. Backward, `query_sums` does for
-queries and incoming gradients what `key_sums` does for keys and values, `accumulate` runs from the end, and
-`query_gradients` and `key_gradients` follow. No two programs write to one place: results are the same in every run.
+`accumulate` the segments before each, and `attend` computes the outputs from there. Backward, the first two run once
+more, for `query_gradients`; then `query_sums` does for queries and incoming gradients what `key_sums` does for keys and
+values, `accumulate` runs from the end, and `key_gradients` follows. No two programs write to one place: results are the
+same in every run.
 
 Numbers. Products take operands of OPERAND and add up in float32. With bfloat16 the state, which is float32, enters as
 the sum of two bfloat16 numbers, 16 bits, at the price of one product in TF32, which has 11. float16 is multiplied in
@@ -122,46 +123,16 @@ def attend(
 
 
 @jit(do_not_specialize=["T", "segments", "chunks"])
-def query_sums(
-    q, grad, y, slopes, divisors, deltas, memory,
-    q_b, q_h, q_t, q_d, g_b, g_h, g_t, g_d, y_b, y_h, y_t, y_d, H, T, segments, chunks,
-    MAP: tl.constexpr, NORMALISE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
-    C: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
-):  # fmt: skip
-    """Sum up what each segment but the first gives to the gradient of the state before it; dy y for all segments."""
-    b, h, segment = own_segment(H, segments)
-    q += b.to(tl.int64) * q_b + h.to(tl.int64) * q_h
-    grad += b.to(tl.int64) * g_b + h.to(tl.int64) * g_h
-    y += b.to(tl.int64) * y_b + h.to(tl.int64) * y_h
-    position = tl.arange(0, C)
-    entering, _, over = fading(slopes, h, DECAY, C)
-    delta = tl.zeros((C,), tl.float32)
-    state, total = empty_memory(BD, BV)
-    start, end = segment * chunks, tl.minimum((segment + 1) * chunks, tl.cdiv(T, C))
-    for step in range(end - start):
-        first = (end - 1 - step) * C
-        d_y = load(grad, g_t, g_d, first, T, C, DV, BV)
-        weights = entering
-        if NORMALISE:
-            places = row_places(b, h, H, first, T, C)
-            outputs = load(y, y_t, y_d, first, T, C, DV, BV)
-            delta = tl.sum(d_y.to(tl.float32) * outputs.to(tl.float32), 1)
-            tl.store(deltas + places, delta, first + position < T)
-            weights = entering / tl.load(divisors + places, first + position < T, other=1.0)
-        queries = load_features(q, q_t, q_d, first, T, MAP, C, D, BD) * weights[:, None]
-        state, total = absorb(state, total, queries, d_y, -delta, over, NORMALISE, OPERAND)
-    if segment > 0:
-        store_memory(memory + memory_place(b, h, H, segment - 1, segments, SIZE), state, total, NORMALISE, BD, BV)
-
-
-@jit(do_not_specialize=["T", "segments", "chunks"])
 def query_gradients(
     q, k, v, grad, slopes, divisors, deltas, memory, d_q,
     q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, v_b, v_h, v_t, v_d, g_b, g_h, g_t, g_d, H, T, segments, chunks,
     MAP: tl.constexpr, NORMALISE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
     C: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
-    """Compute the gradients of a segment's queries, from the first chunk on, with the state of keys and values."""
+    """Compute the gradients of a segment's queries, from the first chunk on, with the state of keys and values.
+
+    And dy y, from the products that make up y: what cancels against it is then rounded as it is.
+    """
     b, h, segment = own_segment(H, segments)
     q += b.to(tl.int64) * q_b + h.to(tl.int64) * q_h
     k += b.to(tl.int64) * k_b + h.to(tl.int64) * k_h
@@ -175,6 +146,7 @@ def query_gradients(
         state, total = load_memory(memory + memory_place(b, h, H, segment - 1, segments, SIZE), NORMALISE, BD, BV)
     for chunk in range(segment * chunks, tl.minimum((segment + 1) * chunks, tl.cdiv(T, C))):
         first = chunk * C
+        queries = load_features(q, q_t, q_d, first, T, MAP, C, D, BD)
         keys = load_features(k, k_t, k_d, first, T, MAP, C, D, BD)
         values = load(v, v_t, v_d, first, T, C, DV, BV)
         d_y = load(grad, g_t, g_d, first, T, C, DV, BV)
@@ -183,15 +155,48 @@ def query_gradients(
         scale = ones
         if NORMALISE:
             places = row_places(b, h, H, first, T, C)
-            delta = tl.load(deltas + places, first + position < T, other=0.0)
             scale = 1 / tl.load(divisors + places, first + position < T, other=1.0)
+            weights = dot(queries, tl.trans(keys.to(OPERAND)), OPERAND)
+            weights = causal(weights, slopes, h, position[:, None], position[None, :], DECAY)
+            coming = (queries * entering[:, None]).to(OPERAND).to(tl.float32)
+            delta = (tl.sum(weights * d_weights, 1) + tl.sum(coming * d_queries, 1)) * scale
+            tl.store(deltas + places, delta, first + position < T)
             d_weights -= delta[:, None]
             d_queries -= delta[:, None] * total[None, :]
         d_weights = causal(d_weights, slopes, h, position[:, None], position[None, :], DECAY) * scale[:, None]
         d_queries = d_queries * (entering * scale)[:, None] + dot(d_weights, keys, OPERAND)
-        queries = load_features(q, q_t, q_d, first, T, MAP, C, D, BD)
         store(d_q, b, h, H, through(queries, d_queries, MAP), first, T, C, D, BD)
         state, total = absorb(state, total, keys * leaving[:, None], values, ones, over, NORMALISE, OPERAND)
+
+
+@jit(do_not_specialize=["T", "segments", "chunks"])
+def query_sums(
+    q, grad, slopes, divisors, deltas, memory,
+    q_b, q_h, q_t, q_d, g_b, g_h, g_t, g_d, H, T, segments, chunks,
+    MAP: tl.constexpr, NORMALISE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
+    C: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
+):  # fmt: skip
+    """Sum up what each segment but the first gives to the gradient of the state before it."""
+    b, h, segment = own_segment(H, segments - 1)
+    segment += 1
+    q += b.to(tl.int64) * q_b + h.to(tl.int64) * q_h
+    grad += b.to(tl.int64) * g_b + h.to(tl.int64) * g_h
+    position = tl.arange(0, C)
+    entering, _, over = fading(slopes, h, DECAY, C)
+    delta = tl.zeros((C,), tl.float32)
+    state, total = empty_memory(BD, BV)
+    start, end = segment * chunks, tl.minimum((segment + 1) * chunks, tl.cdiv(T, C))
+    for step in range(end - start):
+        first = (end - 1 - step) * C
+        d_y = load(grad, g_t, g_d, first, T, C, DV, BV)
+        weights = entering
+        if NORMALISE:
+            places = row_places(b, h, H, first, T, C)
+            delta = tl.load(deltas + places, first + position < T, other=0.0)
+            weights = entering / tl.load(divisors + places, first + position < T, other=1.0)
+        queries = load_features(q, q_t, q_d, first, T, MAP, C, D, BD) * weights[:, None]
+        state, total = absorb(state, total, queries, d_y, -delta, over, NORMALISE, OPERAND)
+    store_memory(memory + memory_place(b, h, H, segment - 1, segments, SIZE), state, total, NORMALISE, BD, BV)
 
 
 @jit(do_not_specialize=["T", "segments", "chunks"])
