@@ -18,6 +18,7 @@ MAPS: dict[type[FeatureMap], str] = {Elu1: "elu1", Relu: "relu", FeatureMap: "id
 """Feature maps that the kernels know, by their very class: a subclass may compute something else."""
 
 _HAS_TRITON = find_spec("triton") is not None
+_DEVICE = "cuda"
 _MOST_WIDTH = 128
 _PROGRAMS = 16
 """Programs per multiprocessor that a sequence is cut for, where it is long enough: several times what runs at once."""
@@ -28,7 +29,7 @@ def fits(q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap) -> bool:
     """Say whether the kernels take these tensors: half precision on an NVIDIA GPU that multiplies bfloat16 and TF32."""
     return (
         _HAS_TRITON
-        and q.device.type == "cuda"
+        and q.device.type == _DEVICE
         and torch.version.cuda is not None
         and q.dtype in (torch.bfloat16, torch.float16)
         and q.dtype == k.dtype == v.dtype
