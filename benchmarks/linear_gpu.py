@@ -89,7 +89,7 @@ def errors(T: int) -> dict[str, float]:
     found = [y, *torch.autograd.grad(y, inputs, grad)]
     right = [want, *torch.autograd.grad(want, wide, grad.float())]
     return {
-        name: float((a.float() - b).norm() / b.norm())
+        name: float(((a.float() - b).norm() / b.norm()).detach())
         for name, a, b in zip(("y", "dq", "dk", "dv"), found, right, strict=True)
     }
 
