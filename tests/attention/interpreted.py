@@ -83,11 +83,11 @@ def errors(dtype, T, D, DV, feature_map="elu1", normalise=True, decay=False, B=1
 def future():
     """Outputs of the past, with and without an overflow after them."""
     fused.planned = lambda q, v: fused.Plan(chunk=16, warps=4, stages=1, chunks=2)
-    q, k, v = (x.detach() for x in heads(torch.bfloat16, 1, 2, 40, (8, 8, 8)))
+    q, k, v = (x.detach() for x in heads(torch.bfloat16, 1, 1, 40, (8, 8, 8)))
     past = []
     for value in (1.0, 3e38):
         k[:, :, 21:] = value
-        past.append(fused.fused(q, k, v, alibi_slopes(2), FEATURE_MAPS["elu1"], True)[:, :, :21])
+        past.append(fused.fused(q, k, v, alibi_slopes(1), FEATURE_MAPS["elu1"], True)[:, :, :21])
     return {"equal": torch.equal(*past)}
 
 
