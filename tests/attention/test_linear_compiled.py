@@ -103,6 +103,8 @@ def test_kernels_take_half_precision_on_a_gpu_and_only_maps_and_widths_that_they
             for width, dtype in zip((D, D, DV), dtypes, strict=True)
         )
         assert fused.fits(q, k, v, feature_map) is taken
+        shared = torch.empty(2, 1, 40, D, dtype=k.dtype, device=device)
+        assert not fused.fits(q, shared, v, feature_map)  # products would broadcast it
         if taken:
             y, state = chunked_linear_attention(q, k, v, feature_map=feature_map)
             assert (y.dtype, y.shape, state) == (v.dtype, v.shape, None)

@@ -33,6 +33,8 @@ def fits(q: Tensor, k: Tensor, v: Tensor, feature_map: FeatureMap) -> bool:
         and torch.version.cuda is not None
         and q.dtype in (torch.bfloat16, torch.float16)
         and q.dtype == k.dtype == v.dtype
+        and q.shape == k.shape
+        and q.shape[:3] == v.shape[:3]
         and type(feature_map) in MAPS
         and max(q.shape[-1], v.shape[-1]) <= _MOST_WIDTH
         and _multiplies_tf32(q.device.index)
