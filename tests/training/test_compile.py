@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from vgpt.attention import block_masks, flex
+from vgpt.attention.sparse import block_mask as sparse_block_mask
 from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
@@ -93,5 +95,37 @@ def test_training_is_compiled_without_a_graph_break_and_equal_layers_share_a_gra
     for ours, theirs in zip(model.parameters(), same.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-5)
     assert not graphs["graph_break"]
-    # Sparse's links depend on the number of the layer.
+    # On a CPU sparse's links are drawn in the graph, and depend on the number of the layer.
     assert graphs["stats"]["unique_graphs"] == (4 if attn.startswith("sparse") else 1)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize(
+    ("attn", "more"),
+    [
+        ("local:window_size=9", {}),
+        ("sparse:sparse_block_size=4", {}),
+        pytest.param("mla", {"sinks": True, "pos": "alibi"}, marks=pytest.mark.slow),
+    ],
+)
+def test_masks_are_made_outside_of_compiled_layers_which_share_one_graph(graphs, monkeypatch, attn, more):
+    """On a GPU, whose kernel's uncompiled form computes here, without gradients."""
+    model = small(attn, n_embd=32, **more)
+    made = []
+    flex._kept.cache_clear()
+    make = spy(made, block_masks.assemble)
+    for module in (block_masks, sparse_block_mask):
+        monkeypatch.setattr(module, "assemble", make)
+    with torch.no_grad():
+        want = model(IDS)
+        monkeypatch.setattr(flex, "has_kernel", lambda device: True)
+        model.compile_blocks()
+        for _ in range(2):
+            torch.testing.assert_close(model(IDS), want, rtol=0, atol=1e-5)
+    assert not graphs["graph_break"]
+    assert graphs["stats"]["unique_graphs"] == 1
+    assert len(made) == (4 if attn.startswith("sparse") else 1)
+
+
+def spy(made, make):
+    return lambda *arguments: made.append(arguments) or make(*arguments)

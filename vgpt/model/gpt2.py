@@ -52,8 +52,11 @@ class GPT2Block(nn.Module):
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        if self.compiled and cache is None:
-            return _compiled_block()(self, x)
+        if cache is None:
+            # Whatever the layer looks up by length is made here, once, and not traced into compiled code.
+            self.attn.prepare(x.shape[1], x.device)
+            if self.compiled:
+                return _compiled_block()(self, x)
         return self.body(x, cache)
 
     def body(self, x: Tensor, cache: Cache | None = None) -> Tensor:
@@ -69,9 +72,9 @@ class GPT2Block(nn.Module):
 def _compiled_block() -> Callable[..., Tensor]:
     """Return a block's forward pass as torch.compile makes it: one function, so that equal layers share their graphs.
 
-    The layers of a mix, those of sparse attention, whose links depend on their number, sequences of several lengths,
-    training and evaluation need graphs of their own. Past its limit the compiler would run the rest uncompiled and only
-    log it.
+    The layers of a mix, those of sparse attention on CPUs, whose links depend on their number, sequences of several
+    lengths, training and evaluation need graphs of their own. Past its limit the compiler would run the rest
+    uncompiled and only log it.
     """
     # Imported where it is needed: it takes seconds, and few runs are compiled.
     import torch._dynamo
