@@ -83,7 +83,7 @@ def subjects(tokens: int, device: torch.device) -> dict[str, Attend]:
         found = {"causal, math": causal(SDPBackend.MATH)}
     for name, make in makers(tokens, device).items():
         if not name.startswith("looked"):
-            found[name] = lambda q, k, v, make=make, made=[]: flex_attend(q, k, v, _first(made, make))  # noqa: B006
+            found[name] = lambda q, k, v, make=make, made=[]: flex_attend(q, k, v, _first(made, make))
     return found
 
 
