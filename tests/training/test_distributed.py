@@ -78,6 +78,15 @@ def test_two_processes_equal_one_with_doubled_accumulation_and_either_continues_
 
 
 @pytest.mark.slow
+def test_processes_that_exchange_bfloat16_learn_what_one_in_bfloat16_does(tmp_path, corpus):
+    train(tmp_path, corpus, "--dtype", "bfloat16", "--grad-accum", "2", "--run-name", "alone")
+    train(tmp_path, corpus, "--dtype", "bfloat16", "--nproc", "2", "--parallel", "fsdp", "--run-name", "two")
+    for metric in ("train/loss", "val/loss"):
+        want, got = (curve(tmp_path / "runs" / run, metric) for run in ("alone", "two"))
+        assert got == pytest.approx(want, abs=5e-3)
+
+
+@pytest.mark.slow
 def test_the_interval_that_an_end_cuts_in_two_keeps_the_loss_of_all_processes(tmp_path, corpus):
     words = ("--nproc", "2", "--log-interval", "4", "--run-name", "cut")
     train(tmp_path, corpus, *words)

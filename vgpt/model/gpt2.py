@@ -19,6 +19,17 @@ _GRAPHS = 256
 """Most graphs of one block's forward pass."""
 
 
+class BlockNorm(nn.LayerNorm):
+    """Layer norm in the type of its input, whatever type its weights travelled in (FSDP)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm (..., C)."""
+        if self.weight.dtype is x.dtype:
+            return super().forward(x)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
+
+
 class GPT2MLP(nn.Module):
     """Two linear layers with an activation between: C -> F -> C."""
 
@@ -43,9 +54,9 @@ class GPT2Block(nn.Module):
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_1 = BlockNorm(config.n_embd, bias=config.bias)
         self.attn = build_attention(config.attn.at(layer), config.shape, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_2 = BlockNorm(config.n_embd, bias=config.bias)
         self.mlp = GPT2MLP(config)
         self.dropout = config.dropout
         self.compiled = False

@@ -103,14 +103,26 @@ class DDPReplica(Replica):
 
 
 class FSDPReplica(Replica):
-    """A share of every tensor per process (FSDP2: Zhao et al. 2023, arXiv 2304.11277); blocks are gathered in turn."""
+    """A share of every tensor per process (FSDP2: Zhao et al. 2023, arXiv 2304.11277); blocks are gathered in turn.
 
-    def __init__(self, model: GPT2Model) -> None:
-        from torch.distributed.fsdp import fully_shard
+    Shares are in float32, and so is the sum of gradients. In bfloat16 a block travels as it is multiplied with, which is
+    half the bytes; its norms, too, compute with weights rounded to it. Embeddings and the last norm travel whole: what
+    they add to the residual stream stays in float32, as in a process alone.
+
+    Args:
+        model: on its device, weights equal in all processes.
+        dtype: type of matrix products.
+    """
+
+    def __init__(self, model: GPT2Model, dtype: torch.dtype = torch.float32) -> None:
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         super().__init__(model)
+        travels = dtype if dtype is torch.bfloat16 else None
+        # Autocast chooses the types of everything else, as it does in a process alone.
+        policy = MixedPrecisionPolicy(param_dtype=travels, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in model.h:
-            fully_shard(block)
+            fully_shard(block, mp_policy=policy)
         fully_shard(self.losses)
 
     def micro_step(self, last: bool) -> AbstractContextManager[Any]:
@@ -143,8 +155,18 @@ class FSDPReplica(Replica):
         return distribute_tensor(value, parameter.device_mesh, parameter.placements)
 
 
-def build_replica(model: GPT2Model, config: TrainConfig, world: World, device: torch.device) -> Replica:
-    """Return this process's hold on a model that is on its device, with weights equal in all processes."""
+def build_replica(
+    model: GPT2Model, config: TrainConfig, world: World, device: torch.device, dtype: torch.dtype
+) -> Replica:
+    """Return this process's hold on a model that is on its device, with weights equal in all processes.
+
+    Args:
+        model: see there.
+        config: of the run.
+        world: this process among others.
+        device: where the model is.
+        dtype: type of matrix products.
+    """
     if world.alone:
         return Replica(model)
-    return FSDPReplica(model) if config.workers.parallel == "fsdp" else DDPReplica(model, device)
+    return FSDPReplica(model, dtype) if config.workers.parallel == "fsdp" else DDPReplica(model, device)
