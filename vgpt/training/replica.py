@@ -105,8 +105,8 @@ class DDPReplica(Replica):
 class FSDPReplica(Replica):
     """A share of every tensor per process (FSDP2: Zhao et al. 2023, arXiv 2304.11277); blocks are gathered in turn.
 
-    Shares are in float32, and so is the sum of gradients. In bfloat16 a block travels as it is multiplied with, which is
-    half the bytes; its norms, too, compute with weights rounded to it. Embeddings and the last norm travel whole: what
+    Shares are in float32, and so is the sum of gradients. In bfloat16 a block travels as it is multiplied with: half
+    the bytes. Its norms, too, then compute with weights rounded to it. Embeddings and the last norm travel whole: what
     they add to the residual stream stays in float32, as in a process alone.
 
     Args:
