@@ -22,12 +22,12 @@ _GRAPHS = 256
 class BlockNorm(nn.LayerNorm):
     """Layer norm in the type of its input, whatever type its weights travelled in (FSDP)."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Norm (..., C)."""
-        if self.weight.dtype is x.dtype:
-            return super().forward(x)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), bias, self.eps)
+        if self.weight.dtype is input.dtype:
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.layer_norm(input, self.normalized_shape, self.weight.to(input.dtype), bias, self.eps)
 
 
 class GPT2MLP(nn.Module):

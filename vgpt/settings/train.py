@@ -37,6 +37,9 @@ def spells_default(name: str, values: Mapping[str, Any]) -> bool:
         return False
 
 
+PROFILED = (11, 13)
+"""First and last step of a process, counted from 1, that --profile traces; compilers have done their work by then."""
+
 MOST_MICRO_STEPS = 1_000_000
 """Of one step."""
 
@@ -165,6 +168,8 @@ class RunSettings(Section):
     """steps between checkpoints; the last step is always saved"""
     keep_last: Annotated[int, Field(ge=1)] = 2
     """newest checkpoints to keep beside the best"""
+    profile: bool = False
+    """trace steps 11 to 13 of the process to the run's trace.json.gz (for Perfetto); recorded speeds leave them out"""
     tracker: Literal["mlflow", "journal"] = "mlflow"
     """mlflow = local journal mirrored to MLflow; journal = local files alone"""
     experiment: Annotated[str, Field(min_length=1, max_length=200)] = "vgpt"
@@ -208,6 +213,15 @@ class TrainConfig(Section):
         if train.grad_accum != micro_steps:
             # What was derived is recorded like what was given; nobody has seen the settings yet.
             object.__setattr__(self, "train", train.model_copy(update={"grad_accum": micro_steps}))
+        return self
+
+    @model_validator(mode="after")
+    def _steps_to_profile(self) -> "TrainConfig":
+        if self.run.profile and self.steps < PROFILED[1]:
+            raise ValueError(
+                f"--profile traces steps {PROFILED[0]} to {PROFILED[1]}, and the run has {self.steps}: raise "
+                "--max-steps (and --max-tokens, if given), or leave --profile out"
+            )
         return self
 
     def micro_steps(self) -> int:
