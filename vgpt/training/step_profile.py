@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from vgpt.settings.train import PROFILED
@@ -85,7 +84,7 @@ class StepProfile:
             event.key: ((event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3, event.count)
             for event in profiler.key_averages()
             # On a GPU its kernels alone: those who started them have the same time to their name.
-            if not event.is_user_annotation and (event.device_type != DeviceType.CPU) is on_gpu
+            if not event.is_user_annotation and (event.device_type.name != "CPU") is on_gpu
         }
         total = sum(time for time, _ in times.values()) or 1.0
         lines = [
