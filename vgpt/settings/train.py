@@ -128,8 +128,9 @@ class WorkerSettings(Section):
 
     nproc: Annotated[int, Field(ge=1, le=1024)] = 1
     """processes on this machine, one per GPU; gpu = as many as there are GPUs"""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """ddp = every process holds the model; fsdp = parameters, gradients and optimizer state are shared out"""
+    parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    """ddp = every process holds the model; fsdp = parameters, gradients and optimizer state are shared out among all;
+    hsdp = among those of each machine"""
     nnodes: Annotated[int, Field(ge=1, le=4096)] = 1
     """machines, each started with the same command but for --node-rank"""
     node_rank: Annotated[int, Field(ge=0)] = 0
