@@ -6,6 +6,7 @@ On CPUs its forward pass runs without a compiler, which checks masks and scores;
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import flex_attention
 
 from vgpt.attention import flex
 from vgpt.attention.backends import alibi_slopes, naive
@@ -65,6 +66,22 @@ def test_it_computes_the_formula_over_the_visible_keys(noise, extra, T, G):
     got = flex_attend(*inputs, visible_mask(config.visible, 2, T, CPU), **more)
     want = naive(*inputs, mask_of(config, T, 4, layer=2), **more)
     torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("slopes", [False, True])
+def test_gradients_of_queries_keys_values_and_sinks_are_those_of_the_formula(noise, monkeypatch, slopes):
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *parts: None)  # refuses gradients on CPUs
+    inputs = [*(x.requires_grad_() for x in qkv(noise, 50, 2)), noise(4, seed=7).requires_grad_()]
+    more = {"slopes": alibi_slopes(4)} if slopes else {}
+    weight = noise(2, 4, 50, 16, seed=9)
+    q, k, v, sinks = inputs
+    outputs = [
+        flex_attend(q, k, v, causal_mask(50, CPU), sinks=sinks, **more),
+        naive(q, k, v, torch.ones(50, 50, dtype=torch.bool).tril(), sinks=sinks, **more),
+    ]
+    ours, theirs = (torch.autograd.grad((y * weight).sum(), inputs) for y in outputs)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("window", [1, 5, 64, 128, 1000])
