@@ -5,7 +5,7 @@ import warnings
 import pytest
 import torch
 
-from vgpt.attention import flex
+from vgpt.attention import backends, flex
 from vgpt.attention.backends import alibi_slopes, attend
 from vgpt.attention.local import module as local_module
 from vgpt.attention.reference import attention_by_loop
@@ -257,10 +257,10 @@ def test_whole_sequences_on_a_gpu_go_to_the_fused_kernel_with_the_same_result(la
         taken.append(arguments[0].shape[2])
         return flex.flex_attend(*arguments, **options)
 
-    monkeypatch.setattr(local_module, "can_flex", lambda _q: True)
-    monkeypatch.setattr(local_module, "flex_attend", spy)
-    monkeypatch.setattr(flex, "_compiled", lambda: flex.flex_attention)
-    module, x = layer("local:window_size=6", **SWITCHES["all"]), noise(2, 19, 32)
+    monkeypatch.setattr(flex, "has_kernel", lambda device: True)
+    monkeypatch.setattr(flex, "_compiled", lambda long: flex.flex_attention)
+    monkeypatch.setattr(backends, "flex_attend", spy)
+    module, x = layer("local:window_size=6", n_embd=64), noise(2, 19, 64)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
         got, short = module(x), module(x[:, :6])

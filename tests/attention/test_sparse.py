@@ -10,6 +10,7 @@ import torch
 from vgpt.attention.backends import alibi_slopes
 from vgpt.attention.flex import flex_attend
 from vgpt.attention.reference import attention_by_loop
+from vgpt.attention.sparse.block_mask import sparse_mask
 from vgpt.attention.sparse.config import SparseConfig
 from vgpt.attention.sparse.gather import block_sparse_attention
 from vgpt.attention.sparse.rows import row_links
@@ -182,7 +183,7 @@ def test_bfloat16_stays_near_float64(noise):
 def test_the_mask_for_fused_kernels_has_the_same_links(noise, mode):
     config = tiny(mode)
     q, k, v = (noise(1, 2, 64, 8, seed=i) for i in range(3))
-    got = flex_attend(q, k, v, config.visible, per_head=True, block_size=16)
+    got = flex_attend(q, k, v, sparse_mask(config, 0, 2, 64, 16, torch.device("cpu")))
     torch.testing.assert_close(got, attention_by_loop(q, k, v, drawn(config, 64, 2)), rtol=0, atol=1e-5)
 
 

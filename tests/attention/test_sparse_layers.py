@@ -201,23 +201,23 @@ def test_extreme_scores_give_finite_outputs_and_gradients(noise, way, dtype):
 
 
 def test_prompts_do_not_take_the_fused_kernel_which_would_be_compiled_for_each_length(layer, noise, monkeypatch):
-    from vgpt.attention.sparse import module as sparse_module
+    from vgpt.attention import backends, flex
 
     taken = []
 
-    def flex(q, *_, **_more):
+    def attend(q, *_, **_more):
         taken.append(q.shape[2])
         return q
 
-    module = layer(sparse((4, 1, 1, 1), "row"))
-    want = module(noise(2, 30, 32))
-    monkeypatch.setattr(sparse_module, "can_flex", lambda q: True)  # as on a GPU
-    monkeypatch.setattr(sparse_module, "flex_attend", flex)
+    module = layer(sparse((4, 1, 1, 1), "row"), n_embd=64)
+    want = module(noise(2, 30, 64))
+    monkeypatch.setattr(flex, "has_kernel", lambda device: True)  # as on a GPU
+    monkeypatch.setattr(backends, "flex_attend", attend)
     with torch.no_grad():
         cache = module.make_cache(2, 40, dtype=torch.float32, device="cpu")
-        torch.testing.assert_close(module(noise(2, 30, 32), cache), want, rtol=0, atol=1e-5)
+        torch.testing.assert_close(module(noise(2, 30, 64), cache), want, rtol=0, atol=1e-5)
     assert not taken
-    module(noise(2, 30, 32))
+    module(noise(2, 30, 64))
     assert taken == [30]
 
 
@@ -226,10 +226,10 @@ def test_prompts_do_not_take_the_fused_kernel_which_would_be_compiled_for_each_l
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("width", [32, 64])  # heads too narrow for FlexAttention, and wide enough
 def test_a_gpu_computes_what_the_plain_formula_does(layer, noise, monkeypatch, mode, fused, width):
-    from vgpt.attention.sparse import module as sparse_module
+    from vgpt.attention import flex
 
     if not fused:
-        monkeypatch.setattr(sparse_module, "can_flex", lambda q: False)
+        monkeypatch.setattr(flex, "has_kernel", lambda device: False)
     shape = {"block_size": 256, "n_embd": width}
     fast, slow = (layer(sparse((16, 1, 2, 2), mode), flash=flash, **shape).cuda() for flash in (True, False))
     x = noise(2, 230, width).cuda().requires_grad_()

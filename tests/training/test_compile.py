@@ -5,7 +5,10 @@ import math
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.nn.attention import flex_attention
 
+from vgpt.attention import block_masks, flex
+from vgpt.attention.sparse import block_mask as sparse_block_mask
 from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
@@ -93,5 +96,42 @@ def test_training_is_compiled_without_a_graph_break_and_equal_layers_share_a_gra
     for ours, theirs in zip(model.parameters(), same.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-5)
     assert not graphs["graph_break"]
-    # Sparse's links depend on the number of the layer.
+    # On a CPU sparse's links are drawn in the graph, and depend on the number of the layer.
     assert graphs["stats"]["unique_graphs"] == (4 if attn.startswith("sparse") else 1)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize(
+    ("attn", "more", "recompute"),
+    [
+        ("local:window_size=9", {}, True),
+        ("sparse:sparse_block_size=4", {}, False),
+        pytest.param("sparse:sparse_block_size=4", {"sinks": True}, True, marks=pytest.mark.slow),
+        pytest.param("mla", {"sinks": True, "pos": "alibi"}, True, marks=pytest.mark.slow),
+    ],
+)
+def test_masks_are_made_outside_of_compiled_layers_which_share_one_graph(graphs, monkeypatch, attn, more, recompute):
+    """On a GPU; here the uncompiled form of its kernel computes."""
+    model, plain = small(attn, **more), small(attn, **more)
+    model.recompute = recompute
+    made = []
+    flex._kept.cache_clear()
+    make = spy(made, block_masks.assemble)
+    for module in (block_masks, sparse_block_mask):
+        monkeypatch.setattr(module, "assemble", make)
+    cross_entropy(plain, IDS, IDS).backward()
+    monkeypatch.setattr(flex, "has_kernel", lambda device: True)
+    monkeypatch.setattr(flex_attention, "_validate_device", lambda *parts: None)  # refuses gradients on CPUs
+    model.compile_blocks()
+    for _ in range(2):
+        model.zero_grad()
+        cross_entropy(model, IDS, IDS).backward()
+        for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+            torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=1e-5)
+    assert not graphs["graph_break"]
+    assert graphs["stats"]["unique_graphs"] == 1
+    assert len(made) == (4 if attn.startswith("sparse") else 1)
+
+
+def spy(made, make):
+    return lambda *arguments: made.append(arguments) or make(*arguments)

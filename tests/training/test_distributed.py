@@ -78,6 +78,15 @@ def test_two_processes_equal_one_with_doubled_accumulation_and_either_continues_
 
 
 @pytest.mark.slow
+def test_processes_that_exchange_bfloat16_learn_what_one_in_bfloat16_does(tmp_path, corpus):
+    train(tmp_path, corpus, "--dtype", "bfloat16", "--grad-accum", "2", "--run-name", "alone")
+    train(tmp_path, corpus, "--dtype", "bfloat16", "--nproc", "2", "--parallel", "fsdp", "--run-name", "two")
+    for metric in ("train/loss", "val/loss"):
+        want, got = (curve(tmp_path / "runs" / run, metric) for run in ("alone", "two"))
+        assert got == pytest.approx(want, abs=5e-3)
+
+
+@pytest.mark.slow
 def test_the_interval_that_an_end_cuts_in_two_keeps_the_loss_of_all_processes(tmp_path, corpus):
     words = ("--nproc", "2", "--log-interval", "4", "--run-name", "cut")
     train(tmp_path, corpus, *words)
@@ -186,7 +195,7 @@ def test_processes_of_torchrun_train_as_one_run(tmp_path, corpus, alone):
     assert curve(tmp_path / "runs" / "two", "train/loss") == pytest.approx(curve(alone, "train/loss"), abs=1e-5)
 
 
-def srun(places: list[Path], corpus, *words: str) -> tuple[list[int], list[str]]:
+def srun(places: list[Path], corpus, *words: str, on_each: int = 1024) -> tuple[list[int], list[str]]:
     """Train with one process per place as srun would start them; return how they ended and what they said."""
     ranks = [
         subprocess.Popen(
@@ -195,7 +204,7 @@ def srun(places: list[Path], corpus, *words: str) -> tuple[list[int], list[str]]
             env=environment(
                 SLURM_PROCID=str(rank),
                 SLURM_NTASKS=str(len(places)),
-                SLURM_LOCALID=str(rank),
+                SLURM_LOCALID=str(rank % on_each),
                 SLURM_JOB_ID=str(os.getpid()),
                 SLURM_STEP_NODELIST="localhost",
             ),
@@ -222,7 +231,24 @@ def test_machines_that_do_not_share_the_run_refuse_to_train_as_one(tmp_path, cor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_weights_shared_out_on_each_of_two_machines_train_as_one_process_does(tmp_path, corpus, alone):
+    words = ("--parallel", "hsdp", "--batch-size", "2", "--run-name", "four")
+    codes, talks = srun([tmp_path] * 4, corpus, *words, "--dtype", "float32", on_each=2)
+    assert codes == [0] * 4, talks
+    for metric in ("train/loss", "val/loss", "train/grad_norm"):
+        assert curve(tmp_path / "runs/four", metric) == pytest.approx(curve(alone, metric), abs=1e-5)
+    # Four processes on two machines have saved whole tensors, which one process goes on from.
+    train(tmp_path, corpus, "--run-name", "longer", "--fork", "four", "--max-steps", "9", "--grad-accum", "2")
+
+
+@pytest.mark.slow
+def test_there_is_nothing_to_copy_between_machines_on_one(tmp_path, corpus):
+    said = train(tmp_path, corpus, "--nproc", "2", "--parallel", "hsdp", "--run-name", "two", code=2)
+    assert "--parallel hsdp copies the model between machines" in " ".join(said.replace("│", "").split())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp", "hsdp"])
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and the ip command")
 def test_two_hosts_train_as_one(parallel):
     script = Path(__file__).with_name("two_hosts.py")

@@ -28,7 +28,7 @@ METRICS = ("train/loss", "val/loss", "train/grad_norm")
 def main() -> int:
     """Return 0 where both ways of training agree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parallel", default="ddp", choices=["ddp", "fsdp"])
+    parser.add_argument("--parallel", default="ddp", choices=["ddp", "fsdp", "hsdp"])
     options = parser.parse_args()
     if os.geteuid() != 0 or shutil.which("ip") is None:
         print("needs root and the ip command", file=sys.stderr)

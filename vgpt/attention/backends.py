@@ -3,8 +3,10 @@
 - `sdpa`: torch's fused kernel.
 - `blocks`: batched matrix products over blocks of queries (vgpt.attention.blocks).
 - `naive`: the formula in plain matrix products over the whole square; what `--no-flash` asks for.
+- `flex`: torch's FlexAttention, a kernel compiled for what it computes (vgpt.attention.flex); on CUDA, for whole
+  sequences under a mask, sinks or slopes, for which `sdpa` would need wider keys or a bias for each pair and head.
 
-Hidden keys get a weight of exactly zero in all three, so gradients to the future are exactly zero. Softmax is computed
+Hidden keys get a weight of exactly zero in all, so gradients to the future are exactly zero. Softmax is computed
 in float32 or wider throughout; `blocks` rounds its weights to the type of the values, as the fused kernels do.
 
 All of them know two additions to the scores: `sinks`, a learned logit per head that takes part in the softmax without a
@@ -15,8 +17,10 @@ value (Xiao et al. 2023, arXiv 2309.17453; learned as in gpt-oss), and `slopes`,
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
 from vgpt.attention.blocks import blocks
+from vgpt.attention.flex import flex_attend
 from vgpt.attention.one_query import one_query
 from vgpt.attention.sinks import softmax_with_sinks
 
@@ -54,6 +58,7 @@ def attend(
     *,
     offset: int = 0,
     mask: Tensor | None = None,
+    block_mask: BlockMask | None = None,
     flash: bool = True,
     scale: float | None = None,
     sinks: Tensor | None = None,
@@ -69,6 +74,7 @@ def attend(
             0 .. offset + i, and S = offset + T.
         mask: booleans, (T, S) or broadcastable to (B, H, T, S), True where a query sees a key; replaces the causal
             rule.
+        block_mask: a mask for FlexAttention, which then computes the whole sequence; without `offset` and `mask`.
         flash: False computes the naive formula.
         scale: factor on the products of queries and keys; 1 / sqrt(D) by default.
         sinks: (H,) logits in the denominators.
@@ -77,6 +83,8 @@ def attend(
     Returns:
         (B, H, T, Dv) in the type of q, not necessarily contiguous.
     """
+    if block_mask is not None:
+        return flex_attend(q, k, v, block_mask, scale=scale, sinks=sinks, slopes=slopes)
     if not flash:
         return naive(
             q, k, v, _visible(q, k, offset) if mask is None else mask, offset, scale=scale, sinks=sinks, slopes=slopes

@@ -8,7 +8,9 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
+from vgpt.attention import flex
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
 
@@ -30,6 +32,7 @@ class CausalSelfAttention(nn.Module, ABC):
         self.config = config
         self.shape = shape
         self.layer = layer
+        self._prepared: BlockMask | None = None
 
     @abstractmethod
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
@@ -38,6 +41,26 @@ class CausalSelfAttention(nn.Module, ABC):
     @abstractmethod
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> Cache:
         """Allocate what this layer remembers of `batch` sequences of up to `max_tokens`."""
+
+    def block_mask(self, tokens: int, device: torch.device) -> BlockMask | None:
+        """Return the mask with which FlexAttention computes a whole sequence on a device that has it; None = not by it.
+
+        Made and kept by `vgpt.attention.flex.kept`, so that asking again costs nothing.
+        """
+        return None
+
+    def prepare(self, tokens: int, device: torch.device) -> None:
+        """Have the mask for whole sequences at hand; called before compiled code, where making it would be traced."""
+        self._prepared = self.block_mask(tokens, device) if flex.has_kernel(device) else None
+
+    def mask_for(self, q: Tensor, k: Tensor, v: Tensor) -> BlockMask | None:
+        """Return the mask with which FlexAttention is to compute a whole sequence, or None where it is not to."""
+        if not flex.can_flex(q, k, v):
+            return None
+        ready, tokens = self._prepared, q.shape[2]
+        if ready is not None and ready.seq_lengths[0] == tokens and ready.kv_indices.device == q.device:
+            return ready
+        return self.block_mask(tokens, q.device)
 
     def pack(self) -> None:
         """Lay out weights as decoding steps want them; called once on a copy that is not trained any more.

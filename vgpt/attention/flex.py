@@ -3,72 +3,83 @@
 For CUDA devices. On CPUs FlexAttention has no backward pass and is slow; only tests run it there. It knows no dropout
 on the weights, and neither does vgpt.
 
+A mask is made once per pattern, length and device, kept, and shared by all layers that have the same. Layers get theirs
+before compiled code begins (`CausalSelfAttention.prepare`), for a compiler would trace its making into every layer.
+
 Source: Dong et al. 2024, arXiv 2412.05496.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_mask, flex_attention
 
-Visible = Callable[[Any, Any, int, Any], Any]
+from vgpt.attention.block_masks import Pairs, looked_up_mask, same_pairs, window_mask
 
-_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+BLOCK_SIZES = {"window": 128, "sparse": 64, "looked_up": 128}
+"""Tokens per block of the kernel by kind of mask, 64 or 128: small ones skip more, large ones compute faster.
+
+By arithmetic, until benchmarks/flex_gpu.py has measured them: blocks of 64 in a pattern make blocks of 128 compute 2.46
+times the pairs at 8,192 tokens.
+"""
+
 NARROWEST = 16
 """Least width of queries, keys and values that the kernel takes: one tile of a matrix product on CUDA."""
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+_KERNELS = 256
+"""Most compiled forms of the kernel, by shapes and masks; past its limit torch would compute the whole square."""
+_LONG = 1024
+"""Tokens from which each length has a kernel of its own, which is faster than one for any length."""
 
-def can_flex(q: Tensor) -> bool:
+
+def has_kernel(device: torch.device) -> bool:
+    """Tell whether a device has the fused kernel."""
+    return device.type == "cuda"
+
+
+def can_flex(*parts: Tensor) -> bool:
     """Return whether the fused kernel exists for queries, keys and values like these: on CUDA, up to float32."""
-    return q.device.type == "cuda" and q.dtype in _DTYPES and q.shape[-1] >= NARROWEST
+    return all(has_kernel(x.device) and x.dtype in _DTYPES and x.shape[-1] >= NARROWEST for x in parts)
 
 
 def flex_attend(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    visible: Visible,
+    block_mask: BlockMask,
     *,
-    layer: int = 0,
-    per_head: bool = False,
-    block_size: int = 128,
     scale: float | None = None,
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
 ) -> Tensor:
-    """Softmax attention over the keys that `visible` names; both sequences start at position 0.
-
-    The mask is looked at once per length, device and arguments, and kept. Its first look takes T * S booleans, per head
-    where heads differ.
+    """Softmax attention over the keys that a mask shows; queries and keys are those of one sequence.
 
     Args:
         q: queries (B, H, T, D).
-        k: keys (B, G, S, D); G divides H, and neighbouring query heads share a key/value head.
-        v: values (B, G, S, Dv).
-        visible: `AttentionConfig.visible` of the variant's settings; every query must see a key.
-        layer: handed to `visible`; leave 0 where the mask is the same in all layers, and they share it.
-        per_head: whether the mask differs between heads.
-        block_size: granularity of skipping in tokens, a multiple of 128 for speed.
+        k: keys (B, G, T, D); G divides H, and neighbouring query heads share a key/value head.
+        v: values (B, G, T, Dv).
+        block_mask: see `causal_mask` and its like; every query must see a key.
         scale: factor on the products of queries and keys; 1 / sqrt(D) by default.
         sinks: (H,) logits in the denominators.
-        slopes: (H,) how much a key's score falls per token of distance.
+        slopes: (H,) how much a key's score falls per token of distance; not differentiated.
 
     Returns:
         (B, H, T, Dv) in the type of q.
     """
-    H, T, S = q.shape[1], q.shape[2], k.shape[2]
-    # A compiler traces through the making of the mask and keeps nothing.
-    make = _block_mask if torch.compiler.is_compiling() else _kept_block_mask
     options: dict[str, Any] = {
         "score_mod": None if slopes is None else _falling(slopes),
-        "block_mask": make(visible, layer, H if per_head else None, T, S, block_size, q.device),
+        "block_mask": block_mask,
         "scale": scale,
-        "enable_gqa": k.shape[1] != H,
+        "enable_gqa": k.shape[1] != q.shape[1],
+        "kernel_options": _tiles(block_mask.BLOCK_SIZE[0]),
     }
-    attention = _compiled() if can_flex(q) and can_flex(v) and not torch.compiler.is_compiling() else flex_attention
+    eager = torch.compiler.is_compiling() or not can_flex(q, k, v)
+    attention = flex_attention if eager else _compiled(q.shape[2] >= _LONG)
     if sinks is None:
         return attention(q, k, v, **options)
     y, aux = attention(q, k, v, return_aux=AuxRequest(lse=True), **options)
@@ -78,6 +89,51 @@ def flex_attend(
     return y * share[..., None].to(y.dtype)
 
 
+def kept(make: Callable[..., BlockMask], *arguments: Any) -> BlockMask:
+    """Return `make(*arguments)`, made once; arguments must be hashable, and say all that the mask depends on."""
+    # A compiler traces through the making and keeps nothing.
+    return make(*arguments) if torch.compiler.is_compiling() else _kept(make, *arguments)
+
+
+def causal_mask(tokens: int, device: torch.device) -> BlockMask:
+    """Return the mask of plain causal attention."""
+    return kept(window_mask, tokens, tokens, BLOCK_SIZES["window"], device)
+
+
+def visible_mask(visible: Callable[..., Any], layer: int, tokens: int, device: torch.device) -> BlockMask | None:
+    """Return a mask, the same in all heads, from `AttentionConfig.visible` of a variant's settings.
+
+    None, with a warning, for a function that cannot become part of a kernel because it asks tensors for their values.
+    Layers that see the same as layer 0 get the mask of that, so that they share its memory and compiled code.
+    """
+    fault = _fault(visible, layer, device)
+    if fault:
+        warnings.warn(f"{visible.__qualname__} takes no part in a fused kernel, masks are dense: {fault}", stacklevel=2)
+        return None
+    return kept(_visible_mask, visible, layer, tokens, device)
+
+
+@lru_cache(maxsize=128)
+def _fault(visible: Callable[..., Any], layer: int, device: torch.device) -> str:
+    """Return why a plug-in's mask cannot be asked for single pairs, as a kernel does; empty where it can."""
+    try:
+        create_mask(lambda batch, head, query, key: visible(query, key, layer, 0), None, None, 2, 2, device)
+    except Exception as error:  # noqa: BLE001  # the plug-in's own code
+        return f"{type(error).__name__}: {error}".partition("\n")[0]
+    return ""
+
+
+def _visible_mask(visible: Callable[..., Any], layer: int, tokens: int, device: torch.device) -> BlockMask:
+    size = BLOCK_SIZES["looked_up"]
+    if layer and same_pairs(_of_layer(visible, 0), _of_layer(visible, layer), tokens, size, device):
+        return kept(_visible_mask, visible, 0, tokens, device)
+    return looked_up_mask(_of_layer(visible, layer), tokens, size, device)
+
+
+def _of_layer(visible: Callable[..., Any], layer: int) -> Pairs:
+    return lambda query, key: visible(query, key, layer, 0)
+
+
 def _falling(slopes: Tensor) -> Callable[..., Tensor]:
     def score(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return score - slopes[head] * (query - key)
@@ -85,28 +141,28 @@ def _falling(slopes: Tensor) -> Callable[..., Tensor]:
     return score
 
 
-def _block_mask(
-    visible: Visible,
-    layer: int,
-    heads: int | None,
-    queries: int,
-    keys: int,
-    block_size: int,
-    device: torch.device,
-) -> BlockMask:
-    def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return visible(query, key, layer, head)
-
-    return create_block_mask(seen, None, heads, queries, keys, device=device, BLOCK_SIZE=block_size)
+def _tiles(block_size: int) -> dict[str, Any] | None:
+    """Return what the kernel computes at a time: no more than a block of the mask, and its own choice from 128 on."""
+    if block_size >= 128:
+        return None
+    # Short sequences would be given to the kernel for decoding, which has tiles of its own.
+    forward = {"FORCE_USE_FLEX_ATTENTION": True} | {f"fwd_BLOCK_{name}": block_size for name in "MN"}
+    return forward | {f"bwd_BLOCK_{name}": block_size for name in ("M1", "N1", "M2", "N2")}
 
 
-@lru_cache(maxsize=64)
-def _kept_block_mask(*arguments: Any) -> BlockMask:
+@lru_cache(maxsize=128)
+def _kept(make: Callable[..., BlockMask], *arguments: Any) -> BlockMask:
     # A mask born in inference mode could not take part in a later training step.
     with torch.inference_mode(False):
-        return _block_mask(*arguments)
+        return make(*arguments)
 
 
-@lru_cache(maxsize=1)
-def _compiled() -> Callable[..., Any]:
-    return torch.compile(flex_attention)
+@lru_cache(maxsize=2)
+def _compiled(long: bool) -> Callable[..., Any]:
+    # Imported where it is needed: it takes seconds.
+    import torch._dynamo
+
+    options: Any = torch._dynamo.config
+    options.recompile_limit = max(options.recompile_limit, _KERNELS)
+    options.accumulated_recompile_limit = max(options.accumulated_recompile_limit, 4 * _KERNELS)
+    return torch.compile(flex_attention, dynamic=False if long else None)

@@ -44,6 +44,7 @@ class Switches(nn.Module):
         self.sink_bias = nn.Parameter(torch.empty(shape.n_head)) if shape.sinks else None
         self.heads = shape.n_head
         self.alibi = shape.pos == "alibi"
+        self.plain_scores = not shape.sinks and not self.alibi
 
     def normed(self, q: Tensor, k: Tensor) -> tuple[Tensor, Tensor]:
         """Norm queries and keys (..., qk_dim), where asked for."""

@@ -19,6 +19,17 @@ _GRAPHS = 256
 """Most graphs of one block's forward pass."""
 
 
+class BlockNorm(nn.LayerNorm):
+    """Layer norm in the type of its input, whatever type its weights travelled in (FSDP)."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Norm (..., C)."""
+        if self.weight.dtype is input.dtype:
+            return super().forward(input)
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return F.layer_norm(input, self.normalized_shape, self.weight.to(input.dtype), bias, self.eps)
+
+
 class GPT2MLP(nn.Module):
     """Two linear layers with an activation between: C -> F -> C."""
 
@@ -43,17 +54,20 @@ class GPT2Block(nn.Module):
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_1 = BlockNorm(config.n_embd, bias=config.bias)
         self.attn = build_attention(config.attn.at(layer), config.shape, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_2 = BlockNorm(config.n_embd, bias=config.bias)
         self.mlp = GPT2MLP(config)
         self.dropout = config.dropout
         self.compiled = False
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        if self.compiled and cache is None:
-            return _compiled_block()(self, x)
+        if cache is None:
+            # Whatever the layer looks up by length is made here, once, and not traced into compiled code.
+            self.attn.prepare(x.shape[1], x.device)
+            if self.compiled:
+                return _compiled_block()(self, x)
         return self.body(x, cache)
 
     def body(self, x: Tensor, cache: Cache | None = None) -> Tensor:
@@ -69,9 +83,9 @@ class GPT2Block(nn.Module):
 def _compiled_block() -> Callable[..., Tensor]:
     """Return a block's forward pass as torch.compile makes it: one function, so that equal layers share their graphs.
 
-    The layers of a mix, those of sparse attention, whose links depend on their number, sequences of several lengths,
-    training and evaluation need graphs of their own. Past its limit the compiler would run the rest uncompiled and only
-    log it.
+    The layers of a mix, those of sparse attention on CPUs, whose links depend on their number, sequences of several
+    lengths, training and evaluation need graphs of their own. Past its limit the compiler would run the rest
+    uncompiled and only log it.
     """
     # Imported where it is needed: it takes seconds, and few runs are compiled.
     import torch._dynamo

@@ -67,3 +67,9 @@ class CompareConfig(TrainConfig):
     """The settings of the compared runs, and of the comparison."""
 
     compare: ComparisonSettings = ComparisonSettings()
+
+    @model_validator(mode="after")
+    def _profiles_nothing(self) -> Self:
+        if self.run.profile:
+            raise ValueError("--profile traces one run: give it to vgpt train")
+        return self

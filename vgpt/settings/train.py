@@ -37,6 +37,9 @@ def spells_default(name: str, values: Mapping[str, Any]) -> bool:
         return False
 
 
+PROFILED = (11, 13)
+"""First and last step of a process, counted from 1, that --profile traces; compilers have done their work by then."""
+
 MOST_MICRO_STEPS = 1_000_000
 """Of one step."""
 
@@ -125,8 +128,9 @@ class WorkerSettings(Section):
 
     nproc: Annotated[int, Field(ge=1, le=1024)] = 1
     """processes on this machine, one per GPU; gpu = as many as there are GPUs"""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
-    """ddp = every process holds the model; fsdp = parameters, gradients and optimizer state are shared out"""
+    parallel: Literal["ddp", "fsdp", "hsdp"] = "ddp"
+    """ddp = every process holds the model; fsdp = parameters, gradients and optimizer state are shared out among all;
+    hsdp = among those of each machine"""
     nnodes: Annotated[int, Field(ge=1, le=4096)] = 1
     """machines, each started with the same command but for --node-rank"""
     node_rank: Annotated[int, Field(ge=0)] = 0
@@ -165,6 +169,8 @@ class RunSettings(Section):
     """steps between checkpoints; the last step is always saved"""
     keep_last: Annotated[int, Field(ge=1)] = 2
     """newest checkpoints to keep beside the best"""
+    profile: bool = False
+    """trace steps 11 to 13 of the process to the run's trace.json.gz (for Perfetto); recorded speeds leave them out"""
     tracker: Literal["mlflow", "journal"] = "mlflow"
     """mlflow = local journal mirrored to MLflow; journal = local files alone"""
     experiment: Annotated[str, Field(min_length=1, max_length=200)] = "vgpt"
@@ -208,6 +214,15 @@ class TrainConfig(Section):
         if train.grad_accum != micro_steps:
             # What was derived is recorded like what was given; nobody has seen the settings yet.
             object.__setattr__(self, "train", train.model_copy(update={"grad_accum": micro_steps}))
+        return self
+
+    @model_validator(mode="after")
+    def _steps_to_profile(self) -> "TrainConfig":
+        if self.run.profile and self.steps < PROFILED[1]:
+            raise ValueError(
+                f"--profile traces steps {PROFILED[0]} to {PROFILED[1]}, and the run has {self.steps}: raise "
+                "--max-steps (and --max-tokens, if given), or leave --profile out"
+            )
         return self
 
     def micro_steps(self) -> int:

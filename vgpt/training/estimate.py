@@ -58,7 +58,7 @@ def estimate_memory(config: TrainConfig, vocab_size: int, dtype: torch.dtype, de
     element of matrix products (2 under autocast, else 4):
 
     - weights 4 N, and 2 N more for their copies under autocast; gradients 4 N; AdamW's two moments 8 N. FSDP divides
-      all of them by the number of processes;
+      all of them by the number of processes, HSDP by that of a machine;
     - activations kept for the backward pass, per token and layer: the two inputs of the norms 8 C (float32), the
       inputs of the four products e (3 C + F), queries, keys and values e H (2 qk_dim + v_dim), the MLP before its
       activation e F; without fused kernels also the T attention weights of each head, 4 H T, and under autocast their
@@ -71,7 +71,7 @@ def estimate_memory(config: TrainConfig, vocab_size: int, dtype: torch.dtype, de
     """
     model = config.model
     N = count_parameters(GPT2Config(**dict(model), vocab_size=vocab_size)).total
-    share = config.workers.world_size if config.workers.parallel == "fsdp" else 1
+    share = {"fsdp": config.workers.world_size, "hsdp": config.workers.nproc}.get(config.workers.parallel, 1)
     low = dtype is not torch.float32
     e, tokens, C = 2 if low else 4, config.train.batch_size * model.block_size, model.n_embd
     layers = [tokens * _kept(config, model.attn.at(layer), e) for layer in range(model.n_layer)]

@@ -1,20 +1,23 @@
-"""One process's hold on the model: whole and alone, whole and kept equal (DDP), or a share of it (FSDP2).
+"""One process's hold on the model: whole and alone, whole and kept equal (DDP), or a share of it (FSDP2, HSDP).
 
 All three compute the same losses and hand out the same state: whole tensors under the model's own names, so that what
 one of them saved any of them continues.
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from vgpt.errors import CheckpointError
+from vgpt.errors import CheckpointError, UsageError
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.loss import cross_entropy, token_losses
 from vgpt.settings.train import TrainConfig
 from vgpt.training.distributed import World
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class Losses(nn.Module):
@@ -103,15 +106,31 @@ class DDPReplica(Replica):
 
 
 class FSDPReplica(Replica):
-    """A share of every tensor per process (FSDP2: Zhao et al. 2023, arXiv 2304.11277); blocks are gathered in turn."""
+    """A share of every tensor per process (FSDP2: Zhao et al. 2023, arXiv 2304.11277); blocks are gathered in turn.
 
-    def __init__(self, model: GPT2Model) -> None:
-        from torch.distributed.fsdp import fully_shard
+    Shares are in float32, and so is the sum of gradients. In bfloat16 a block travels as it is multiplied with: half
+    the bytes. Its norms, too, then compute with weights rounded to it. Embeddings and the last norm travel whole: what
+    they add to the residual stream stays in float32, as in a process alone.
+
+    Args:
+        model: on its device, weights equal in all processes.
+        dtype: type of matrix products.
+        mesh: with two dimensions, machines and processes of each (HSDP): every machine holds the whole model, shared
+            out among its processes, and only gradients travel between machines. By default all processes share one.
+    """
+
+    def __init__(
+        self, model: GPT2Model, dtype: torch.dtype = torch.float32, *, mesh: "DeviceMesh | None" = None
+    ) -> None:
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
         super().__init__(model)
+        travels = dtype if dtype is torch.bfloat16 else None
+        # Autocast chooses the types of everything else, as it does in a process alone.
+        policy = MixedPrecisionPolicy(param_dtype=travels, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in model.h:
-            fully_shard(block)
-        fully_shard(self.losses)
+            fully_shard(block, mesh=mesh, mp_policy=policy)
+        fully_shard(self.losses, mesh=mesh)
 
     def micro_step(self, last: bool) -> AbstractContextManager[Any]:
         """Hold the exchange of gradients back until the last micro-step."""
@@ -143,8 +162,48 @@ class FSDPReplica(Replica):
         return distribute_tensor(value, parameter.device_mesh, parameter.placements)
 
 
-def build_replica(model: GPT2Model, config: TrainConfig, world: World, device: torch.device) -> Replica:
-    """Return this process's hold on a model that is on its device, with weights equal in all processes."""
+def build_replica(
+    model: GPT2Model, config: TrainConfig, world: World, device: torch.device, dtype: torch.dtype
+) -> Replica:
+    """Return this process's hold on a model that is on its device, with weights equal in all processes.
+
+    Args:
+        model: see there.
+        config: of the run.
+        world: this process among others.
+        device: where the model is.
+        dtype: type of matrix products.
+
+    Raises:
+        UsageError: machines cannot be told apart as `--parallel hsdp` wants them.
+    """
     if world.alone:
         return Replica(model)
-    return FSDPReplica(model) if config.workers.parallel == "fsdp" else DDPReplica(model, device)
+    if config.workers.parallel == "ddp":
+        return DDPReplica(model, device)
+    mesh = machines(world, device) if config.workers.parallel == "hsdp" else None
+    return FSDPReplica(model, dtype, mesh=mesh)
+
+
+def machines(world: World, device: torch.device) -> "DeviceMesh":
+    """Return the processes as machines by processes of each.
+
+    Raises:
+        UsageError: there is one machine, or they do not run equally many processes.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+
+    (highest,) = world.agree(world.local_rank, device=device)
+    here = int(highest) + 1
+    if here == world.size:
+        raise UsageError(
+            "--parallel hsdp copies the model between machines, and all processes are on one", "Use --parallel fsdp."
+        )
+    # Processes are numbered machine by machine, which is what the mesh assumes.
+    (other,) = world.agree(world.rank % here != world.local_rank, device=device)
+    if world.size % here or other:
+        raise UsageError(
+            f"--parallel hsdp needs equally many processes on each machine; one has {here} of {world.size}",
+            "Start as many on each, or use --parallel fsdp.",
+        )
+    return init_device_mesh(device.type, (world.size // here, here), mesh_dim_names=("machine", "process"))

@@ -237,7 +237,7 @@ def _trainer(
     model.to(compute.device)
     model.recompute = config.system.recompute
     model.compile_blocks(config.system.compile)
-    replica = build_replica(model, config, world, compute.device)
+    replica = build_replica(model, config, world, compute.device, compute.dtype)
     optimizer = build_optimizer(
         model, lr=train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay, device=compute.device
     )

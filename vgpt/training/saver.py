@@ -13,6 +13,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.settings.train import TrainConfig
 from vgpt.text.tokenizer import Tokenizer
 from vgpt.training.checkpoint import TrainingState, point, rotate, save_checkpoint
+from vgpt.training.host_copies import Copies, HostCopies
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,14 @@ class Saver:
     ) -> None:
         self.directory = settings.directory / "ckpt"
         self._settings, self._model, self._tokenizer, self._ended = settings, model, tokenizer, ended
+        self._rooms = HostCopies(), HostCopies()
         self._thread: threading.Thread | None = None
         self._result: Saved | None = None
 
     def save(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: TrainingState) -> None:
         """Copy everything and begin to write it; waits for the save before, if that is still going on."""
         self.wait()
-        copies = [{name: _copied(tensor) for name, tensor in tensors.items()} for tensors in (weights, optimizer)]
+        copies = [room.take(tensors) for room, tensors in zip(self._rooms, (weights, optimizer), strict=True)]
         snapshot = replace(state, scaler=dict(state.scaler))
         # What holds if the thread dies of something unforeseen: never the success of the save before.
         self._result = Saved(state.step, None, "its writer ended unexpectedly")
@@ -66,13 +68,13 @@ class Saver:
         if self._result is not None:
             self._ended(self._result)
 
-    def _write(self, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: TrainingState) -> None:
+    def _write(self, weights: Copies, optimizer: Copies, state: TrainingState) -> None:
         try:
             target = save_checkpoint(
                 self.directory,
                 model=self._model,
-                weights=weights,
-                optimizer=optimizer,
+                weights=weights.wait(),
+                optimizer=optimizer.wait(),
                 state=state,
                 settings=self._settings,
                 tokenizer=self._tokenizer,
@@ -89,7 +91,3 @@ class Saver:
         except OSError as error:
             # The checkpoint stands; a run that goes on from it mends what names it.
             self._result = Saved(state.step, target, str(error))
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()

@@ -29,6 +29,7 @@ from vgpt.training.replica import Replica
 from vgpt.training.saver import Saved, Saver
 from vgpt.training.schedule import learning_rate
 from vgpt.training.step_memory import StepMemory
+from vgpt.training.step_profile import StepProfile
 from vgpt.training.stopping import StopRequest
 from vgpt.training.usage import Usage
 
@@ -105,6 +106,9 @@ class Trainer:
         self._loss_sum = torch.tensor(state.loss_sum, dtype=torch.float64, device=sum_device(compute.device))
         self._mark = time.perf_counter()
         self._timed_steps = state.interval_steps
+        self._untimed_steps, self._rate = 0, math.nan
+        traced = config.run.profile and world.main
+        self.profile = StepProfile(config.directory, compute.device, self._say) if traced else None
         self.memory = StepMemory(compute.device)
         self._norm = torch.tensor(math.nan)
         self._results = LateResults(compute.device)
@@ -136,6 +140,8 @@ class Trainer:
         finally:
             self.feed.close()
             self.saver.wait()
+            if self.profile is not None:
+                self.profile.close()
             if self.text_log is not None:
                 self.text_log.close()
 
@@ -145,7 +151,7 @@ class Trainer:
             # The process before died between its last checkpoint and the record of its end.
             return "finished" if state.step == config.steps else "early"
         while state.step < config.steps:
-            self._update()
+            self._update_or_profile()
             self.memory.step()
             self.display.advance(state.step)
             last = state.step == config.steps
@@ -166,6 +172,17 @@ class Trainer:
             if requested:
                 return "stopped"
         return "finished"
+
+    def _update_or_profile(self) -> None:
+        """Update; one that is traced takes no part in the recorded speed."""
+        if self.profile is None or not self.profile.takes():
+            self._update()
+            return
+        paused = time.perf_counter() - self._mark if self.profile.begun else self._elapsed()
+        self.profile.trace(self._update)
+        self._timed_steps -= 1
+        self._untimed_steps += 1
+        self._mark = time.perf_counter() - paused
 
     def _update(self) -> None:
         train, state = self.config.train, self.state
@@ -229,8 +246,11 @@ class Trainer:
         loss = total / state.loss_count if state.loss_count else math.nan
         norm = float(self._norm)
         seconds = self._elapsed()
-        rate = self._timed_steps * config.tokens_per_step / seconds
-        state.seconds += seconds
+        if self._timed_steps:  # or else all of them were traced
+            self._rate = self._timed_steps * config.tokens_per_step / seconds
+        rate = self._rate
+        untimed = self._untimed_steps * config.tokens_per_step
+        state.seconds += seconds + (untimed / rate if untimed and rate > 0 else 0.0)
         lr = self._learning_rate(state.step - 1)
         left = (config.steps - state.step) * config.tokens_per_step / rate
         self.tracker.log(
@@ -238,9 +258,7 @@ class Trainer:
                 "train/loss": loss,
                 "train/grad_norm": norm,
                 "train/lr": lr,
-                "perf/tokens_per_second": rate,
-                "perf/mfu": self.costs.mfu(rate),
-                "perf/mfu_palm": self.costs.mfu_palm(rate),
+                **(self._rates(rate) if self._timed_steps else {}),
                 **(self.usage.measure() if self.usage is not None else {}),
             },
             step=state.step,
@@ -253,8 +271,15 @@ class Trainer:
         )
         self._loss_sum.zero_()
         state.loss_count = 0
-        self._timed_steps = 0
+        self._timed_steps = self._untimed_steps = 0
         self._mark = time.perf_counter()
+
+    def _rates(self, rate: float) -> dict[str, float]:
+        return {
+            "perf/tokens_per_second": rate,
+            "perf/mfu": self.costs.mfu(rate),
+            "perf/mfu_palm": self.costs.mfu_palm(rate),
+        }
 
     def _shared_loss_sum(self) -> float:
         """Return the mean over all processes of the interval's summed loss; all of them stop where it is not finite."""

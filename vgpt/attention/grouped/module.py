@@ -2,11 +2,13 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from vgpt.attention.backends import attend
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.flex import causal_mask, visible_mask
 from vgpt.attention.grouped.config import GroupedConfig
 from vgpt.attention.one_query import one_query
 from vgpt.attention.rope import rotary_tables, rotate
@@ -48,8 +50,17 @@ class GroupedAttention(CausalSelfAttention):
             q = q.to(k.dtype)
             if T == 1 and self.plain_causal and self.shape.flash:
                 return one_query(q, *cache.dense, live=cache.length, **options)
+        # Prompts have any length, and each new one would be compiled anew: they do not take the fused kernel.
+        if cache is None and self.shape.flash and (blocks := self.mask_for(q, k, v)) is not None:
+            return attend(q, k, v, block_mask=blocks, **options)
         mask = None if self.plain_causal else self.mask(start, T, 0, k.shape[2], q.device)
         return attend(q, k, v, offset=start, mask=mask, flash=self.shape.flash, **options)
+
+    def block_mask(self, tokens: int, device: torch.device) -> BlockMask | None:
+        """Return a mask where a plug-in says who sees whom, or a switch adds to the scores; None = plain attention."""
+        if not self.plain_causal:
+            return visible_mask(self.config.visible, self.layer, tokens, device)
+        return None if self.extra.plain_scores else causal_mask(tokens, device)
 
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> Cache:
         """Keys (rotated, where positions are rotary) and values of each key/value head."""

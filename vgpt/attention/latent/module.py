@@ -8,13 +8,17 @@ space through W_UV. No key or value is ever made (DeepSeek-V2, arXiv 2405.04434,
 Letters: c = kv_lora_rank, n = qk_nope_head_dim, e = qk_rope_head_dim, Dv = v_head_dim.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
 from vgpt.attention.backends import attend
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.flex import causal_mask, visible_mask
 from vgpt.attention.latent.config import MLAConfig
 from vgpt.attention.one_query import one_query_to_rows
 from vgpt.attention.rope import rotary_tables, rotate
@@ -62,7 +66,6 @@ class LatentAttention(CausalSelfAttention):
         self.kv_b_proj = nn.Linear(self.rank, self.heads * (self.nope + self.value), bias=False)
         self.c_proj = nn.Linear(self.heads * self.value, shape.n_embd, bias=shape.bias)
         self.extra = Switches(shape, self.nope + self.rope, self.value)
-        self.plain_scores = not shape.sinks and shape.pos != "alibi"
         self._packed: tuple[Tensor, Tensor] | None = None
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
@@ -78,7 +81,7 @@ class LatentAttention(CausalSelfAttention):
             assert isinstance(cache, TokenCache)
             cache.append(torch.cat((latent, k_rope[:, :, 0]), -1)[:, None])
         if cache is None or start == 0:
-            y = self._expanded(q_nope, q_rope, latent, k_rope)
+            y = self._expanded(q_nope, q_rope, latent, k_rope, fused=cache is None)
         elif self._absorbs(x.shape[1], cache.length):
             y = self._absorbed(q_nope, q_rope, cache)
         else:
@@ -89,6 +92,12 @@ class LatentAttention(CausalSelfAttention):
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> TokenCache:
         """The normed latent and the rotated key that all heads share, side by side in one row of c + e numbers."""
         return TokenCache(batch, max_tokens, [(1, self.rank + self.rope)], dtype=dtype, device=device)
+
+    def block_mask(self, tokens: int, device: torch.device) -> BlockMask | None:
+        """Return a mask where a plug-in says who sees whom, or a switch adds to the scores; None = plain attention."""
+        if not self.plain_causal:
+            return visible_mask(self.config.visible, self.layer, tokens, device)
+        return None if self.extra.plain_scores else causal_mask(tokens, device)
 
     def pack(self) -> None:
         """Keep the two halves of `kv_b_proj`, apart where the CPU's bfloat16 product would copy them at each step."""
@@ -114,17 +123,24 @@ class LatentAttention(CausalSelfAttention):
         # The textbook formula has keys and values.
         return self.shape.flash and self.config.absorbing_pays(self.shape, new, total)
 
-    def _expanded(self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, k_rope: Tensor) -> Tensor:
+    def _expanded(
+        self, q_nope: Tensor, q_rope: Tensor, latent: Tensor, k_rope: Tensor, *, fused: bool = False
+    ) -> Tensor:
         """Attend with queries of T tokens to keys made of S latents (B, S, c) and shared keys (B, S, 1, e).
 
-        Returns the heads' outputs (B, T, H Dv). The last query stands at the last key.
+        Returns the heads' outputs (B, T, H Dv). The last query stands at the last key. `fused` allows FlexAttention,
+        which compiles for each length, as prompts have any.
         """
         kv = self.kv_b_proj(latent).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, S, n + Dv)
         k_nope, v = kv.split([self.nope, self.value], -1)
         # Joined in the order of heads, tokens, features, which is the order that the products want.
         k = torch.cat((k_nope, k_rope.transpose(1, 2).expand(-1, self.heads, -1, -1)), -1)
         q = torch.cat((q_nope.transpose(1, 2), q_rope.transpose(1, 2)), -1)
-        return self._attend(q, k, v).transpose(1, 2).flatten(2)
+        if fused and self.shape.flash and (blocks := self.mask_for(q, k, v)) is not None:
+            y = attend(q, k, v, block_mask=blocks, scale=self.scale, **self._additions(q))
+        else:
+            y = self._attend(q, k, v)
+        return y.transpose(1, 2).flatten(2)
 
     def _absorbed(self, q_nope: Tensor, q_rope: Tensor, cache: TokenCache) -> Tensor:
         """Attend with queries of the last T tokens to the rows of the cache; as `_expanded` for the same tokens."""
@@ -167,8 +183,8 @@ class LatentAttention(CausalSelfAttention):
             **self._additions(q),
         )
 
-    def _additions(self, q: Tensor) -> dict[str, Tensor | None]:
-        if self.plain_scores:
+    def _additions(self, q: Tensor) -> dict[str, Any]:
+        if self.extra.plain_scores:
             return {}
         return {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes(q.device)}
 

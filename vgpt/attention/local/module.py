@@ -2,11 +2,13 @@
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from vgpt.attention.backends import attend
+from vgpt.attention.block_masks import window_mask
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.flex import can_flex, flex_attend
+from vgpt.attention.flex import BLOCK_SIZES, causal_mask, kept
 from vgpt.attention.grouped.module import GroupedAttention
 from vgpt.attention.local.config import LocalConfig
 from vgpt.attention.local.windowed import windowed
@@ -26,6 +28,12 @@ class LocalAttention(GroupedAttention):
         """Keep keys (rotated, where positions are rotary) and values of the last `window_size` tokens."""
         parts = [(self.kv_heads, self.shape.head_dim)] * 2
         return RingCache(batch, max_tokens, self.window, parts, dtype=dtype, device=device)
+
+    def block_mask(self, tokens: int, device: torch.device) -> BlockMask | None:
+        """Return the mask of the window; one that covers the sequence is plain causal attention."""
+        if self.window < tokens:
+            return kept(window_mask, self.window, tokens, BLOCK_SIZES["window"], device)
+        return None if self.extra.plain_scores else causal_mask(tokens, device)
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
         if cache is None:
@@ -54,6 +62,6 @@ class LocalAttention(GroupedAttention):
             mask = self.mask(S - T, T, 0, S, q.device)
             return attend(q, k, v, offset=S - T, mask=mask, flash=False, sinks=sinks, slopes=slopes)
         # Prompts have any length, and each new one would be compiled anew: they do not take the fused kernel.
-        if whole and self.window < T and can_flex(q):
-            return flex_attend(q, k, v, self.config.visible, sinks=sinks, slopes=slopes)
+        if whole and (blocks := self.mask_for(q, k, v)) is not None:
+            return attend(q, k, v, block_mask=blocks, sinks=sinks, slopes=slopes)
         return windowed(q, k, v, self.window, sinks=sinks, slopes=slopes)

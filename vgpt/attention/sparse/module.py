@@ -4,14 +4,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask
 
 from vgpt.attention.backends import attend
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.flex import can_flex, flex_attend
+from vgpt.attention.flex import BLOCK_SIZES, causal_mask, kept
 from vgpt.attention.grouped.module import GroupedAttention
 from vgpt.attention.one_query import one_query
 from vgpt.attention.sinks import softmax_with_sinks
+from vgpt.attention.sparse.block_mask import sparse_mask
 from vgpt.attention.sparse.cache import LandmarkCache, RowCache
 from vgpt.attention.sparse.config import SparseConfig
 from vgpt.attention.sparse.gather import block_sparse_attention
@@ -31,6 +33,13 @@ class SparseAttention(GroupedAttention):
         kind = RowCache if self.settings.random_mode == "row" else LandmarkCache
         heads, width = self.shape.n_head, self.shape.head_dim
         return kind(self.settings, self.layer, batch, heads, max_tokens, width, dtype=dtype, device=device)
+
+    def block_mask(self, tokens: int, device: torch.device) -> BlockMask | None:
+        """Return the mask of this layer's links; a sequence of which rows see everything is plain causal attention."""
+        if self.settings.span < tokens:
+            size = 128 if self.settings.sparse_block_size % 128 == 0 else BLOCK_SIZES["sparse"]
+            return kept(sparse_mask, self.settings, self.layer, self.shape.n_head, tokens, size, device)
+        return None if self.extra.plain_scores else causal_mask(tokens, device)
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
         if cache is None:
@@ -54,10 +63,10 @@ class SparseAttention(GroupedAttention):
         options: dict[str, Any] = {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes(q.device)}
         if not self.shape.flash:
             return attend(q, k, v, mask=self.head_mask(0, T, 0, T, q.device), flash=False, **options)
+        if fused and (blocks := self.mask_for(q, k, v)) is not None:
+            return attend(q, k, v, block_mask=blocks, **options)
         if config.span >= T:
             return attend(q, k, v, **options)
-        if fused and can_flex(q):
-            return flex_attend(q, k, v, config.visible, layer=self.layer, per_head=True, **options)
         size = config.sparse_block_size
         links = row_links(config, self.layer, self.shape.n_head, -(-T // size), q.device)
         return block_sparse_attention(q, k, v, links, size, **options)
