@@ -13,6 +13,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from vgpt.attention import flex
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.place import Place
 
 
 class CausalSelfAttention(nn.Module, ABC):
@@ -61,6 +62,26 @@ class CausalSelfAttention(nn.Module, ABC):
         if ready is not None and ready.seq_lengths[0] == tokens and ready.kv_indices.device == q.device:
             return ready
         return self.block_mask(tokens, q.device)
+
+    @property
+    def steps(self) -> bool:
+        """Whether `step_at` may be called.
+
+        Only where the class itself defines it: a subclass that changes what tokens see, and inherits a step that knows
+        nothing of it, would decode something else. One that changes nothing of that kind says so in a line:
+        `step_at = GroupedAttention.step_at`.
+        """
+        return "step_at" in vars(type(self))
+
+    def step_at(self, x: Tensor, cache: Cache, place: Place) -> Tensor:
+        """Map the newest token of each sequence, (B, 1, C) to (B, 1, C), as `forward` with a cache; optional.
+
+        For CUDA graphs, which record the operations of one call and repeat them for later tokens. So nothing here may
+        depend on `cache.length` or wait for the device: the token's position is known to `place` only, memory is
+        written in place, and all of it is read. `cache.settle` has made room before; the caller counts the token with
+        `cache.advance`. Runs without gradients.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no step of fixed shapes")
 
     def pack(self) -> None:
         """Lay out weights as decoding steps want them; called once on a copy that is not trained any more.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vgpt.attention.place import Place
 from vgpt.errors import VgptError
 
 
@@ -41,6 +42,22 @@ class Cache(ABC):
         Raises:
             VgptError: this kind of cache no longer has them, or never had.
         """
+
+    def settle(self, tokens: int) -> int:
+        """Lay memory out for steps of fixed shapes that hold up to `tokens` tokens.
+
+        Returns:
+            A number that is the same as long as those steps find the same memory laid out in the same way.
+        """
+        return 0
+
+    def advance(self) -> None:
+        """Count one token that a step of fixed shapes writes by itself.
+
+        Raises:
+            VgptError: there is no place for it.
+        """
+        self.length += 1
 
     @property
     def nbytes(self) -> int:
@@ -97,12 +114,7 @@ class TokenCache(Cache):
         Raises:
             VgptError: the cache is full.
         """
-        start, end = self.length, self.length + rows[0].shape[2]
-        if end > self.capacity:
-            raise VgptError(
-                f"the key/value cache holds {self.capacity} tokens and cannot take {end}",
-                "Make the cache larger, or reset it.",
-            )
+        start, end = self.length, self._end(rows[0].shape[2])
         if end > self.dense[0].shape[2]:
             self._spread(min(self.capacity, -(-end // PAGE) * PAGE))
         self.length = end
@@ -111,6 +123,22 @@ class TokenCache(Cache):
             part[:, :, start:end].copy_(new)
             live.append(part[:, :, :end])
         return live
+
+    def settle(self, tokens: int) -> int:
+        """Make room for `tokens` tokens, or as many as there is memory for; returns the rows that there are then."""
+        room = min(self.capacity, tokens)
+        if room > self.dense[0].shape[2]:
+            self._spread(room)
+        return self.dense[0].shape[2]
+
+    def advance(self) -> None:
+        """Count a token that `put` wrote."""
+        self.length = self._end(1)
+
+    def put(self, place: Place, *rows: Tensor) -> None:
+        """Write the rows (B, heads, 1, width) of the token at `place` into `dense`, and count nothing."""
+        for part, new in zip(self.dense, rows, strict=True):
+            part.index_copy_(2, self._row(place), new.to(part.dtype))
 
     def stored(self) -> list[Tensor]:
         """Return the filled front of each buffer."""
@@ -125,6 +153,18 @@ class TokenCache(Cache):
         if not 0 <= length <= self.length:
             raise VgptError(f"the key/value cache holds {self.length} tokens and cannot go back to {length}")
         self.length = length
+
+    def _row(self, place: Place) -> Tensor:
+        return place.position
+
+    def _end(self, tokens: int) -> int:
+        end = self.length + tokens
+        if end > self.capacity:
+            raise VgptError(
+                f"the key/value cache holds {self.capacity} tokens and cannot take {end}",
+                "Make the cache larger, or reset it.",
+            )
+        return end
 
     def _spread(self, room: int) -> None:
         for i, (memory, part) in enumerate(zip(self._memory, self.dense, strict=True)):

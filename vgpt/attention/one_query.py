@@ -128,11 +128,13 @@ def _by_products(
 ) -> Tensor:
     B, H, _, D = q.shape
     G, S, Dv = k.shape[1], k.shape[2], v.shape[-1]
-    keys = k.reshape(B * G, S, D).mT
-    # The scale goes into the product: in a short context each further operation costs as much as the product does.
-    scores = torch.baddbmm(
-        q.new_empty(()), q.reshape(B * G, H // G, D), keys, beta=0, alpha=D**-0.5 if scale is None else scale
-    )
+    queries, keys = q.reshape(B * G, H // G, D), k.reshape(B * G, S, D).mT
+    factor = D**-0.5 if scale is None else scale
+    if _keeps_sums(q):
+        scores = score_products(queries, keys).mul_(factor)
+    else:
+        # The scale goes into the product: in a short context each further operation costs as much as the product does.
+        scores = torch.baddbmm(q.new_empty(()), queries, keys, beta=0, alpha=factor)
     if bias is None and slopes is not None:
         last = (S if live is None else live) - 1
         wide = torch.promote_types(scores.dtype, torch.float32)
@@ -147,3 +149,20 @@ def _by_products(
     else:
         weights = softmax_with_sinks(scores.view(B, H, 1, S), sinks).to(v.dtype).view(B * G, H // G, S)
     return torch.bmm(weights, v.reshape(B * G, S, Dv)).view(B, H, 1, Dv)
+
+
+def score_products(q: Tensor, keys: Tensor) -> Tensor:
+    """Return the products (n, m, S) of queries (n, m, D) and keys (n, D, S), in float32 where those are narrower.
+
+    A GPU sums them in float32 and would only round them for a softmax that widens them again.
+    """
+    if _keeps_sums(q):
+        return torch.bmm(q, keys, out_dtype=torch.float32)
+    wide = torch.promote_types(q.dtype, torch.float32)
+    return torch.bmm(q.to(wide), keys.to(wide))
+
+
+def _keeps_sums(q: Tensor) -> bool:
+    """Whether torch can hand out the float32 sums of a product of half precision; it does not differentiate them."""
+    half = q.dtype is torch.bfloat16 or q.dtype is torch.float16
+    return half and q.device.type == "cuda" and not torch.is_grad_enabled()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from vgpt.attention.cache import TokenCache
+from vgpt.attention.place import Place
 from vgpt.errors import VgptError
 
 
@@ -82,6 +83,10 @@ class RingCache(TokenCache):
             self._write(rows, end)
         self._advance(end)
 
+    def advance(self) -> None:
+        """Count a token that `put` wrote."""
+        self._advance(self._end(1))
+
     def stored(self) -> list[Tensor]:
         """Return the rows in use of each part."""
         return [part[:, :, : self.live] for part in self.dense]
@@ -101,6 +106,9 @@ class RingCache(TokenCache):
         super().rewind(length)
         if length == 0:
             self._longest = 0
+
+    def _row(self, place: Place) -> Tensor:
+        return place.row(self.capacity)
 
     def _end(self, tokens: int) -> int:
         end = self.length + tokens

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vgpt.attention.backends import alibi_slopes
 from vgpt.attention.config import Shape
+from vgpt.attention.place import Place
 
 NORM_EPS = 1e-6
 
@@ -64,3 +65,7 @@ class Switches(nn.Module):
     def slopes(self, device: torch.device) -> Tensor | None:
         """Return ALiBi's slopes (H,), where asked for."""
         return alibi_slopes(self.heads, device) if self.alibi else None
+
+    def slopes_at(self, place: Place) -> Tensor | None:
+        """Return the same on the device of a step, made once for all layers."""
+        return place.once("slopes", lambda: self.slopes(place.position.device))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from vgpt.attention.cache import Cache
+from vgpt.attention.place import Place
 from vgpt.attention.registry import build_attention
 from vgpt.errors import VgptError
 from vgpt.model.activations import activation
@@ -74,6 +75,11 @@ class GPT2Block(nn.Module):
         """Map as `forward` does, never through a compiler of its own."""
         x = x + self._drop(self.attn(self.ln_1(x), cache))
         return x + self._drop(self.mlp(self.ln_2(x)))
+
+    def step_at(self, x: Tensor, cache: Cache, place: Place) -> Tensor:
+        """Map one token (B, 1, C) in fixed shapes, as `forward` with the cache; nothing is dropped."""
+        x = x + self.attn.step_at(self.ln_1(x), cache, place)
+        return x + self.mlp(self.ln_2(x))
 
     def _drop(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.dropout) if self.dropout and self.training else x
@@ -154,6 +160,18 @@ class GPT2Model(nn.Module):
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x, caches[i] if caches else None)
+        return self.ln_f(x)
+
+    def step_at(self, ids: Tensor, caches: list[Cache], place: Place) -> Tensor:
+        """Return the residual stream (B, 1, C) after the last norm of one token (B, 1), as `hidden`, in fixed shapes.
+
+        See `CausalSelfAttention.step_at`.
+        """
+        x = self.wte(ids)
+        if self.wpe is not None:
+            x = x + self.wpe.weight.index_select(0, place.position)
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x = block.step_at(x, cache, place)
         return self.ln_f(x)
 
     @property

@@ -11,6 +11,7 @@ from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.flex import causal_mask, visible_mask
 from vgpt.attention.grouped.config import GroupedConfig
 from vgpt.attention.one_query import one_query
+from vgpt.attention.place import Place, attend_at
 from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.attention.switches import Switches
 
@@ -39,6 +40,29 @@ class GroupedAttention(CausalSelfAttention):
         q, k, v = self._heads(x, 0 if cache is None else cache.length)
         y = self._mixed(q, k, v, cache)
         return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(q.dtype), x))
+
+    @property
+    def steps(self) -> bool:
+        """Where all earlier tokens are seen, and the formula is not asked for."""
+        return super().steps and self.plain_causal and self.shape.flash
+
+    def step_at(self, x: Tensor, cache: Cache, place: Place) -> Tensor:
+        """Map one token as `forward` does."""
+        assert isinstance(cache, TokenCache)
+        H, D = self.shape.n_head, self.shape.head_dim
+        projected = self.c_attn(x).unflatten(-1, (-1, D))
+        # Queries and keys of all heads lie side by side and are turned at once.
+        turned, v = projected.split([H + self.kv_heads, self.kv_heads], 2)
+        if self.extra.q_norm is not None:
+            turned = torch.cat(self.extra.normed(*turned.split([H, self.kv_heads], 2)), 2)
+        if self.shape.pos == "rope":
+            turned = place.rotated(turned, self.shape.rope_base)
+        q, k = turned.split([H, self.kv_heads], 2)
+        cache.put(place, k.transpose(1, 2), v.transpose(1, 2))
+        keys, values = cache.dense
+        options = {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes_at(place)}
+        y = attend_at(place, q[:, 0].to(keys.dtype), keys, values, **options)
+        return self.c_proj(self.extra.gated(y.flatten(1)[:, None].to(x.dtype), x))
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
         """Let tokens see each other: queries (B, H, T, D), keys and values (B, G, T, D) become (B, H, T, D)."""

@@ -8,6 +8,7 @@ space through W_UV. No key or value is ever made (DeepSeek-V2, arXiv 2405.04434,
 Letters: c = kv_lora_rank, n = qk_nope_head_dim, e = qk_rope_head_dim, Dv = v_head_dim.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.flex import causal_mask, visible_mask
 from vgpt.attention.latent.config import MLAConfig
 from vgpt.attention.one_query import one_query_to_rows
+from vgpt.attention.place import Place, attend_at
 from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.attention.switches import Switches, rms_norm
 
@@ -89,6 +91,26 @@ class LatentAttention(CausalSelfAttention):
             y = self._expanded(q_nope, q_rope, latent, k_rope[:, :, None])
         return self.c_proj(self.extra.gated(y, x))
 
+    @property
+    def steps(self) -> bool:
+        """Where all earlier tokens are seen, and the formula is not asked for."""
+        return super().steps and self.plain_causal and self.shape.flash
+
+    def step_at(self, x: Tensor, cache: Cache, place: Place) -> Tensor:
+        """Map one token as `forward` does, in the absorbed form from the first token on."""
+        assert isinstance(cache, TokenCache)
+        (q_nope, q_rope), (latent, k_rope) = self._queries(x), self._latents(x)
+        if self.rope:
+            turned = place.rotated(torch.cat((q_rope, k_rope), 2), self.shape.rope_base)
+            q_rope, k_rope = turned.split([self.heads, 1], 2)
+        cache.put(place, torch.cat((latent, k_rope[:, :, 0]), -1)[:, None])
+
+        def attend_rows(q: Tensor, rows: Tensor) -> Tensor:
+            options = {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes_at(place)}
+            return attend_at(place, q, rows, rows[..., : self.rank], scale=self.scale, **options)
+
+        return self.c_proj(self.extra.gated(self._absorbed_step(q_nope[:, 0], q_rope[:, 0], cache, attend_rows), x))
+
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> TokenCache:
         """The normed latent and the rotated key that all heads share, side by side in one row of c + e numbers."""
         return TokenCache(batch, max_tokens, [(1, self.rank + self.rope)], dtype=dtype, device=device)
@@ -146,7 +168,11 @@ class LatentAttention(CausalSelfAttention):
         """Attend with queries of the last T tokens to the rows of the cache; as `_expanded` for the same tokens."""
         B, T = q_nope.shape[:2]
         if T == 1 and self.plain_causal:
-            return self._absorbed_step(q_nope.squeeze(1), q_rope.squeeze(1), cache)
+
+            def attend_rows(q: Tensor, rows: Tensor) -> Tensor:
+                return one_query_to_rows(q, rows, self.rank, cache.length, scale=self.scale, **self._additions(q))
+
+            return self._absorbed_step(q_nope.squeeze(1), q_rope.squeeze(1), cache, attend_rows)
         into, back = self._carriers()
         by_head = q_nope.reshape(B * T, self.heads, self.nope).transpose(0, 1)
         carried = torch.bmm(by_head, into).view(self.heads, B, T, self.rank).transpose(0, 1)  # (B, H, T, c)
@@ -157,8 +183,12 @@ class LatentAttention(CausalSelfAttention):
         y = y.transpose(0, 1).reshape(self.heads, B * T, self.rank)
         return torch.bmm(y, back).view(self.heads, B, T, self.value).permute(1, 2, 0, 3).flatten(2)
 
-    def _absorbed_step(self, q_nope: Tensor, q_rope: Tensor, cache: TokenCache) -> Tensor:
+    def _absorbed_step(
+        self, q_nope: Tensor, q_rope: Tensor, cache: TokenCache, attend_rows: Callable[[Tensor, Tensor], Tensor]
+    ) -> Tensor:
         """Attend with one token's queries (B, H, n) and (B, H, e); return (B, 1, H Dv).
+
+        Between the products, `attend_rows` maps queries (B, H, c + e) and the cache's rows to (B, H, c).
 
         Few operations, since in a short context each costs as much as one of the four products.
         """
@@ -166,7 +196,7 @@ class LatentAttention(CausalSelfAttention):
         (rows,) = cache.dense
         carried = torch.bmm(q_nope.transpose(0, 1), into).transpose(0, 1)  # (B, H, c)
         q = _as(torch.cat((carried, q_rope), -1), rows.dtype)
-        y = one_query_to_rows(q, rows, self.rank, cache.length, scale=self.scale, **self._additions(q))
+        y = attend_rows(q, rows)
         outputs = torch.bmm(_as(y, q_nope.dtype).transpose(0, 1), back)  # (H, B, Dv)
         return outputs.transpose(0, 1).reshape(y.shape[0], 1, -1)
 

@@ -16,6 +16,7 @@ from vgpt.attention.linear.features import FEATURE_MAPS, FeatureMap, based
 from vgpt.attention.linear.naive import quadratic_linear_attention
 from vgpt.attention.linear.recurrent import recurrent_step
 from vgpt.attention.linear.sweep import DENOMINATOR_EPS
+from vgpt.attention.place import Place
 from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.attention.switches import NORM_EPS, Switches
 
@@ -38,16 +39,28 @@ class LinearAttention(CausalSelfAttention):
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C)."""
-        B, T, _ = x.shape
+        T = x.shape[1]
         assert cache is None or isinstance(cache, StateCache)
-        start = 0 if cache is None else cache.length
-        q, k, v = (part.unflatten(-1, (self.shape.n_head, -1)) for part in self.c_attn(x).chunk(3, -1))
-        q, k = self.extra.normed(q, k)
-        with torch.autocast(x.device.type, enabled=False):
-            y = self._mix(q, k, v, start, None if cache is None else cache.state)
+        tables = None
+        if self.shape.pos == "rope":
+            start = 0 if cache is None else cache.length
+            tables = rotary_tables(start, T, self.shape.head_dim, self.shape.rope_base, x.device)
+        y = self._mapped(x, tables, None if cache is None else cache.state)
         if cache is not None:
             cache.length += T
-        return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(v.dtype), x))
+        return y
+
+    @property
+    def steps(self) -> bool:
+        """Where the formula is not asked for."""
+        return super().steps and self.shape.flash
+
+    def step_at(self, x: Tensor, cache: Cache, place: Place) -> Tensor:
+        """Map one token as `forward` does."""
+        assert isinstance(cache, StateCache)
+        rotates = self.shape.pos == "rope"
+        tables = place.rotation(self.shape.head_dim, self.shape.rope_base) if rotates else None
+        return self._mapped(x, tables, cache.state)
 
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> StateCache:
         """A state per head, in float32 or wider, of a size that `max_tokens` does not change."""
@@ -55,16 +68,26 @@ class LinearAttention(CausalSelfAttention):
         size = (shape.n_head, settings.feature_dim(shape), settings.columns(shape))
         return StateCache(batch, *size, dtype=dtype, device=device)
 
-    def _mix(self, q: Tensor, k: Tensor, v: Tensor, start: int, state: Tensor | None) -> Tensor:
-        """Return outputs (B, H, T, D) for heads (B, T, H, D) of tokens from position `start` on; update the state."""
+    def _mapped(self, x: Tensor, tables: tuple[Tensor, Tensor] | None, state: Tensor | None) -> Tensor:
+        """Map (B, T, C) to (B, T, C) with rotary tables of the T positions, where they are rotary; update the state."""
+        B, T, _ = x.shape
+        q, k, v = (part.unflatten(-1, (self.shape.n_head, -1)) for part in self.c_attn(x).chunk(3, -1))
+        q, k = self.extra.normed(q, k)
+        with torch.autocast(x.device.type, enabled=False):
+            y = self._mix(q, k, v, tables, state)
+        return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(v.dtype), x))
+
+    def _mix(
+        self, q: Tensor, k: Tensor, v: Tensor, tables: tuple[Tensor, Tensor] | None, state: Tensor | None
+    ) -> Tensor:
+        """Return outputs (B, H, T, D) for heads (B, T, H, D); update the state."""
         norm, feature_map, wide = self.settings.linear_norm, self.map, _wide(v)
         if self.settings.rotates_features(self.shape):
             q, k = based(feature_map, q.to(wide)), based(feature_map, k.to(wide))
             feature_map = FEATURE_MAPS["identity"]
         plain = q, k
-        if self.shape.pos == "rope":
-            cos, sin = rotary_tables(start, q.shape[1], self.shape.head_dim, self.shape.rope_base, q.device)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if tables is not None:
+            q, k = rotate(q, *tables), rotate(k, *tables)
         if norm == "denom" and not self.settings.splits(self.shape):
             return self._run(q, k, v, state, feature_map, normalise=True)
         v = v.to(wide)  # sums without a divisor are not for half precision

@@ -13,6 +13,7 @@ from vgpt.attention.grouped.module import GroupedAttention
 from vgpt.attention.local.config import LocalConfig
 from vgpt.attention.local.windowed import windowed
 from vgpt.attention.one_query import one_query
+from vgpt.attention.place import Place
 from vgpt.attention.ring import RingCache
 
 
@@ -34,6 +35,15 @@ class LocalAttention(GroupedAttention):
         if self.window < tokens:
             return kept(window_mask, self.window, tokens, BLOCK_SIZES["window"], device)
         return None if self.extra.plain_scores else causal_mask(tokens, device)
+
+    @property
+    def steps(self) -> bool:
+        """Where nobody changed the window, and the formula is not asked for."""
+        return "step_at" in vars(type(self)) and type(self.config).visible is LocalConfig.visible and self.shape.flash
+
+    def step_at(self, x: Tensor, cache: Cache, place: Place) -> Tensor:
+        """Map one token as `forward` does: a ring that has gone round holds nothing but the window."""
+        return super().step_at(x, cache, place)
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
         if cache is None:
