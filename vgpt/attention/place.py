@@ -45,7 +45,7 @@ class Place:
         return self._made[key]  # type: ignore[return-value]  # of whoever chose the key
 
     def row(self, rows: int) -> Tensor:
-        """Return the row (1,) of the token in memory for `rows` tokens, whose oldest is written over when it is full."""
+        """Return the row (1,) of the token in memory for `rows` tokens; a new token goes where the oldest was."""
         if rows >= self.limit:
             return self.position
         return self.once(("row", rows), lambda: self.position % rows)

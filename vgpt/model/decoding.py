@@ -6,6 +6,7 @@ into oneDNN's blocked layout once reaches the memory's speed, and gives the same
 """
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from vgpt.attention.cache import Cache
 from vgpt.model.activations import gelu, gelu_new, relu
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2MLP, GPT2Model
+from vgpt.model.steps import Steps, cuda_recorder, run_again, whole_pages
 
 # Activations that oneDNN applies while a product's output is still in registers: (attribute, algorithm).
 _FUSED = {gelu_new: ("gelu", "tanh"), gelu: ("gelu", "none"), relu: ("relu", "")}
@@ -62,14 +64,20 @@ class Decoder:
         model: the trained model.
         dtype: precision of weights and activations; None keeps the model's.
         pack: lay matrices out for small batches where that pays.
+        graphs: replay steps as CUDA graphs; None does so on CUDA. On other devices True takes the same steps without
+            graphs, to try them.
     """
 
-    def __init__(self, model: GPT2Model, dtype: torch.dtype | None = None, *, pack: bool = True) -> None:
+    def __init__(
+        self, model: GPT2Model, dtype: torch.dtype | None = None, *, pack: bool = True, graphs: bool | None = None
+    ) -> None:
         self.config: GPT2Config = model.config
         self.device = model.wte.weight.device
         self.dtype = model.wte.weight.dtype if dtype is None else dtype
         self._model = _twin(model, self.dtype)
-        self._head: nn.Module | None = None
+        self._head: Callable[[Tensor], Tensor] = self._model.logits
+        self._graphs = self.device.type == "cuda" if graphs is None else graphs
+        self._kept: Steps | None = None
         if not pack:
             return
         for block in self._model.blocks:
@@ -85,7 +93,25 @@ class Decoder:
         """
         with torch.inference_mode(), torch.autocast(self.device.type, enabled=False):
             last = self._model.hidden(ids, caches)[:, -1]
-            return (self._model.logits(last) if self._head is None else self._head(last)).float()
+            return self._head(last).float()
+
+    def steps(self, batch: int, max_tokens: int, *, dtype: torch.dtype | None = None) -> Steps:
+        """Return empty caches with what steps over them; `dtype` defaults to the decoder's.
+
+        Those that `keep` was given are taken where they fit.
+        """
+        kept, self._kept, dtype = self._kept, None, dtype or self.dtype
+        if kept is not None and (kept.batch, kept.capacity, kept.dtype) == (batch, whole_pages(max_tokens), dtype):
+            kept.reset()
+            return kept
+        recorder = None
+        if self._graphs:
+            recorder = cuda_recorder(self.device) if self.device.type == "cuda" else run_again
+        return Steps(self._model, self._head, batch, max_tokens, dtype=dtype, recorder=recorder)
+
+    def keep(self, steps: Steps) -> None:
+        """Take back `steps` that nobody uses any more: what they recorded serves the next text of such a length."""
+        self._kept = steps if steps.recorded else None
 
     def make_caches(self, batch: int, max_tokens: int, *, dtype: torch.dtype | None = None) -> list[Cache]:
         """Allocate a cache per layer for `batch` sequences of up to `max_tokens`; `dtype` defaults to the decoder's."""

@@ -13,9 +13,14 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.sampling import Sampler
+from vgpt.model.readback import NOT_FINITE, Readback
+from vgpt.model.sampling import Sampler, not_finite
+from vgpt.model.steps import Steps
 
 OnToken = Callable[[int, int], None]
+
+_DRAWN_AHEAD = 64
+"""Steps whose random numbers go to the device at once."""
 
 
 @dataclass
@@ -29,7 +34,8 @@ class Generation:
         prefill_seconds: time of reading the prompt and choosing the first token.
         decode_seconds: time of all later steps.
         steps: tokens chosen per row, stop tokens and those of finished rows included.
-        cache_tokens: tokens that the cache held at the end.
+        cache_tokens: tokens that the cache held at the end; on CUDA one more where a stop token ended the text, for
+            the host learns of it one step late.
         cache_nbytes: bytes in use in the caches of all layers and rows, measured.
         cache_analytic: the same by the variant's analytic cost.
         cache_reserved: bytes allocated.
@@ -103,24 +109,47 @@ def generate(
     decoder = model if isinstance(model, Decoder) else Decoder(model)
     context = _checked_context(decoder.config, context)
     _check_prompts(decoder.config, prompts, max_new_tokens)
-    sampler = Sampler(temperature, top_k, top_p, seed, first_row)
+    choice = _Choice(Sampler(temperature, top_k, top_p, seed, first_row), len(prompts), max_new_tokens)
     result = Generation([[] for _ in prompts], [False] * len(prompts))
     window = _Window(decoder, prompts, max_new_tokens, context, use_cache, cache_dtype)
+    readback = Readback(decoder.device)
     began = time.perf_counter()
     for step in range(max_new_tokens):
-        chosen = sampler.choose(window.next_logits(), step)
+        # Nothing is forgotten before it is known that the text goes on.
+        if window.full and _hand_out(readback.arrived(wait=True), result, stop_token, on_token):
+            break
+        chosen, finite = choice.made(window.next_logits(), step)
         window.append(chosen)
-        result.steps += 1
-        _hand_out(chosen.tolist(), result, stop_token, on_token)
+        readback.send(chosen, finite)
+        ended = _hand_out(readback.arrived(wait=step == 0), result, stop_token, on_token)
         if step == 0:
             result.prefill_seconds = time.perf_counter() - began
-        if all(result.stopped):
+        if ended:
             break
+    else:
+        _hand_out(readback.arrived(wait=True), result, stop_token, on_token)
     result.decode_seconds = time.perf_counter() - began - result.prefill_seconds
     result.notes = _notes(decoder.config, prompts.shape[1], context, window.slides)
-    if window.caches is not None:
-        _measure(result, window.caches, decoder.config, cache_dtype or decoder.dtype)
+    if window.steps is not None:
+        result.notes += [window.steps.note] if window.steps.note else []
+        _measure(result, window.steps.caches, decoder.config, cache_dtype or decoder.dtype)
+        decoder.keep(window.steps)
     return result
+
+
+class _Choice:
+    """Chooses tokens, with random numbers that are drawn for many steps ahead."""
+
+    def __init__(self, sampler: Sampler, rows: int, steps: int) -> None:
+        self._sampler, self._rows, self._steps = sampler, rows, steps
+        self._draws: Tensor | None = None
+
+    def made(self, logits: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Return the tokens (B,) of a step and whether its logits are numbers, both on the device."""
+        if self._draws is None or step % _DRAWN_AHEAD == 0:
+            count = min(_DRAWN_AHEAD, self._steps - step)
+            self._draws = self._sampler.draws(self._rows, step, count, logits)
+        return self._sampler.pick(logits, self._draws[step % _DRAWN_AHEAD])
 
 
 class _Window:
@@ -141,18 +170,23 @@ class _Window:
         self.tokens[:, : self.end] = prompts
         self.start = self.fed = max(0, self.end - context)
         self.slides = 0
-        self.caches: list[Cache] | None = None
+        self.steps: Steps | None = None
         if use_cache:
             # The last new token is never read.
             capacity = max(1, min(context, self.end - self.start + new - 1))
-            self.caches = decoder.make_caches(rows, capacity, dtype=cache_dtype)
+            self.steps = decoder.steps(rows, capacity, dtype=cache_dtype)
+
+    @property
+    def full(self) -> bool:
+        """Whether the context has to slide before the next token."""
+        return self.end - self.start > self.context
 
     def next_logits(self) -> Tensor:
-        if self.end - self.start > self.context:
+        if self.full:
             self._slide()
-        if self.caches is None:
+        if self.steps is None:
             return self.decoder.next_logits(self.tokens[:, self.start : self.end])
-        logits = self.decoder.next_logits(self.tokens[:, self.fed : self.end], self.caches)
+        logits = self.steps.next_logits(self.tokens[:, self.fed : self.end])
         self.fed = self.end
         return logits
 
@@ -164,20 +198,28 @@ class _Window:
         # Half, not one token: reading the window again at every step would be as slow as having no cache.
         self.start = self.fed = self.end - max(1, self.context // 2)
         self.slides += 1
-        for cache in self.caches or ():
-            cache.reset()
+        if self.steps is not None:
+            self.steps.reset()
 
 
-def _hand_out(chosen: list[int], result: Generation, stop_token: int | None, on_token: OnToken | None) -> None:
-    for row, token in enumerate(chosen):
-        if result.stopped[row]:
-            continue
-        if token == stop_token:
-            result.stopped[row] = True
-            continue
-        result.tokens[row].append(token)
-        if on_token is not None:
-            on_token(row, token)
+def _hand_out(steps: list[list[int]], result: Generation, stop_token: int | None, on_token: OnToken | None) -> bool:
+    """Take the tokens of some steps; return whether all rows have ended."""
+    for chosen in steps:
+        if all(result.stopped):
+            break  # a step under way when the last row ended
+        if NOT_FINITE in chosen:
+            raise not_finite()
+        result.steps += 1
+        for row, token in enumerate(chosen):
+            if result.stopped[row]:
+                continue
+            if token == stop_token:
+                result.stopped[row] = True
+                continue
+            result.tokens[row].append(token)
+            if on_token is not None:
+                on_token(row, token)
+    return all(result.stopped)
 
 
 def _checked_context(config: GPT2Config, context: int | None) -> int:

@@ -170,8 +170,8 @@ class GPT2Model(nn.Module):
         x = self.wte(ids)
         if self.wpe is not None:
             x = x + self.wpe.weight.index_select(0, place.position)
-        for block, cache in zip(self.blocks, caches, strict=True):
-            x = block.step_at(x, cache, place)
+        for block, memory in zip(self.blocks, caches, strict=True):
+            x = block.step_at(x, memory, place)
         return self.ln_f(x)
 
     @property

@@ -53,18 +53,39 @@ class Sampler:
         Raises:
             VgptError: the logits are not numbers.
         """
-        peak, likeliest = logits.max(-1, keepdim=True)
-        if not peak.isfinite().all():
-            raise VgptError("the model's predictions are not finite numbers", "Its training diverged; train it again.")
+        chosen, finite = self.pick(logits, self.draws(len(logits), step, 1, logits)[0])
+        if not finite:
+            raise not_finite()
+        return chosen
+
+    def draws(self, rows: int, step: int, count: int, like: "Tensor") -> "Tensor":
+        """Return the numbers (count, rows) in [0, 1) that decide `count` steps from `step` on, on the device of `like`.
+
+        They are made on the host; a CUDA device gets them without being waited for.
+        """
         if self.temperature == 0:
-            return likeliest[:, 0]
+            return like.new_empty(count, rows)
+        numbers = [
+            [uniform(self.seed, self.first_row + row, at) for row in range(rows)] for at in range(step, step + count)
+        ]
+        made = like.new_tensor(numbers, device="cpu")
+        return made.pin_memory().to(like.device, non_blocking=True) if like.is_cuda else made.to(like.device)
+
+    def pick(self, logits: "Tensor", draws: "Tensor") -> "tuple[Tensor, Tensor]":
+        """Return one token (B,) for each row of logits (B, V), by its draw (B,), and whether all logits are numbers.
+
+        Waits for no device. Where the logits are not numbers, the tokens mean nothing but are in the vocabulary.
+        """
+        peak, likeliest = logits.max(-1, keepdim=True)
+        finite = peak.isfinite().all()
+        if self.temperature == 0:
+            return likeliest[:, 0], finite
         # The peak is taken off first, so that no temperature, however small, can overflow.
         probabilities, tokens = self._narrowed((logits.float() - peak) / self.temperature)
         mass = probabilities.cumsum(-1)
-        draws = logits.new_tensor([uniform(self.seed, self.first_row + row, step) for row in range(len(logits))])
         index = (mass <= draws[:, None].to(mass) * mass[:, -1:]).sum(-1, keepdim=True)
         index = index.clamp_(max=mass.shape[-1] - 1)
-        return (index if tokens is None else tokens.gather(-1, index))[:, 0]
+        return (index if tokens is None else tokens.gather(-1, index))[:, 0], finite
 
     def _narrowed(self, scores: "Tensor") -> "tuple[Tensor, Tensor | None]":
         """Return probabilities, not normalised anew, and the tokens they belong to (None: all, in order)."""
@@ -83,11 +104,17 @@ class Sampler:
 
 
 def _likeliest_first(probabilities: "Tensor", enough: float) -> "tuple[Tensor, Tensor]":
-    if probabilities.shape[-1] > _FEW:
+    # To look at the sum would be to wait for a GPU, which sorts the vocabulary in less time.
+    if probabilities.shape[-1] > _FEW and not probabilities.is_cuda:
         few, tokens = probabilities.topk(_FEW)
         if (few.sum(-1) >= enough).all():
             return few, tokens
     return probabilities.sort(descending=True, stable=True)
+
+
+def not_finite() -> VgptError:
+    """Return the error that says that logits are not numbers."""
+    return VgptError("the model's predictions are not finite numbers", "Its training diverged; train it again.")
 
 
 def uniform(seed: int, row: int, step: int) -> float:

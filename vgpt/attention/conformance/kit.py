@@ -19,6 +19,7 @@ from vgpt.attention.conformance import (
     memory,
     numerics,
     state,
+    stepping,
     whole,
 )
 from vgpt.attention.conformance.case import FARTHEST, Case, find_trunk
@@ -42,6 +43,7 @@ LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
         decoding.decoding,
         decoding.positions,
         decoding.rewinding,
+        stepping.fixed_steps,
         memory.cache_bytes,
         memory.hidden_memory,
         counting.parameters,
