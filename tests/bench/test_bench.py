@@ -15,7 +15,7 @@ from vgpt.bench.tables import bench_csv
 from vgpt.bench.work import Decoding, Point, Training, build, weight_bytes
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_read_bytes, count_parameters
-from vgpt.model.decoding import Decoder
+from vgpt.model.steps import Steps
 from vgpt.settings.train import SystemSettings
 from vgpt.tracking.store import read_runs
 from vgpt.training.devices import Compute
@@ -166,14 +166,15 @@ def test_training_steps_all_do_the_same_work_on_the_same_weights():
 def test_decoding_ends_at_the_context_after_reading_what_is_before():
     lengths = []
 
-    class Noted(Decoder):
-        def next_logits(self, ids, caches=None):
-            logits = super().next_logits(ids, caches)
-            lengths.append((ids.shape[1], caches[0].length))
+    class Noted(Steps):
+        def next_logits(self, ids):
+            logits = super().next_logits(ids)
+            lengths.append((ids.shape[1], self.caches[0].length))
             return logits
 
     work = Decoding(CONFIG, Point("decode", 2, 16), COMPUTE)
-    work.decoder = Noted(build(CONFIG, COMPUTE.device), torch.float32)
+    model = build(CONFIG, COMPUTE.device)
+    work.steps = Noted(model, model.logits, 2, 16, dtype=torch.float32)
     work.step(11)
     # Stretches of half the context at most.
     assert lengths == [(8, 8), *[(1, 8 + n) for n in range(1, 9)], (13, 13), (1, 14), (1, 15), (1, 16)]

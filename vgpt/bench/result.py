@@ -53,6 +53,7 @@ class Measured:
         peak_bytes: most bytes of tensors at once, weights among them; None where it could not be told.
         cache_bytes: bytes in use in the caches at the end of the context; 0 in training.
         cache_analytic: the same as the variant's settings have it.
+        note: what a reader should know of how it was computed; empty for nothing.
     """
 
     label: str
@@ -63,6 +64,7 @@ class Measured:
     peak_bytes: int | None = None
     cache_bytes: int = 0
     cache_analytic: int = 0
+    note: str = ""
 
     @property
     def spread(self) -> Spread:

@@ -117,6 +117,7 @@ def _measured(label: str, work: Work, series: Series, peak: int | None) -> Measu
         peak_bytes=peak,
         cache_bytes=held,
         cache_analytic=analytic,
+        note=work.note,
     )
 
 

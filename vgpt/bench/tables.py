@@ -94,9 +94,10 @@ def _mebibytes(count: float) -> str:
 
 
 def _below(case: Case) -> list[Text]:
+    notes = [Text(f"  {one.label}: {one.note}", "yellow") for one in case.variants if one.note]
     if case.disturbed:
-        return [Text(f"  {DISTURBED}, no claim is made: {'; '.join(case.disturbed)}", "yellow")]
-    return []
+        return [Text(f"  {DISTURBED}, no claim is made: {'; '.join(case.disturbed)}", "yellow"), *notes]
+    return notes
 
 
 def _captions(bench: Bench) -> list[Text]:

@@ -44,12 +44,14 @@ class Work(ABC):
         flops: of one step.
         bytes_read: by one step of decoding.
         cache: bytes of the caches, as measured and as the settings have it.
+        note: what a reader should know of how it computed; empty for nothing.
     """
 
     tokens: int
     flops: float
     bytes_read: int = 0
     cache: tuple[int, int] = (0, 0)
+    note: str = ""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -175,22 +177,24 @@ class Decoding(Prefill):
         middle = point.context - self.stretch // 2
         self.flops = float(decode_flops(config, middle) * point.batch)
         self.bytes_read = self.weights + cache_read_bytes(config, middle, element) * point.batch
+        self.steps = self.decoder.steps(point.batch, point.context)
 
     def step(self, times: int) -> float:
         """Read the front of the context unmeasured, then measure steps, as often as it takes."""
         taken = 0.0
         while times > 0:
             stretch = min(times, self.stretch)
-            caches = self.decoder.make_caches(self.point.batch, self.point.context)
+            self.steps.reset()
             # The last stretch may be short; it ends where the others do, behind tokens that are not measured.
-            chosen = self.decoder.next_logits(self.ids[:, : self.point.context - stretch], caches).argmax(-1, True)
+            chosen = self.steps.next_logits(self.ids[:, : self.point.context - stretch]).argmax(-1, True)
             wait_for(self.device)
             begun = time.perf_counter()
             for _ in range(stretch):
-                chosen = self.decoder.next_logits(chosen, caches).argmax(-1, True)
+                chosen = self.steps.next_logits(chosen).argmax(-1, True)
             wait_for(self.device)
             taken += time.perf_counter() - begun
             times -= stretch
+        self.note = self.steps.note
         return taken
 
 

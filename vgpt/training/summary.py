@@ -76,19 +76,20 @@ def measure_decoding(trainer: Trainer, tokens: int, dtype: torch.dtype) -> tuple
     if isinstance(trainer.replica, FSDPReplica):
         # Where the weights are shared out, a model of the same shape will do: neither depends on weights.
         model = GPT2Model(model.config).to(device)
-    decoder = Decoder(model, dtype)
-    caches = decoder.make_caches(1, tokens)
+    decoding = Decoder(model, dtype).steps(1, tokens)
     ids = torch.zeros(1, tokens, dtype=torch.int64, device=device)
     steps = min(_DECODED, tokens - 1)
-    decoder.next_logits(ids[:, : tokens - steps], caches)
+    decoding.next_logits(ids[:, : tokens - steps])
     seconds: list[float] = []
     for _ in range(steps):
         begun = time.perf_counter()
-        decoder.next_logits(ids[:, :1], caches)
+        decoding.next_logits(ids[:, :1])
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begun)
-    return sum(cache.nbytes for cache in caches), median(seconds) if seconds else math.nan
+    if decoding.note:
+        trainer.display.say(decoding.note)
+    return sum(cache.nbytes for cache in decoding.caches), median(seconds) if seconds else math.nan
 
 
 def read_summary(directory: Path) -> dict[str, float] | None:

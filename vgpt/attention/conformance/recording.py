@@ -13,6 +13,13 @@ from vgpt.attention.cache import PAGE, Cache
 from vgpt.attention.place import Place
 from vgpt.errors import VgptError
 
+_WAITING = (
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.item.default,
+    torch.ops.aten.is_nonzero.default,
+    torch.ops.aten.nonzero.default,
+)
+
 
 class Recording(TorchDispatchMode):
     """Records the tensor operations inside its block; what Python decides there is decided once and for all."""
@@ -27,7 +34,7 @@ class Recording(TorchDispatchMode):
         Raises:
             VgptError: Python asks for a number, for which a GPU would have to be waited for.
         """
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func in _WAITING:
             raise VgptError("a step that is to be recorded reads a number from the device")
         made = func(*args, **(kwargs or {}))
         self._calls.append((func, args, kwargs or {}, made))

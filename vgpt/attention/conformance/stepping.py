@@ -30,7 +30,7 @@ def fixed_steps(case: Case) -> Finding:
     few = min(PAGE + 9, case.longest)
     for flags, trunk in trunks:
         _compare(worst, trunk, few - 14, few, torch.float32, 1e-5, flags)
-        _compare(worst, trunk, few - 14, few, torch.bfloat16, _ROUNDED, flags)
+    _compare(worst, trunks[-1][1], few - 14, few, torch.bfloat16, _ROUNDED, trunks[-1][0])
     for dtype, limit in case.precisions if trunks[0][1] == case else ():
         _compare(worst, case, 0, few, dtype, 1e-5 if narrow else limit, "the plain trunk")
         _compare(worst, case, case.tokens - 14, case.tokens, dtype, 1e-5 if narrow else limit, "the plain trunk")
