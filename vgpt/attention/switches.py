@@ -20,6 +20,8 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = NORM_EPS) -> Tensor:
 
     Source: Zhang and Sennrich 2019, arXiv 1910.07467, equation 4.
     """
+    if x.is_cuda and x.dtype is weight.dtype:
+        return nn.functional.rms_norm(x, weight.shape, weight, eps)  # one kernel, which sums in float32 by itself
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     return nn.functional.rms_norm(wide, weight.shape, weight.to(wide.dtype), eps).to(x.dtype)
 

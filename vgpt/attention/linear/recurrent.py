@@ -1,9 +1,12 @@
 """Linear attention as a recurrent network: one token into the state and one output out of it."""
 
+from functools import cache
+from importlib.util import find_spec
+
 import torch
 from torch import Tensor
 
-from vgpt.attention.linear.features import FeatureMap
+from vgpt.attention.linear.features import FEATURE_MAPS, FeatureMap
 from vgpt.attention.linear.sweep import DENOMINATOR_EPS
 
 
@@ -31,6 +34,11 @@ def recurrent_step(
     Returns:
         (B, H, 1, v) in the type of v.
     """
+    name = kernel_fits(feature_map, state)
+    if name:
+        from vgpt.attention.linear.step_kernel import recurrent_kernel
+
+        return recurrent_kernel(q, k, v, state, feature_map=name, slopes=slopes, normalise=normalise)
     dtype = state.dtype
     query, key = (feature_map.expand(feature_map.base(x.to(dtype))) for x in (q, k))
     value = v.to(dtype)
@@ -41,3 +49,15 @@ def recurrent_step(
     state.addcmul_(key.mT, value)
     y = query @ state
     return ((y[..., :-1] / (y[..., -1:] + DENOMINATOR_EPS)) if normalise else y).to(v.dtype)
+
+
+def kernel_fits(feature_map: FeatureMap, state: Tensor) -> str:
+    """Return the map's name for the GPU's kernel, which does the same in one piece; empty where it cannot."""
+    if not state.is_cuda or state.dtype is not torch.float32 or not _has_triton():
+        return ""
+    return next((name for name, known in FEATURE_MAPS.items() if known is feature_map and not known.expands), "")
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None

@@ -1,0 +1,48 @@
+"""The GPU's kernel of a step of linear attention: by Triton's interpreter where there is no GPU."""
+
+import pytest
+import torch
+
+from vgpt.attention.backends import alibi_slopes
+from vgpt.attention.linear import recurrent
+from vgpt.attention.linear.features import FEATURE_MAPS
+
+pytest.importorskip("triton")
+from vgpt.attention.linear.step_kernel import MAPS, recurrent_kernel
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.parametrize(("D", "V"), [(8, 8), (12, 12), (64, 64), (5, 1), (3, 40)])
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize(("normalise", "forgets"), [(True, False), (True, True), (False, False)])
+def test_steps_of_the_kernel_are_those_of_plain_operations(D, V, name, normalise, forgets, monkeypatch):
+    if name == "identity" and normalise:
+        pytest.skip("such sums may be zero")
+    monkeypatch.setattr(recurrent, "kernel_fits", lambda *_: False)
+    generator = torch.Generator().manual_seed(D + V)
+    B, H, columns = 2, 3, V + normalise
+    slopes = alibi_slopes(H, DEVICE) if forgets else None
+    plain = torch.zeros(B, H, D, columns + 1, device=DEVICE)[..., :columns]  # a part of something wider
+    other = plain.clone()
+    for _ in range(4):
+        # Heads as a projection hands them out: side by side.
+        heads = torch.empty(B, 1, H, 2 * D + V).normal_(generator=generator).to(DEVICE).transpose(1, 2)
+        q, k, v = heads.split([D, D, V], -1)
+        want = recurrent.recurrent_step(
+            q, k, v, plain, feature_map=FEATURE_MAPS[name], slopes=slopes, normalise=normalise
+        )
+        got = recurrent_kernel(q, k, v, other, feature_map=name, slopes=slopes, normalise=normalise)
+        torch.testing.assert_close(got, want, atol=2e-5, rtol=2e-5)
+        torch.testing.assert_close(other, plain, atol=2e-5, rtol=2e-5)
+
+
+def test_half_precision_values_are_rounded_once_at_the_end():
+    q, k, v = (torch.randn(1, 2, 1, 16, generator=torch.Generator().manual_seed(n)).to(DEVICE) for n in range(3))
+    half = [x.bfloat16() for x in (q, k, v)]
+    states = [torch.ones(1, 2, 16, 17, device=DEVICE) for _ in range(2)]
+    options = {"feature_map": "elu1", "slopes": None, "normalise": True}
+    got = recurrent_kernel(*half, states[0], **options)
+    want = recurrent_kernel(*(x.float() for x in half), states[1], **options)
+    torch.testing.assert_close(got.float(), want, atol=1e-6, rtol=2**-7)  # the interpreter rounds towards zero
+    assert torch.equal(*states)
