@@ -165,4 +165,4 @@ def score_products(q: Tensor, keys: Tensor) -> Tensor:
 def _keeps_sums(q: Tensor) -> bool:
     """Whether torch can hand out the float32 sums of a product of half precision; it does not differentiate them."""
     half = q.dtype is torch.bfloat16 or q.dtype is torch.float16
-    return half and q.device.type == "cuda" and not torch.is_grad_enabled()
+    return half and q.device.type == "cuda" and not torch.version.hip and not torch.is_grad_enabled()

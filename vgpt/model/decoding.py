@@ -76,7 +76,7 @@ class Decoder:
         self.dtype = model.wte.weight.dtype if dtype is None else dtype
         self._model = _twin(model, self.dtype)
         self._head: Callable[[Tensor], Tensor] = self._model.logits
-        self._graphs = self.device.type == "cuda" if graphs is None else graphs
+        self._graphs = self.device.type == "cuda" and not torch.version.hip if graphs is None else graphs
         self._kept: Steps | None = None
         if not pack:
             return

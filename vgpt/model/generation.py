@@ -15,7 +15,7 @@ from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.readback import NOT_FINITE, Readback
 from vgpt.model.sampling import Sampler, not_finite
-from vgpt.model.steps import Steps
+from vgpt.model.window import Window
 
 OnToken = Callable[[int, int], None]
 
@@ -111,7 +111,7 @@ def generate(
     _check_prompts(decoder.config, prompts, max_new_tokens)
     choice = _Choice(Sampler(temperature, top_k, top_p, seed, first_row), len(prompts), max_new_tokens)
     result = Generation([[] for _ in prompts], [False] * len(prompts))
-    window = _Window(decoder, prompts, max_new_tokens, context, use_cache, cache_dtype)
+    window = Window(decoder, prompts, max_new_tokens, context, use_cache, cache_dtype)
     readback = Readback(decoder.device)
     began = time.perf_counter()
     for step in range(max_new_tokens):
@@ -150,56 +150,6 @@ class _Choice:
             count = min(_DRAWN_AHEAD, self._steps - step)
             self._draws = self._sampler.draws(self._rows, step, count, logits)
         return self._sampler.pick(logits, self._draws[step % _DRAWN_AHEAD])
-
-
-class _Window:
-    """The tokens so far, the part of them that the model sees, and the part that its caches hold."""
-
-    def __init__(
-        self,
-        decoder: Decoder,
-        prompts: Tensor,
-        new: int,
-        context: int,
-        use_cache: bool,
-        cache_dtype: torch.dtype | None,
-    ) -> None:
-        rows, self.end = prompts.shape
-        self.decoder, self.context = decoder, context
-        self.tokens = torch.empty(rows, self.end + new, dtype=torch.int64, device=decoder.device)
-        self.tokens[:, : self.end] = prompts
-        self.start = self.fed = max(0, self.end - context)
-        self.slides = 0
-        self.steps: Steps | None = None
-        if use_cache:
-            # The last new token is never read.
-            capacity = max(1, min(context, self.end - self.start + new - 1))
-            self.steps = decoder.steps(rows, capacity, dtype=cache_dtype)
-
-    @property
-    def full(self) -> bool:
-        """Whether the context has to slide before the next token."""
-        return self.end - self.start > self.context
-
-    def next_logits(self) -> Tensor:
-        if self.full:
-            self._slide()
-        if self.steps is None:
-            return self.decoder.next_logits(self.tokens[:, self.start : self.end])
-        logits = self.steps.next_logits(self.tokens[:, self.fed : self.end])
-        self.fed = self.end
-        return logits
-
-    def append(self, chosen: Tensor) -> None:
-        self.tokens[:, self.end] = chosen
-        self.end += 1
-
-    def _slide(self) -> None:
-        # Half, not one token: reading the window again at every step would be as slow as having no cache.
-        self.start = self.fed = self.end - max(1, self.context // 2)
-        self.slides += 1
-        if self.steps is not None:
-            self.steps.reset()
 
 
 def _hand_out(steps: list[list[int]], result: Generation, stop_token: int | None, on_token: OnToken | None) -> bool:

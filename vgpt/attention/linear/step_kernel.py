@@ -55,7 +55,8 @@ def recurrent_kernel(
         "EPS": DENOMINATOR_EPS,
     }
     rates = state if slopes is None else slopes  # a pointer that is not read
-    _recurrent[(B, H)](q, k, v, state, rates, out, **launch)
+    with torch.cuda.device_of(state):  # a kernel starts on the current device, wherever its tensors are
+        _recurrent[(B, H)](q, k, v, state, rates, out, **launch)
     return out.transpose(1, 2)
 
 
