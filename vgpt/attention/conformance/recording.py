@@ -12,6 +12,7 @@ from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import PAGE, Cache
 from vgpt.attention.place import Place
 from vgpt.errors import VgptError
+from vgpt.model.steps import cuda_recorder
 
 _WAITING = (
     torch.ops.aten._local_scalar_dense.default,
@@ -40,8 +41,8 @@ class Recording(TorchDispatchMode):
         self._calls.append((func, args, kwargs or {}, made))
         return made
 
-    def repeat(self, *results: Tensor) -> list[Tensor]:
-        """Do it all again; returns what now stands in the places of tensors that were made the first time."""
+    def repeat(self) -> None:
+        """Do it all again; what was written into memory from before the recording is written there again."""
         # The first ones are kept by the calls, so that no two of them ever had the same identity.
         now: dict[int, Tensor] = {}
 
@@ -54,7 +55,6 @@ class Recording(TorchDispatchMode):
             for old, new in zip(tree_leaves(made), tree_leaves(again), strict=True):
                 if isinstance(old, Tensor):
                     now[id(old)] = new
-        return [current(result) for result in results]
 
 
 def record(run: Callable[[], None]) -> Callable[[], object]:
@@ -72,25 +72,28 @@ class RecordedLayer:
         module: the layer.
         cache: its cache.
         limit: most tokens.
+        like: inputs of the type, device and width of those to come, (B, T, C).
     """
 
-    def __init__(self, module: CausalSelfAttention, cache: Cache, limit: int) -> None:
+    def __init__(self, module: CausalSelfAttention, cache: Cache, limit: int, like: Tensor) -> None:
         self._module, self._cache, self._limit = module, cache, limit
-        self._recordings: dict[int, tuple[Recording, Tensor, Tensor, Tensor]] = {}
+        self._x, self._y = (torch.zeros_like(like[:, :1]) for _ in range(2))
+        self._position = torch.zeros(1, dtype=torch.int64, device=like.device)
+        self._record = cuda_recorder(like.device) if like.is_cuda else record
+        self._recordings: dict[int, Callable[[], object]] = {}
 
     def step(self, x: Tensor) -> Tensor:
         """Map the next token (B, 1, C) to (B, 1, C)."""
         at = self._cache.length
         layout = self._cache.settle(-(-(at + 1) // PAGE) * PAGE)
+        self._x.copy_(x)
+        self._position.fill_(at)
         if layout in self._recordings:
-            recording, static, position, y = self._recordings[layout]
-            static.copy_(x)
-            position.fill_(at)
-            (y,) = recording.repeat(y)
+            self._recordings[layout]()
         else:
-            static, position = x.clone(), torch.full((1,), at, device=x.device)
-            with Recording() as recording:
-                y = self._module.step_at(static, self._cache, Place(position, self._limit))
-            self._recordings[layout] = recording, static, position, y
+            self._recordings[layout] = self._record(self._run)
         self._cache.advance()
-        return y.clone()
+        return self._y.clone()
+
+    def _run(self) -> None:
+        self._y.copy_(self._module.step_at(self._x, self._cache, Place(self._position, self._limit)))

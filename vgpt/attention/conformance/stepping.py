@@ -43,7 +43,7 @@ def _compare(worst: Worst, case: Case, prefill: int, tokens: int, dtype: torch.d
     with torch.inference_mode():
         full = module(x)
         cache, plain = (module.make_cache(2, tokens, dtype=dtype, device=case.device) for _ in range(2))
-        layer = RecordedLayer(module, cache, tokens)
+        layer = RecordedLayer(module, cache, tokens, x)
         worst.add(gap(_continued(module, layer, cache, x, prefill), full), limit, f"{where}: as the full forward")
         module(x, plain)
         worst.equal(cache.length, plain.length, f"{where}: tokens that the cache counts, beside a prefill")

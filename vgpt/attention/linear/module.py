@@ -1,5 +1,7 @@
 """Linear attention as a layer."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,11 +16,13 @@ from vgpt.attention.linear.chunked import chunked_linear_attention
 from vgpt.attention.linear.config import LinearConfig
 from vgpt.attention.linear.features import FEATURE_MAPS, FeatureMap, based
 from vgpt.attention.linear.naive import quadratic_linear_attention
-from vgpt.attention.linear.recurrent import recurrent_step
+from vgpt.attention.linear.recurrent import fused_step, recurrent_step
 from vgpt.attention.linear.sweep import DENOMINATOR_EPS
 from vgpt.attention.place import Place
 from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.attention.switches import NORM_EPS, Switches
+
+_Tables = tuple[Tensor, Tensor]
 
 
 class LinearAttention(CausalSelfAttention):
@@ -60,7 +64,7 @@ class LinearAttention(CausalSelfAttention):
         assert isinstance(cache, StateCache)
         rotates = self.shape.pos == "rope"
         tables = place.rotation(self.shape.head_dim, self.shape.rope_base) if rotates else None
-        return self._mapped(x, tables, cache.state)
+        return self._mapped(x, tables, cache.state, fused_step)
 
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> StateCache:
         """A state per head, in float32 or wider, of a size that `max_tokens` does not change."""
@@ -68,19 +72,31 @@ class LinearAttention(CausalSelfAttention):
         size = (shape.n_head, settings.feature_dim(shape), settings.columns(shape))
         return StateCache(batch, *size, dtype=dtype, device=device)
 
-    def _mapped(self, x: Tensor, tables: tuple[Tensor, Tensor] | None, state: Tensor | None) -> Tensor:
-        """Map (B, T, C) to (B, T, C) with rotary tables of the T positions, where they are rotary; update the state."""
+    def _mapped(
+        self, x: Tensor, tables: _Tables | None, state: Tensor | None, step: Callable[..., Tensor] = recurrent_step
+    ) -> Tensor:
+        """Map (B, T, C) to (B, T, C) with rotary tables of the T positions, where they are rotary; update the state.
+
+        Single tokens go through `step`.
+        """
         B, T, _ = x.shape
         q, k, v = (part.unflatten(-1, (self.shape.n_head, -1)) for part in self.c_attn(x).chunk(3, -1))
         q, k = self.extra.normed(q, k)
         with torch.autocast(x.device.type, enabled=False):
-            y = self._mix(q, k, v, tables, state)
+            y = self._mix(q, k, v, tables, state, step)
         return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(v.dtype), x))
 
     def _mix(
-        self, q: Tensor, k: Tensor, v: Tensor, tables: tuple[Tensor, Tensor] | None, state: Tensor | None
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        tables: _Tables | None,
+        state: Tensor | None,
+        step: Callable[..., Tensor],
     ) -> Tensor:
         """Return outputs (B, H, T, D) for heads (B, T, H, D); update the state."""
+        run = partial(self._run, step=step)
         norm, feature_map, wide = self.settings.linear_norm, self.map, _wide(v)
         if self.settings.rotates_features(self.shape):
             q, k = based(feature_map, q.to(wide)), based(feature_map, k.to(wide))
@@ -89,24 +105,32 @@ class LinearAttention(CausalSelfAttention):
         if tables is not None:
             q, k = rotate(q, *tables), rotate(k, *tables)
         if norm == "denom" and not self.settings.splits(self.shape):
-            return self._run(q, k, v, state, feature_map, normalise=True)
+            return run(q, k, v, state, feature_map, normalise=True)
         v = v.to(wide)  # sums without a divisor are not for half precision
         if norm == "denom":
             above, below = (None, None) if state is None else (state[..., :-1], state[..., -1:])
-            numerator = self._run(q, k, v, above, feature_map, normalise=False)
-            denominator = self._run(*plain, torch.ones_like(v[..., :1]), below, feature_map, normalise=False)
+            numerator = run(q, k, v, above, feature_map, normalise=False)
+            denominator = run(*plain, torch.ones_like(v[..., :1]), below, feature_map, normalise=False)
             return numerator / (denominator + DENOMINATOR_EPS)
-        y = self._run(q, k, v, state, feature_map, normalise=False) * self.shape.head_dim**-0.5
+        y = run(q, k, v, state, feature_map, normalise=False) * self.shape.head_dim**-0.5
         return F.rms_norm(y, y.shape[-1:], eps=NORM_EPS) if norm == "rms" else y
 
     def _run(
-        self, q: Tensor, k: Tensor, v: Tensor, state: Tensor | None, feature_map: FeatureMap, *, normalise: bool
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        state: Tensor | None,
+        feature_map: FeatureMap,
+        *,
+        normalise: bool,
+        step: Callable[..., Tensor],
     ) -> Tensor:
         """Mix heads (B, T, H, ...) in whichever form fits, and leave the new state where the old one was."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         slopes = self.extra.slopes(q.device)
         if state is not None and q.shape[2] == 1 and self.shape.flash and not torch.is_grad_enabled():
-            return recurrent_step(q, k, v, state, feature_map=feature_map, slopes=slopes, normalise=normalise)
+            return step(q, k, v, state, feature_map=feature_map, slopes=slopes, normalise=normalise)
         common: dict[str, Any] = {"feature_map": feature_map, "slopes": slopes, "normalise": normalise}
         if state is not None:
             # A copy, because gradients may need the state as it was.
