@@ -175,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="measurements of each")
     parser.add_argument("--tune", action="store_true", help="measure each kernel in several plans, and nothing else")
+    parser.add_argument("--no-fla", action="store_true", help="leave fla out, which tries many kernels for a minute")
     add_out(parser)
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -190,6 +191,8 @@ def main() -> None:
         result["plans"] = {T: tune(T) for T in (4096, 16_384)}
     else:
         mixers = peers()
+        if args.no_fla:
+            mixers.pop("fla", None)
         result["lengths"] = [measured(mixers, T, args.rounds) for T in LENGTHS]
         result["kernels_us"] = {T: by_kernel(T) for T in LENGTHS}
         print(json.dumps(result["kernels_us"]), flush=True)

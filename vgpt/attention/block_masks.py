@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
 
 Pairs = Callable[[Any, Any], Any]
@@ -30,6 +31,10 @@ def assemble(partial: Tensor, full: Tensor, tokens: int, block_size: int, seen: 
         seen: of batch, head, query and key; exact for all pairs, so that a kernel without blocks gives the same.
         widest: most rows of blocks that see the same block of keys, in part or whole.
     """
+    # Up to torch 2.12 the kernel walks through both kinds of lists with the strides of the first.
+    width = max(partial.shape[-1], full.shape[-1])
+    rows = partial.shape[1]
+    partial, full = (F.pad(blocks, (0, width - blocks.shape[-1]), value=rows) for blocks in (partial, full))
     kv, full_kv = _listed(partial), _listed(full)
     q, full_q = _turned(partial, widest), _turned(full, widest)
     # The lists are shorter than a row, which `from_kv_blocks` would not understand.

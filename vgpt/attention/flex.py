@@ -20,11 +20,11 @@ from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_mask
 
 from vgpt.attention.block_masks import Pairs, looked_up_mask, same_pairs, window_mask
 
-BLOCK_SIZES = {"window": 128, "sparse": 64, "looked_up": 128}
-"""Tokens per block of the kernel by kind of mask, 64 or 128: small ones skip more, large ones compute faster.
+BLOCK_SIZES = {"window": 128, "sparse": 128, "looked_up": 128}
+"""Tokens per block of the kernel by kind of mask: small ones skip more, large ones compute faster.
 
-By arithmetic, until benchmarks/flex_gpu.py has measured them: blocks of 64 in a pattern make blocks of 128 compute 2.46
-times the pairs at 8,192 tokens.
+On an H100 torch 2.11 has no backward kernel for blocks of 64, though a pattern of such blocks makes those of 128 compute
+2.46 times the pairs at 8,192 tokens.
 """
 
 NARROWEST = 16
