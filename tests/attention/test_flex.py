@@ -124,9 +124,11 @@ def test_masks_made_while_sampling_serve_training_afterwards():
 
 
 def test_small_blocks_come_with_tiles_of_their_size():
-    options = flex._tiles(64)
+    small, large = (window_mask(9, 500, size, CPU) for size in (64, 128))
+    told, options = flex._tiled(small, torch.bfloat16)
     assert {value for name, value in options.items() if "BLOCK" in name} == {64}
-    assert flex._tiles(128) is None
+    assert told.kv_indices is small.kv_indices
+    assert flex._tiled(large, torch.bfloat16) == (large, None)
 
 
 @pytest.mark.parametrize("attn", ["mha", "gqa:n_kv_head=2", "mla", "local:window_size=9", "sparse:sparse_block_size=4"])
