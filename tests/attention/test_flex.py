@@ -124,9 +124,11 @@ def test_masks_made_while_sampling_serve_training_afterwards():
 
 
 def test_small_blocks_come_with_tiles_of_their_size():
-    options = flex._tiles(64)
+    small, large = (window_mask(9, 500, size, CPU) for size in (64, 128))
+    told, options = flex._tiled(small, torch.bfloat16)
     assert {value for name, value in options.items() if "BLOCK" in name} == {64}
-    assert flex._tiles(128) is None
+    assert told.kv_indices is small.kv_indices
+    assert flex._tiled(large, torch.bfloat16) == (large, None)
 
 
 @pytest.mark.parametrize("attn", ["mha", "gqa:n_kv_head=2", "mla", "local:window_size=9", "sparse:sparse_block_size=4"])
@@ -251,16 +253,18 @@ def test_the_kernel_equals_the_formula_with_its_gradients(noise, dtype, extra, w
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("block_size", [64, 128])
-@pytest.mark.parametrize("size", [16, 64])
-def test_the_kernel_sees_the_links_of_each_head(noise, block_size, size):
+@pytest.mark.parametrize(
+    ("size", "width", "dtype"), [(16, 16, torch.bfloat16), (64, 64, torch.bfloat16), (64, 64, None)]
+)
+def test_the_kernel_sees_the_links_of_each_head(noise, block_size, size, width, dtype):
     config = resolve_attention({"kind": "sparse", "sparse_block_size": size})
     device, T = torch.device("cuda", 0), 1000
-    inputs = [x.to("cuda", torch.bfloat16).requires_grad_() for x in qkv(noise, T)]
+    inputs = [noise(2, 4, T, width, seed=i).to("cuda", dtype or torch.float32).requires_grad_() for i in range(3)]
     got = flex_attend(*inputs, sparse_mask(config, 1, 4, T, block_size, device))
     exact = [x.detach().double().requires_grad_() for x in inputs]
     want = naive(*exact, mask_of(config, T, 4, layer=1).cuda())
     torch.testing.assert_close(got.double(), want, rtol=0, atol=3e-2)
-    weight = noise(2, 4, T, 16, seed=9).cuda()
+    weight = noise(2, 4, T, width, seed=9).cuda()
     ours, theirs = torch.autograd.grad((got * weight).sum(), inputs), torch.autograd.grad((want * weight).sum(), exact)
     for a, b in zip(ours, theirs, strict=True):
         assert (a.double() - b).norm() < 2e-2 * b.norm()

@@ -71,12 +71,13 @@ def flex_attend(
     Returns:
         (B, H, T, Dv) in the type of q.
     """
+    block_mask, tiles = _tiled(block_mask, q.dtype)
     options: dict[str, Any] = {
         "score_mod": None if slopes is None else _falling(slopes),
         "block_mask": block_mask,
         "scale": scale,
         "enable_gqa": k.shape[1] != q.shape[1],
-        "kernel_options": _tiles(block_mask.BLOCK_SIZE[0]),
+        "kernel_options": tiles,
     }
     eager = torch.compiler.is_compiling() or not can_flex(q, k, v)
     attention = flex_attention if eager else _compiled(q.shape[2] >= _LONG)
@@ -141,13 +142,35 @@ def _falling(slopes: Tensor) -> Callable[..., Tensor]:
     return score
 
 
-def _tiles(block_size: int) -> dict[str, Any] | None:
-    """Return what the kernel computes at a time: no more than a block of the mask, and its own choice from 128 on."""
-    if block_size >= 128:
-        return None
+def _tiled(mask: BlockMask, dtype: torch.dtype) -> tuple[BlockMask, dict[str, Any] | None]:
+    """Return a mask and the options with which the kernel computes no more than a block of it at a time.
+
+    For blocks from 128 on its own choices are right. Smaller ones must say 128 and have the options correct it: torch
+    holds the tiles that it would choose, not those it is told, against the mask, and would find no backward pass.
+    """
+    size = mask.BLOCK_SIZE[0]
+    if size >= 128:
+        return mask, None
+    # Tiles of float32 take twice the memory on the chip.
+    short = size if dtype.itemsize < 4 else size // 2
+    tiles = {"fwd_BLOCK_M": size, "fwd_BLOCK_N": short}
+    tiles |= {f"bwd_BLOCK_{name}": short for name in ("M1", "N1", "M2", "N2")}
     # Short sequences would be given to the kernel for decoding, which has tiles of its own.
-    forward = {"FORCE_USE_FLEX_ATTENTION": True} | {f"fwd_BLOCK_{name}": block_size for name in "MN"}
-    return forward | {f"bwd_BLOCK_{name}": block_size for name in ("M1", "N1", "M2", "N2")}
+    options = {"SPARSE_Q_BLOCK_SIZE": size, "SPARSE_KV_BLOCK_SIZE": size, "FORCE_USE_FLEX_ATTENTION": True}
+    told = BlockMask(
+        seq_lengths=mask.seq_lengths,
+        kv_num_blocks=mask.kv_num_blocks,
+        kv_indices=mask.kv_indices,
+        full_kv_num_blocks=mask.full_kv_num_blocks,
+        full_kv_indices=mask.full_kv_indices,
+        q_num_blocks=mask.q_num_blocks,
+        q_indices=mask.q_indices,
+        full_q_num_blocks=mask.full_q_num_blocks,
+        full_q_indices=mask.full_q_indices,
+        BLOCK_SIZE=(128, 128),
+        mask_mod=mask.mask_mod,
+    )
+    return told, tiles | options
 
 
 @lru_cache(maxsize=128)

@@ -136,3 +136,28 @@ def peak_resident() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What turns tokens per second into utilisation: FLOPs per token by both conventions, and the peak FLOP/s."""
+
+    flops_per_token: float
+    palm_flops_per_token: float
+    peak_flops: float
+
+    def mfu(self, tokens_per_second: float) -> float:
+        """Model FLOPs utilisation, exact pairs."""
+        return tokens_per_second * self.flops_per_token / self.peak_flops
+
+    def mfu_palm(self, tokens_per_second: float) -> float:
+        """Model FLOPs utilisation as in the PaLM paper."""
+        return tokens_per_second * self.palm_flops_per_token / self.peak_flops
+
+    def rates(self, tokens_per_second: float) -> dict[str, float]:
+        """Return a speed and what it makes of the peak, under their names in the tracking schema."""
+        return {
+            "perf/tokens_per_second": tokens_per_second,
+            "perf/mfu": self.mfu(tokens_per_second),
+            "perf/mfu_palm": self.mfu_palm(tokens_per_second),
+        }

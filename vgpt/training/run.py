@@ -38,7 +38,7 @@ from vgpt.training.display import Display, Quiet
 from vgpt.training.distributed import ALONE, World, join, leave
 from vgpt.training.files import sweep
 from vgpt.training.fork import fork_run
-from vgpt.training.hardware import Peak, peak_flops
+from vgpt.training.hardware import Costs, Peak, peak_flops
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.provenance import note_facts
 from vgpt.training.record import open_record, record_windows
@@ -48,7 +48,7 @@ from vgpt.training.source import open_source
 from vgpt.training.start import ATTENTION_RMS, few_windows, measure_start
 from vgpt.training.stopping import StopRequest
 from vgpt.training.summary import read_summary, summarise
-from vgpt.training.trainer import Costs, Trainer
+from vgpt.training.trainer import Trainer
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.tracking.speed import Speed, logged_speed
 from vgpt.training.devices import Compute
-from vgpt.training.hardware import Peak, peak_again, peak_memory
+from vgpt.training.hardware import Costs, Peak, peak_again, peak_memory
 from vgpt.training.replica import FSDPReplica
-from vgpt.training.trainer import Costs, Trainer
+from vgpt.training.trainer import Trainer
 
 _DECODED = 32
 """Decoding steps that are timed."""

@@ -3,7 +3,6 @@
 import hashlib
 import math
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,6 +23,7 @@ from vgpt.training.display import Display, Progress
 from vgpt.training.distributed import ALONE, World
 from vgpt.training.feed import Feed
 from vgpt.training.graphed_step import build_step
+from vgpt.training.hardware import Costs
 from vgpt.training.late import LateResults
 from vgpt.training.replica import Replica
 from vgpt.training.saver import Saved, Saver
@@ -32,23 +32,6 @@ from vgpt.training.step_memory import StepMemory
 from vgpt.training.step_profile import StepProfile
 from vgpt.training.stopping import StopRequest
 from vgpt.training.usage import Usage
-
-
-@dataclass(frozen=True)
-class Costs:
-    """What turns tokens per second into utilisation: FLOPs per token by both conventions, and the peak FLOP/s."""
-
-    flops_per_token: float
-    palm_flops_per_token: float
-    peak_flops: float
-
-    def mfu(self, tokens_per_second: float) -> float:
-        """Model FLOPs utilisation, exact pairs."""
-        return tokens_per_second * self.flops_per_token / self.peak_flops
-
-    def mfu_palm(self, tokens_per_second: float) -> float:
-        """Model FLOPs utilisation as in the PaLM paper."""
-        return tokens_per_second * self.palm_flops_per_token / self.peak_flops
 
 
 class Trainer:
@@ -258,7 +241,7 @@ class Trainer:
                 "train/loss": loss,
                 "train/grad_norm": norm,
                 "train/lr": lr,
-                **(self._rates(rate) if self._timed_steps else {}),
+                **(self.costs.rates(rate) if self._timed_steps else {}),
                 **(self.usage.measure() if self.usage is not None else {}),
             },
             step=state.step,
@@ -273,13 +256,6 @@ class Trainer:
         state.loss_count = 0
         self._timed_steps = self._untimed_steps = 0
         self._mark = time.perf_counter()
-
-    def _rates(self, rate: float) -> dict[str, float]:
-        return {
-            "perf/tokens_per_second": rate,
-            "perf/mfu": self.costs.mfu(rate),
-            "perf/mfu_palm": self.costs.mfu_palm(rate),
-        }
 
     def _shared_loss_sum(self) -> float:
         """Return the mean over all processes of the interval's summed loss; all of them stop where it is not finite."""
