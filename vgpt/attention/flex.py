@@ -23,8 +23,7 @@ from vgpt.attention.block_masks import Pairs, looked_up_mask, same_pairs, window
 BLOCK_SIZES = {"window": 128, "sparse": 128, "looked_up": 128}
 """Tokens per block of the kernel by kind of mask: small ones skip more, large ones compute faster.
 
-On an H100 torch 2.11 has no backward kernel for blocks of 64, though a pattern of such blocks makes those of 128 compute
-2.46 times the pairs at 8,192 tokens.
+A pattern with blocks of 64 makes those of 128 compute 2.46 times the pairs at 8,192 tokens (benchmarks/flex_gpu.py).
 """
 
 NARROWEST = 16
