@@ -102,6 +102,7 @@ def test_torch_finds_no_fault_in_the_operation(answers):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_width_gives_the_outputs_and_gradients_of_the_formula():
     found = dict(zip(WIDE, interpret([["errors", case] for case in WIDE.values()]), strict=True))
     assert {name: x for name, x in found.items() if not close(x, WIDE[name]["dtype"])} == {}
@@ -130,14 +131,12 @@ def test_the_compiler_for_hopper_takes_every_kernel(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("capability", "kib"), COMPILERS)
 def test_every_compiler_takes_every_kernel(monkeypatch, tmp_path, capability, kib):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    tasks = [
-        {"capability": capability, "dtype": dtype, "width": width, "normalise": normalise, "decay": not normalise}
-        for dtype in LIMITS
-        for width in (16, 64, 128)
-        for normalise in (True, False)
-    ]
+    shapes = [(dtype, width, True, True) for dtype in LIMITS for width in (64, 128)] + [("bfloat16", 16, False, False)]
+    names = ("dtype", "width", "normalise", "decay")
+    tasks = [{"capability": capability, **dict(zip(names, shape, strict=True))} for shape in shapes]
     for task, found in zip(tasks, compiled(tasks), strict=True):
         assert max(found.values()) <= kib * 1024, (task, found)
