@@ -33,7 +33,7 @@ CASES = {
 }  # fmt: skip
 WIDE = {
     f"{dtype}, D={D}, DV={DV}, T={T}{', decay' if decay else ''}": {
-        "dtype": dtype, "T": T, "D": D, "DV": DV, "decay": decay, "B": 2, "H": 3,
+        "dtype": dtype, "T": T, "D": D, "DV": DV, "decay": decay,
     }
     for dtype in LIMITS
     for D, DV, T in [(64, 64, 130), (80, 80, 75), (128, 128, 50), (24, 100, 33), (128, 8, 65)]
