@@ -317,7 +317,48 @@ def _driver() -> str:
     return subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
 
 
-STAGES = {"ceilings": ceilings, "correctness": correctness, "runs": runs, "training": training}
+def cores(stage: Stage) -> None:
+    """Measure attention alone; each script first holds its results against the formula or a slower form."""
+    if stage.toy:
+        _run_all(stage, {"flex": _script("flex_gpu.py", "--toy", "--out", str(stage.file.with_name("flex.json")))})
+        return
+    for name, more in (("linear", ["--no-fla"]), ("flex", ["--seconds", "60"])):
+        _run_all(stage, {name: _script(f"{name}_gpu.py", *more, "--out", str(stage.file.with_name(f"{name}.json")))})
+
+
+def decoding(stage: Stage) -> None:
+    """Measure steps of decoding; the plain step's logits and vgpt's must be the same."""
+    if stage.toy:
+        stage.note("decoding", "left out: it needs a GPU")
+        return
+    done = subprocess.run(
+        _script("decode_gpu.py", "--seconds", "75"),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": _with_root()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    stage.check("decode_gpu.py", done.returncode == 0, done.stderr)
+    for line in done.stderr.splitlines():
+        if line.startswith("{"):
+            row = json.loads(line)
+            stage.note(f"{row.pop('who')}, batch {row.get('batch')}, prompt {row.get('prompt')}", row)
+            stage.check("logits", row.get("same", True), line)
+
+
+def _script(name: str, *more: str) -> list[str]:
+    return [sys.executable, str(Path(__file__).with_name(name)), *more]
+
+
+STAGES = {
+    "ceilings": ceilings,
+    "correctness": correctness,
+    "runs": runs,
+    "training": training,
+    "cores": cores,
+    "decoding": decoding,
+}
 
 
 def main() -> None:

@@ -23,8 +23,8 @@ VARIANTS = [
 GREEDY = {"max_new_tokens": 60, "temperature": 0, "seed": 0}
 
 
-def on_gpu(attn="mha", **settings):
-    return tiny(attn, **settings).cuda()
+def on_gpu(*arguments, **settings):
+    return tiny(*arguments, **settings).cuda()
 
 
 def texts(model, given, dtype=torch.float32, **settings):

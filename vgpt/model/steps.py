@@ -13,6 +13,8 @@ from torch import Tensor
 
 from vgpt.attention.cache import PAGE, Cache
 from vgpt.attention.place import Place
+from vgpt.model.cuda_graphs import NotRecordedError
+from vgpt.model.cuda_graphs import record as record_graph
 from vgpt.model.gpt2 import GPT2Model
 
 SMALLEST_ROOM = 256
@@ -20,10 +22,6 @@ SMALLEST_ROOM = 256
 
 Recorder = Callable[[Callable[[], None]], Callable[[], object]]
 """Runs something, and returns what repeats it on the same memory."""
-
-
-class NotRecordedError(Exception):
-    """What was to be recorded did run, but could not be recorded; says why."""
 
 
 class Steps:
@@ -163,14 +161,7 @@ def cuda_recorder(device: torch.device) -> Recorder:
         with torch.cuda.stream(side):
             run()
         here.wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # Other threads may use the device meanwhile.
-            with torch.cuda.graph(graph, pool=pool, stream=side, capture_error_mode="thread_local"):
-                run()
-        except RuntimeError as error:
-            raise NotRecordedError(f"it could not be recorded ({str(error).strip().splitlines()[0]})") from error
-        return graph.replay
+        return record_graph(run, device, pool=pool, stream=side).replay
 
     return record
 

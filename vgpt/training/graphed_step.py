@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vgpt.model.cuda_graphs import NotRecordedError, record
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.training.replica import Replica
 from vgpt.training.step import StepResult, TrainStep
@@ -70,24 +71,23 @@ class GraphedStep(TrainStep):
         torch.cuda.current_stream(self.device).wait_stream(side)
         return result
 
+    def _keep_result(self) -> None:
+        self._result = self._forward_backward_step(self._batches)
+
     def _record(self, batches: Sequence[tuple[Tensor, Tensor]]) -> bool:
         """Record an update; nothing is computed meanwhile. Return whether that was possible."""
         self._batches = [(ids.clone(), targets.clone()) for ids, targets in batches]
         for group in self.optimizer.param_groups:
             group["lr"], group["capturable"] = self._lr, True
-        graph = torch.cuda.CUDAGraph()
         try:
-            # Another thread pins memory for the next batches meanwhile, which only a recording of this thread allows.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._result = self._forward_backward_step(self._batches)
-        except RuntimeError as error:
+            self._graph = record(self._keep_result, self.device)
+        except NotRecordedError as error:
             self._eager_left = 1 << 62
             for group in self.optimizer.param_groups:
                 group["capturable"] = False
             self.optimizer.zero_grad(set_to_none=True)
-            self._say(f"steps are not replayed as a CUDA graph: {str(error).splitlines()[0]}")
+            self._say(f"a step is not replayed as a CUDA graph: {error}")
             return False
-        self._graph = graph
         return True
 
 
