@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from _hardware import add_out, hardware, write
 
-from vgpt.report.audit import Audit
-from vgpt.report.differences import Difference, row_statistics
-from vgpt.report.grouping import Row, make_row
-from vgpt.report.study import Part, make_study
+from vgpt.compare.audit import Audit
+from vgpt.compare.differences import Difference, row_statistics
+from vgpt.compare.rows import Row, make_row
 from vgpt.settings.loader import Sources
 from vgpt.settings.presets import load_preset
-from vgpt.tracking.store import RunInfo
+from vgpt.study.study import Part, make_study
+from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.windows import WindowLosses
 
 SD = 0.01
@@ -175,7 +175,7 @@ def sweep(number: int) -> dict[str, float]:
 
 def _all_runs(part: Part) -> list[Any]:
     """Return every run of both stages."""
-    from vgpt.report.comparison import compare
+    from vgpt.compare.choose import compare
 
     requests = [*part.tuning.values(), *part.rates.values()]
     return [wanted for request in requests for wanted in compare(request, []).missing]

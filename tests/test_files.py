@@ -8,19 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vgpt.files import (
-    access_hint,
-    may_replace,
-    near_place,
-    parse_json,
-    parse_toml,
-    plain_place,
-    read_text,
-    shown_name,
-    typed_name,
-    user_path,
-    wide_encoding,
-)
+from vgpt.files.paths import access_hint, may_replace, near_place, plain_place, shown_name, typed_name, user_path
+from vgpt.files.text import parse_json, parse_toml, read_text, wide_encoding
 from vgpt.settings.evaluate import EvalConfig
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.prepare import PrepareConfig

@@ -195,8 +195,9 @@ def test_the_variant_of_ones_own_trains_from_its_entry_point(tmp_path):
 
 CHECK_OF_THE_VARIANT = """
 import torch, my_attention
+from vgpt.attention.build import build_attention
 from vgpt.attention.config import Shape
-from vgpt.attention.registry import build_attention, resolve_attention
+from vgpt.attention.grammar import resolve_attention
 config = resolve_attention("near:reach=3")
 layer = build_attention(config, Shape(n_embd=8, n_head=2, block_size=16))
 for parameter in layer.parameters():

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from vgpt.attention.base import CausalSelfAttention
+from vgpt.attention.build import build_attention
 from vgpt.attention.config import Shape
-from vgpt.attention.conformance import failures
-from vgpt.attention.registry import build_attention, resolve_attention
+from vgpt.attention.grammar import resolve_attention
+from vgpt.conformance import failures
 
 VARIANTS = ("mha", "mqa", "gqa:n_kv_head=2")
 

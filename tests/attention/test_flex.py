@@ -11,7 +11,7 @@ from vgpt.attention import flex
 from vgpt.attention.backends import alibi_slopes, naive
 from vgpt.attention.config import SoftmaxConfig
 from vgpt.attention.flex import can_flex, flex_attend
-from vgpt.attention.registry import resolve_attention
+from vgpt.attention.grammar import resolve_attention
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 

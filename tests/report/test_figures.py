@@ -4,14 +4,12 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from vgpt.compare.choose import compare
+from vgpt.compare.curves import curve
 from vgpt.errors import VgptError
-from vgpt.report.comparison import compare
-from vgpt.report.curves import curve
-from vgpt.report.figures.caches import draw_caches
-from vgpt.report.figures.losses import draw_losses
-from vgpt.report.figures.positions import draw_positions, spans
+from vgpt.report.figures.costs import draw_caches, draw_tradeoffs, pareto_front
+from vgpt.report.figures.curves import draw_losses, draw_positions, spans
 from vgpt.report.figures.style import COLOURS, as_png, as_svg, looks
-from vgpt.report.figures.tradeoffs import draw_tradeoffs, pareto_front
 from vgpt.report.figures.write import draw_all, save_figures
 from vgpt.tracking.histories import History
 

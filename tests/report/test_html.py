@@ -7,8 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from vgpt.compare.choose import compare
 from vgpt.errors import VgptError
-from vgpt.report.comparison import compare
 from vgpt.report.figures.write import draw_all
 from vgpt.report.html.page import Section, as_html, save_html
 

@@ -4,7 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from vgpt.attention.config import Shape
-from vgpt.attention.registry import resolve_attention, variants
+from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.registry import variants
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, count_parameters, forward_flops
 from vgpt.settings.matching import Match, Trunk, budget, match_cache, nearest_width, resolve_reference

@@ -105,13 +105,12 @@ def digests(config: AttentionConfig) -> dict[str, str]:
 
 @cache
 def attention_digest() -> str:
-    """Return the SHA-256 of the names and contents of vgpt's attention sources, but for the kit that checks them."""
+    """Return the SHA-256 of the names and contents of vgpt's attention sources."""
     root = Path(__file__).parent
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
     total = hashlib.sha256()
     for name in sorted(files):
-        if not name.startswith("conformance/"):
-            total.update(f"{name}\0".encode() + hashlib.sha256(files[name].read_bytes()).digest())
+        total.update(f"{name}\0".encode() + hashlib.sha256(files[name].read_bytes()).digest())
     return total.hexdigest()
 
 

@@ -73,8 +73,8 @@ def _settings_of_each(names: Sequence[str], sources: Sources) -> "dict[str, Load
     Raises:
         UsageError: a name is no variant, stands twice, or a setting belongs to none of them.
     """
-    from vgpt.report.labels import telling_label
-    from vgpt.report.terms import parse_terms, with_variant_flags
+    from vgpt.compare.selectors import parse_terms, with_variant_flags
+    from vgpt.describe.labels import display_label
     from vgpt.settings.fields import leaves
 
     own = {name for name, leaf in leaves(BenchConfig).items() if leaf.variants}
@@ -86,7 +86,7 @@ def _settings_of_each(names: Sequence[str], sources: Sources) -> "dict[str, Load
     found: dict[str, Loaded[BenchConfig]] = {}
     for term in with_variant_flags(terms, flags, strict=True):
         loaded = load_settings(BenchConfig, replace(sources, command_line={**rest, "attn": term.attn}))
-        label = telling_label(loaded.settings.model.attn)
+        label = display_label(loaded.settings.model.attn)
         if label in found:
             raise UsageError(f"{label} would be measured twice", "Name each variant once.")
         found[label] = loaded
@@ -103,7 +103,7 @@ def _vocabulary(config: BenchConfig) -> int:
     """Return the size of the vocabulary: as asked for, otherwise that of the data that runs would be trained on."""
     from vgpt.data.demo import DEMO_VOCAB_SIZE
     from vgpt.data.manifest import MANIFEST_NAME, Manifest
-    from vgpt.files import DEMO
+    from vgpt.files.paths import DEMO
 
     if config.bench.vocab_size is not None:
         return config.bench.vocab_size
@@ -122,7 +122,7 @@ def _measure(config: BenchConfig, models: "Mapping[str, GPT2Config]", *, only_pl
     from vgpt.bench.run import Plan, run_bench
     from vgpt.bench.work import Point
     from vgpt.cli.live import data_bars
-    from vgpt.report.expected import shown_duration
+    from vgpt.formatting import format_duration
     from vgpt.training.devices import resolve
 
     compute = resolve(config.system)
@@ -137,7 +137,7 @@ def _measure(config: BenchConfig, models: "Mapping[str, GPT2Config]", *, only_pl
     where = machine(compute)
     expected = planned.expected(where, compute.device.type)
     size = f"{len(models)} variants, {len(points)} cases, {asked.rounds} rounds"
-    say(f"plan: {size}: about {shown_duration(expected)} on a quiet machine")
+    say(f"plan: {size}: about {format_duration(expected)} on a quiet machine")
     if only_plan:
         return None
     return run_bench(planned, compute, config.system, where, data_bars(), threads=torch.get_num_threads())

@@ -11,21 +11,21 @@ from vgpt.cli.console import out, print_json, say, warn
 from vgpt.cli.found import mention_data
 from vgpt.cli.options import JsonOption, print_settings, with_settings
 from vgpt.errors import DivergedError, TrackingError, VgptError
-from vgpt.files import user_path
+from vgpt.files.paths import user_path
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
 from vgpt.settings.prepared import PREPARED
 
 # What reads, compares and draws takes a third of a second to import, which other commands and --help are spared.
 if TYPE_CHECKING:
-    from vgpt.report.agenda import Agenda
-    from vgpt.report.comparison import Comparison
-    from vgpt.report.expected import Paces
-    from vgpt.report.missing import Failure
-    from vgpt.report.plan import Request
-    from vgpt.report.study import Answered, Study
-    from vgpt.tracking.store import RunInfo
-    from vgpt.tracking.windows import WindowReader
+    from vgpt.compare.comparison import Comparison
+    from vgpt.compare.request import Request
+    from vgpt.study.estimate import Paces
+    from vgpt.study.plan import Agenda
+    from vgpt.study.study import Answered, Study
+    from vgpt.study.train_missing import Failure
+    from vgpt.tracking.histories import WindowReader
+    from vgpt.tracking.run_info import RunInfo
 
 
 def add_to(app: typer.Typer) -> None:
@@ -68,11 +68,11 @@ def compare_runs(
     """
     from vgpt.cli.compare_speeds import attach_speeds, measure_speeds
     from vgpt.cli.compare_views import Views, chosen_format
-    from vgpt.report.agenda import distinct, make_agenda
-    from vgpt.report.expected import Paces
-    from vgpt.report.plan import settings_of_first
-    from vgpt.report.study import make_study
-    from vgpt.tracking.windows import WindowReader
+    from vgpt.compare.request import settings_of_first
+    from vgpt.study.estimate import Paces
+    from vgpt.study.plan import distinct, make_agenda
+    from vgpt.study.study import make_study
+    from vgpt.tracking.histories import WindowReader
 
     study = make_study(terms or [], sources)
     stdout = chosen_format(json=json, csv=csv, markdown=markdown, latex=latex)
@@ -118,8 +118,8 @@ def compare_runs(
 
 def _answers(study: "Study", runs: "Sequence[RunInfo]", windows: "WindowReader") -> "list[Answered]":
     from vgpt.cli.compare_views import histories_of, mention_failure
-    from vgpt.report.one_family import as_one_family
-    from vgpt.report.study import Answered
+    from vgpt.compare.comparison import as_one_family
+    from vgpt.study.study import Answered
 
     histories = histories_of(study.first, details=True)
     try:
@@ -146,7 +146,7 @@ def _recorded(request: "Request") -> "list[RunInfo]":
 
 
 def _train(agenda: "Agenda", paces: "Paces") -> "list[Failure]":
-    from vgpt.report.missing import TrainingInterrupted, train_missing
+    from vgpt.study.train_missing import TrainingInterrupted, train_missing
 
     say(agenda.sentence())
     try:
@@ -171,7 +171,7 @@ def _gather(study: "Study", answers: "Sequence[Answered]") -> None:
 
 
 def _print_plan(agenda: "Agenda", *, as_json: bool) -> None:
-    from vgpt.report.agenda import agenda_json, agenda_table
+    from vgpt.report.study_tables import agenda_json, agenda_table
 
     if as_json:
         print_json(agenda_json(agenda))
@@ -181,7 +181,7 @@ def _print_plan(agenda: "Agenda", *, as_json: bool) -> None:
 
 def _conclude(request: "Request", comparisons: "Sequence[Comparison]", failures: "Sequence[Failure]") -> None:
     """End with an error where runs failed, or where there is nothing to show."""
-    from vgpt.report.agenda import distinct
+    from vgpt.study.plan import distinct
 
     missing = distinct(wanted for comparison in comparisons for wanted in comparison.missing)
     if failures:

@@ -9,26 +9,25 @@ from typing import Any
 from rich.text import Text
 
 from vgpt.cli.console import out, print_json, print_text, say, warn
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.evaluation_noise import Windows
+from vgpt.compare.request import Request
+from vgpt.compare.rows import row_names
 from vgpt.errors import TrackingError, UsageError
-from vgpt.files import may_replace
-from vgpt.plain_json import to_json
+from vgpt.files.paths import may_replace
+from vgpt.files.text import to_json
 from vgpt.report.as_json import as_json
 from vgpt.report.captions import audit_lines
 from vgpt.report.columns import check_columns, chosen_columns, places
-from vgpt.report.comparison import Comparison
-from vgpt.report.evaluation_noise import Windows
+from vgpt.report.curve_tables import curves_table
 from vgpt.report.figures.style import Drawn, as_png, as_svg
 from vgpt.report.figures.write import draw_all, save_figures
 from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_csv
 from vgpt.report.html.page import Section, as_html, save_html
-from vgpt.report.names import row_names
-from vgpt.report.plan import Request
-from vgpt.report.power import power_lines
-from vgpt.report.reproduce import study_command
-from vgpt.report.signs import signs_json, signs_table
-from vgpt.report.sparklines import curves_table
-from vgpt.report.study import Answered, Study
+from vgpt.report.study_tables import power_lines, signs_json, signs_table
 from vgpt.report.tables import tables
+from vgpt.study.reproduce import study_command
+from vgpt.study.study import Answered, Study
 from vgpt.tracking.comparison_run import log_comparison
 from vgpt.tracking.histories import HistoryReader
 

@@ -8,7 +8,7 @@ import typer
 from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say
 from vgpt.cli.options import JsonOption, with_settings
-from vgpt.files import user_path
+from vgpt.files.paths import user_path
 from vgpt.settings.explain import ExplainConfig
 from vgpt.settings.loader import Loaded
 
@@ -35,13 +35,13 @@ def explain(
 ) -> None:
     """Explain one attention variant: parameters, FLOPs, cache and mask in a model of these settings."""
     # Neither torch nor numpy is needed for --help.
-    from vgpt.attention.tensors import parameter_shapes
-    from vgpt.report.anatomy import anatomy, anatomy_json
-    from vgpt.report.explain import explanation
+    from vgpt.attention.build import parameter_shapes
+    from vgpt.describe.anatomy import anatomy, anatomy_json
+    from vgpt.describe.explain import explanation
 
     found = anatomy(loaded.settings, parameter_shapes)
     if png is not None:
-        from vgpt.report.figure import draw
+        from vgpt.describe.figure import draw
 
         draw(found, png)
         say(f"drawn: {png}")

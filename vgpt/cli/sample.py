@@ -13,7 +13,8 @@ from vgpt.cli.console import print_json, say, warn
 from vgpt.cli.found import chosen_run, mention_special
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import TokenizerError, UsageError
-from vgpt.files import access_hint, decode_text
+from vgpt.files.paths import access_hint
+from vgpt.files.text import decode_text
 from vgpt.settings.loader import Loaded
 from vgpt.settings.sample import SampleConfig
 

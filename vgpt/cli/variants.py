@@ -30,7 +30,7 @@ def show_variants(
     json: JsonOption = False,
 ) -> None:
     """List the attention variants with what each costs in a model of these settings."""
-    from vgpt.report.variants import list_variants, listing_json, listing_tables
+    from vgpt.describe.variants import list_variants, listing_json, listing_tables
 
     if show_settings:
         print_settings(load_settings(VariantsConfig, sources), as_json=json)

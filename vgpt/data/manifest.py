@@ -8,7 +8,8 @@ from typing import Literal
 from pydantic import ValidationError
 
 from vgpt.errors import DataError
-from vgpt.files import access_hint, read_text
+from vgpt.files.paths import access_hint
+from vgpt.files.text import read_text
 from vgpt.schema import Section
 
 MANIFEST_NAME = "manifest.json"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vgpt.data.manifest import MANIFEST_NAME, Manifest, is_manifest
 from vgpt.errors import DataError
-from vgpt.file_locks import Lock, lock_file
+from vgpt.files.locks import Lock, lock_file
 
 _LOCK = ".lock"
 SPOOL_NAME = "spool.tmp"

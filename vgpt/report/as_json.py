@@ -4,19 +4,18 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from vgpt.report.architecture import cache_bytes_at
-from vgpt.report.bench_speeds import speeds_json
-from vgpt.report.comparison import Comparison
-from vgpt.report.confounds import confounds
-from vgpt.report.differences import RowStatistics
-from vgpt.report.failed import lost_runs
-from vgpt.report.grouping import Row, seed_of
-from vgpt.report.matched import budget_of
-from vgpt.report.numbers import cache_disagrees, change, stat
-from vgpt.report.power import power_json
-from vgpt.report.speed_table import speed_json
-from vgpt.report.standings import standing_json
-from vgpt.report.sweep_table import sweep_json
+from vgpt.compare.architecture import cache_bytes_at
+from vgpt.compare.budgets import budget_of, confounds
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.differences import RowStatistics
+from vgpt.compare.metrics import cache_disagrees, change, stat
+from vgpt.compare.rows import Row
+from vgpt.compare.unfinished import lost_runs
+from vgpt.report.curve_tables import standing_json
+from vgpt.report.equal_effort import sweep_json
+from vgpt.report.speed_tables import speed_json, speeds_json
+from vgpt.report.study_tables import power_json
+from vgpt.tracking.run_info import seed_of
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

@@ -3,17 +3,41 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from vgpt.compare.architecture import cache_bytes_at
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.differences import Difference, RowStatistics
+from vgpt.compare.family import Judged
+from vgpt.compare.log_speeds import PALM_FLOPS, RowSpeed, SpeedChange, row_speed, speed_change, utilisation
+from vgpt.compare.metrics import (
+    BITS,
+    DECODE,
+    FLOPS,
+    KV_CONTEXT,
+    KV_MEASURED,
+    KV_TOKEN,
+    LOSS,
+    MEMORY,
+    PARAMS,
+    PERPLEXITY,
+    SPEED,
+    cache_disagrees,
+    relative_change,
+    stat,
+)
+from vgpt.compare.rows import Row
+from vgpt.compare.statistics import Interval, TTest
 from vgpt.errors import UsageError, did_you_mean
-from vgpt.report import numbers
-from vgpt.report.architecture import cache_bytes_at
-from vgpt.report.comparison import Comparison
-from vgpt.report.differences import Difference, RowStatistics
-from vgpt.report.family import Judged
-from vgpt.report.flags import flags
-from vgpt.report.grouping import Row
-from vgpt.report.numbers import DASH, cache_disagrees, relative_change, stat
-from vgpt.report.speeds import PALM_FLOPS, RowSpeed, SpeedChange, row_speed, speed_change, utilisation
-from vgpt.report.statistics import Interval, TTest
+from vgpt.formatting import (
+    DASH,
+    format_bytes,
+    format_change,
+    format_count,
+    format_milliseconds,
+    format_p,
+    format_percent,
+    format_relative,
+)
+from vgpt.report.captions import flags
 
 Value = float | str | None
 
@@ -114,7 +138,7 @@ def _measured_or(from_logs: Callable[[Place], Value], name: str) -> Callable[[Pl
     return read
 
 
-def _utilisation(flops: str = numbers.FLOPS) -> Callable[[Place], Value]:
+def _utilisation(flops: str = FLOPS) -> Callable[[Place], Value]:
     return lambda at: utilisation(at.row, at.comparison.rows, flops)
 
 
@@ -159,7 +183,7 @@ def _kv_at(at: Place) -> Value:
 
 
 def _measured(at: Place) -> Value:
-    if stat(at.row, numbers.KV_MEASURED) is None:
+    if stat(at.row, KV_MEASURED) is None:
         return None
     return "differs" if cache_disagrees(at.row) else "as analytic"
 
@@ -174,47 +198,47 @@ def _whole(value: float) -> str:
 
 _ALL = (
     Column("seeds", "seeds", lambda at: len(at.row.runs), _whole),
-    Column("loss", "val loss", _mean(numbers.LOSS), _loss),
-    Column("loss_sd", "sd of seeds", _sd(numbers.LOSS), _loss),
+    Column("loss", "val loss", _mean(LOSS), _loss),
+    Column("loss_sd", "sd of seeds", _sd(LOSS), _loss),
     Column("loss_se", "eval SE", lambda at: at.found.loss_se, _loss),
     Column("loss_low", "95% low", _interval(lambda one: one.low), _loss),
     Column("loss_high", "95% high", _interval(lambda one: one.high), _loss),
-    Column("delta", "Δ loss", _difference(lambda one: one.delta), numbers.shown_change),
-    Column("delta_low", "Δ 95% low", _end(-1), numbers.shown_change),
-    Column("delta_high", "Δ 95% high", _end(1), numbers.shown_change),
-    Column("p", "p (t)", _test(lambda one: one.p), numbers.shown_p),
-    Column("p_flip", "p (flip)", _difference(lambda one: one.p_permutation), numbers.shown_p),
-    Column("p_adjusted", "p (adjusted)", _judged(lambda one: one.p), numbers.shown_p),
+    Column("delta", "Δ loss", _difference(lambda one: one.delta), format_change),
+    Column("delta_low", "Δ 95% low", _end(-1), format_change),
+    Column("delta_high", "Δ 95% high", _end(1), format_change),
+    Column("p", "p (t)", _test(lambda one: one.p), format_p),
+    Column("p_flip", "p (flip)", _difference(lambda one: one.p_permutation), format_p),
+    Column("p_adjusted", "p (adjusted)", _judged(lambda one: one.p), format_p),
     Column("detectable", "MDE (80% power)", _judged(lambda one: one.detectable), _loss),
     Column("eval_se", "Δ eval SE", _difference(lambda one: one.noise and one.noise.se), _loss),
     Column("verdict", "verdict", _difference(lambda one: one.verdict)),
-    Column("perplexity", "perplexity", _mean(numbers.PERPLEXITY), "{:.2f}".format),
-    Column("bits", "bits/byte", _mean(numbers.BITS), _loss),
-    Column("params", "params", _mean(numbers.PARAMS), numbers.shown_count),
-    Column("params_delta", "Δ params", _relative(numbers.PARAMS), numbers.shown_relative),
-    Column("flops", "FLOPs/token", _mean(numbers.FLOPS), numbers.shown_count),
-    Column("flops_delta", "Δ FLOPs", _relative(numbers.FLOPS), numbers.shown_relative),
-    Column("speed", "tokens/s", _measured_or(_mean(numbers.SPEED), "speed"), _whole),
+    Column("perplexity", "perplexity", _mean(PERPLEXITY), "{:.2f}".format),
+    Column("bits", "bits/byte", _mean(BITS), _loss),
+    Column("params", "params", _mean(PARAMS), format_count),
+    Column("params_delta", "Δ params", _relative(PARAMS), format_relative),
+    Column("flops", "FLOPs/token", _mean(FLOPS), format_count),
+    Column("flops_delta", "Δ FLOPs", _relative(FLOPS), format_relative),
+    Column("speed", "tokens/s", _measured_or(_mean(SPEED), "speed"), _whole),
     Column("speed_low", "5% of intervals", _speed(lambda one: one.low), _whole),
     Column("speed_high", "95% of intervals", _speed(lambda one: one.high), _whole),
     Column(
         "speed_delta",
         "Δ tokens/s",
         _measured_or(_speed_change(lambda one: one.share), "speed_delta"),
-        numbers.shown_relative,
+        format_relative,
     ),
     Column("speed_note", "why no Δ tokens/s", _speed_change(lambda one: one.why or None)),
-    Column("mfu", "MFU", _measured_or(_utilisation(), "mfu"), numbers.shown_percent),
-    Column("mfu_palm", "MFU PaLM", _measured_or(_utilisation(PALM_FLOPS), "mfu_palm"), numbers.shown_percent),
-    Column("memory", "memory of training", _measured_or(_mean(numbers.MEMORY), "memory"), numbers.shown_bytes),
-    Column("decode", "decode step", _measured_or(_mean(numbers.DECODE), "decode"), numbers.shown_milliseconds),
-    Column("decode_delta", "Δ decode", _measured_or(_relative(numbers.DECODE), "decode_delta"), numbers.shown_relative),
-    Column("kv_token", "KV/token", _mean(numbers.KV_TOKEN), numbers.shown_bytes),
-    Column("kv_context", "KV at context", _mean(numbers.KV_CONTEXT), numbers.shown_bytes),
-    Column("kv_delta", "Δ KV", _relative(numbers.KV_CONTEXT), numbers.shown_relative),
-    Column("kv_at", "KV at --kv-at", _kv_at, numbers.shown_bytes),
+    Column("mfu", "MFU", _measured_or(_utilisation(), "mfu"), format_percent),
+    Column("mfu_palm", "MFU PaLM", _measured_or(_utilisation(PALM_FLOPS), "mfu_palm"), format_percent),
+    Column("memory", "memory of training", _measured_or(_mean(MEMORY), "memory"), format_bytes),
+    Column("decode", "decode step", _measured_or(_mean(DECODE), "decode"), format_milliseconds),
+    Column("decode_delta", "Δ decode", _measured_or(_relative(DECODE), "decode_delta"), format_relative),
+    Column("kv_token", "KV/token", _mean(KV_TOKEN), format_bytes),
+    Column("kv_context", "KV at context", _mean(KV_CONTEXT), format_bytes),
+    Column("kv_delta", "Δ KV", _relative(KV_CONTEXT), format_relative),
+    Column("kv_at", "KV at --kv-at", _kv_at, format_bytes),
     Column("kv_measured", "KV measured", _measured),
-    Column("tokens", "tokens", _mean("train/tokens"), numbers.shown_count),
+    Column("tokens", "tokens", _mean("train/tokens"), format_count),
     Column("seconds", "seconds", _mean("train/seconds"), "{:,.4g}".format),
     Column("runs", "runs", lambda at: " ".join(run.run_name for run in at.row.runs)),
     Column("flags", "flags", lambda at: "; ".join(flags(at.comparison, at.row)) or None),

@@ -9,12 +9,13 @@ from dataclasses import replace
 from rich.console import RenderableType
 from rich.text import Text
 
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.rows import row_names
+from vgpt.formatting import printable
 from vgpt.report.captions import audit_lines, confound_lines, forced_line
 from vgpt.report.columns import USUAL, Column, Value, chosen_columns, places
-from vgpt.report.comparison import Comparison
+from vgpt.report.curve_tables import standings_table, unequal_lines
 from vgpt.report.layout import add_row, new_table
-from vgpt.report.names import printable, row_names
-from vgpt.report.standings import standings_table, unequal_lines
 
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 _LATEX = {

@@ -6,13 +6,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.differences import BETTER, LEAST_SEEDS, NO_DIFFERENCE, WORSE, Difference
+from vgpt.compare.evaluation_noise import CLUSTERS
+from vgpt.compare.family import Judged
+from vgpt.compare.metrics import LOSS, stat
+from vgpt.formatting import DASH, format_change, format_p
 from vgpt.report.captions import forced_line
-from vgpt.report.comparison import Comparison
-from vgpt.report.differences import BETTER, LEAST_SEEDS, NO_DIFFERENCE, WORSE, Difference
-from vgpt.report.evaluation_noise import CLUSTERS
-from vgpt.report.family import Judged
 from vgpt.report.layout import add_row, new_table
-from vgpt.report.numbers import DASH, LOSS, shown_change, shown_p, stat
 
 _FLIP_SEEDS = 6
 """From so few seeds on the sign-flip test can come below 5%: its p is at least 2 / 2^n."""
@@ -107,12 +108,12 @@ def _forced(comparison: Comparison) -> bool:
 
 
 def _delta(one: Difference) -> str:
-    shown = shown_change(one.delta)
+    shown = format_change(one.delta)
     return shown if one.half_width is None else f"{shown} ±{one.half_width:.4f}"
 
 
 def _p(value: float | None) -> str:
-    return DASH if value is None else shown_p(value)
+    return DASH if value is None else format_p(value)
 
 
 def _detectable(one: Difference) -> str:

@@ -15,8 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.mix.grammar import format_variant
-from vgpt.attention.registry import resolve_attention
+from vgpt.attention.grammar import format_variant, resolve_attention
 from vgpt.errors import SettingsError
 
 MULTIPLE = 8

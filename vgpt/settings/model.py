@@ -5,9 +5,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.mix.config import MixConfig, with_last
-from vgpt.attention.registry import resolve_attention
 from vgpt.errors import SettingsError, did_you_mean
 from vgpt.schema import Section
 from vgpt.settings.matching import (

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vgpt.files import DEMO, near_place, parse_json
+from vgpt.files.paths import DEMO, near_place
+from vgpt.files.text import parse_json
 
 POINTER = Path(".vgpt-data")
 MANIFEST = "manifest.json"

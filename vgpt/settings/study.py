@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from vgpt.errors import SettingsError, UsageError, did_you_mean
-from vgpt.files import parse_toml
+from vgpt.files.text import parse_toml
 from vgpt.schema import Section
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import leaves, shown

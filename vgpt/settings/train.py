@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from vgpt.addresses import without_credentials
-from vgpt.files import DEMO, plain_place
+from vgpt.files.paths import DEMO, plain_place
 from vgpt.schema import Place, Section
 from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.model import ModelSettings

@@ -16,6 +16,7 @@ from statistics import fmean
 from vgpt.tracking.journal import METRICS_FILE
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.record import SUMMARY_FILE
+from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import (
     SEALED_SINCE,
     TAG_COMPARED,
@@ -28,7 +29,6 @@ from vgpt.tracking.schema import (
     TAG_SEALED,
     TAG_STATUS,
 )
-from vgpt.tracking.store import RunInfo
 from vgpt.tracking.windows import WINDOWS_FILE, parse_window_losses
 
 _NOT_SEALED = {TAG_SEAL, TAG_ID, TAG_STATUS, TAG_GROUP, TAG_RUN_DIR, TAG_KIND, TAG_COMPARED}

@@ -2,17 +2,19 @@
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from vgpt.tracking.delivery import SYNC_FILE
+from vgpt.tracking.integrity import disagreements
 from vgpt.tracking.journal import latest_metrics, read_metrics
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.lock import lock_owner
 from vgpt.tracking.mlflow_client import StoredRun, open_for_reading, unreadable
 from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.record import RECORD_FILE, read_record
+from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import TAG_ID, TAG_KIND, TAG_RUN_DIR, TAG_STATUS
 from vgpt.tracking.target import Target, resolve_target
 
@@ -20,40 +22,6 @@ READ_TIMEOUT = 30.0
 _STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """A recorded run.
-
-    Args:
-        run_id: MLflow's id; empty for a run that is in its journal alone.
-        run_name: its name.
-        experiment: its experiment.
-        status: "finished", "running", "failed", "killed" or "diverged". A run that ended without saying so is "killed".
-        start_time: milliseconds since 1970.
-        params: flattened settings as text.
-        metrics: the last value of every metric.
-        tags: see `vgpt.tracking.schema`.
-        directory: where its record was read; None for a run read from MLflow.
-        conflicts: what its copies in the journal and in MLflow say differently.
-    """
-
-    run_id: str
-    run_name: str
-    experiment: str
-    status: str
-    start_time: int
-    params: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    directory: Path | None = None
-    conflicts: tuple[str, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """The identity that the journal and MLflow share; empty for a run that vgpt did not record."""
-        return self.tags.get(TAG_ID, "")
 
 
 def read_runs(
@@ -185,8 +153,6 @@ def merge_runs(local: Iterable[RunInfo], stored: Iterable[RunInfo]) -> list[RunI
 
     Where its two copies disagree, the run says so.
     """
-    from vgpt.tracking.integrity import disagreements
-
     by_journal = {run.id: run for run in local}
     others: list[RunInfo] = []
     for run in stored:

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from vgpt.tracking.comparison_run import LOG_TIMEOUT, writing
 from vgpt.tracking.journal import now_ms
 from vgpt.tracking.mlflow_client import MlflowStore
+from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import KIND_STUDY, SCHEMA_VERSION, TAG_GROUP, TAG_KIND, TAG_SCHEMA
-from vgpt.tracking.store import RunInfo
 
 TAG_PARENT = "mlflow.parentRunId"
 """MLflow's own tag of a nested run."""

@@ -12,7 +12,7 @@ from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
 from vgpt.errors import CheckpointError, DataError, DivergedError
 from vgpt.evaluation.loss import Evaluator
-from vgpt.files import DEMO
+from vgpt.files.paths import DEMO
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import (
     count_parameters,

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.curves import Histories
+from vgpt.compare.evaluation_noise import Windows
 from vgpt.errors import VgptError
-from vgpt.files import may_replace
-from vgpt.report.comparison import Comparison
-from vgpt.report.curves import Histories
-from vgpt.report.evaluation_noise import Windows
-from vgpt.report.figures.caches import draw_caches
-from vgpt.report.figures.losses import draw_losses
-from vgpt.report.figures.positions import draw_positions
+from vgpt.files.paths import may_replace
+from vgpt.report.figures.costs import draw_caches, draw_tradeoffs
+from vgpt.report.figures.curves import draw_losses, draw_positions
 from vgpt.report.figures.style import Drawn, as_png, as_svg
-from vgpt.report.figures.tradeoffs import draw_tradeoffs
 
 
 def draw_all(comparison: Comparison, histories: Histories, windows: Windows) -> list[Drawn]:

@@ -8,18 +8,17 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.rows import row_names
 from vgpt.errors import VgptError
-from vgpt.files import may_replace
+from vgpt.files.paths import may_replace
 from vgpt.report.captions import audit_lines, confound_lines, forced_line
-from vgpt.report.comparison import Comparison
 from vgpt.report.figures.style import Drawn
 from vgpt.report.formats import notes
-from vgpt.report.grouping import seed_of
 from vgpt.report.html.elements import blocks, element, inline_svg, plain, plain_table
-from vgpt.report.names import row_names
-from vgpt.report.reproduce import reproduction
 from vgpt.report.tables import number_tables
-from vgpt.tracking.store import RunInfo
+from vgpt.study.reproduce import reproduction
+from vgpt.tracking.run_info import RunInfo, seed_of
 
 _STYLE = """
 :root { color-scheme: light; }

@@ -1,0 +1,84 @@
+"""The commands that would make a comparison and its runs again, from what the runs record."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vgpt.addresses import without_credentials
+from vgpt.attention.grammar import attention_label
+from vgpt.compare.request import Request
+from vgpt.errors import VgptError
+from vgpt.settings.compare import CompareConfig
+from vgpt.settings.fields import Leaf, leaves, shown
+from vgpt.settings.loader import Sources, load_settings
+from vgpt.settings.train import TrainConfig
+from vgpt.study.study import Study
+from vgpt.tracking.run_info import RunInfo, attention_of, settings_hash_of
+
+_SECTIONS = ("model", "train", "system", "workers")
+_NOT_OF_THE_RUN = ("node_rank", "rdzv_endpoint", "collective_timeout", "retries")
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """How to train a run again.
+
+    Attributes:
+        command: for a shell, without credentials.
+        exact: whether the settings of the command, as this version reads them, have the hash that the run recorded.
+    """
+
+    command: str
+    exact: bool
+
+
+def reproduction(run: RunInfo) -> Reproduction:
+    """Return the command that trains a recorded run again: its data, and all its settings that are not defaults."""
+    attn = attention_label(*attention_of(run))
+    known = {name: leaf for name, leaf in leaves(TrainConfig).items() if _matters(leaf)}
+    recorded = {name: run.params[name] for name in known if name in run.params}
+    plain = {name: shown(leaf.default) for name, leaf in known.items()}
+    given = {name: value for name, value in recorded.items() if name == "data" or value != plain[name]}
+    command = shlex.join(["vgpt", "train", *map(without_credentials, ["--attn", attn, *_flags(known, given)])])
+    try:
+        again = load_settings(TrainConfig, Sources(command_line={**given, "attn": attn})).settings
+        exact = settings_hash_of(run) in (again.settings_hash, again.spelled_hash)
+    except VgptError:
+        exact = False
+    return Reproduction(command, exact)
+
+
+def compare_command(request: Request) -> str:
+    """Return the command of a comparison, for a shell, without credentials."""
+    return _command([term.text if term.run_name else term.attn for term in request.terms], request.sources)
+
+
+def study_command(study: Study) -> str:
+    """Return the command of a study: that of its file, of its lists of values, or of its only comparison."""
+    return _command(study.words, study.sources) if study.divided else compare_command(study.first)
+
+
+def _command(terms: Sequence[str], sources: Sources) -> str:
+    words = ["vgpt", "compare", *terms]
+    if sources.preset is not None:
+        words += ["--preset", sources.preset.name]
+    words += _flags(leaves(CompareConfig), {name: shown(v) for name, v in sources.command_line.items()})
+    return shlex.join(map(without_credentials, words))
+
+
+def _flags(known: dict[str, Leaf], given: dict[str, str]) -> list[str]:
+    words: list[str] = []
+    for name, leaf in known.items():
+        if name not in given:
+            continue
+        if leaf.is_bool:
+            words.append(leaf.flag if given[name] == "true" else f"--no-{leaf.flag[2:]}")
+        else:
+            words += [leaf.flag, given[name]]
+    return words
+
+
+def _matters(leaf: Leaf) -> bool:
+    if leaf.path[0] not in _SECTIONS or leaf.is_attention or leaf.variants:
+        return False
+    return leaf.name not in _NOT_OF_THE_RUN
