@@ -6,7 +6,6 @@ vgpt's own attention, on which a plug-in rests too. Code that has changed since 
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
@@ -17,6 +16,7 @@ from typing import Any
 from vgpt.attention.config import AttentionConfig
 from vgpt.attention.mix.config import pattern_of
 from vgpt.attention.plugins import origin_of
+from vgpt.files.writing import replace_json
 
 FILE = "verified.json"
 """Name of the record in the directory of all runs."""
@@ -64,13 +64,7 @@ def write_stamps(
             **digests(config),
             **about,
         }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps({"version": VERSION, "variants": known}, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_json(path, {"version": VERSION, "variants": known}, indent=2, sort_keys=False)
     return path
 
 

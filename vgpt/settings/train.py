@@ -1,7 +1,5 @@
 """Settings of a training run: model, training, system and bookkeeping."""
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from vgpt.addresses import without_credentials
+from vgpt.files.digests import json_digest
 from vgpt.files.paths import DEMO, plain_place
 from vgpt.schema import Place, Section
 from vgpt.settings.matching import UNMATCHED
@@ -260,7 +259,7 @@ class TrainConfig(Section):
     @property
     def settings_hash(self) -> str:
         """Hash of `identity`: two runs with the same one would learn the same."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        return json_digest(self.identity())
 
     @property
     def directory(self) -> Path:
@@ -270,8 +269,7 @@ class TrainConfig(Section):
     @property
     def spelled_hash(self) -> str:
         """The same hash of the settings as they were spelled, which runs of earlier versions recorded."""
-        table = self._learnt(matched=self._matched, plain=False)
-        return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+        return json_digest(self._learnt(matched=self._matched, plain=False))
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide what is learnt: a run resumes only under the same ones.

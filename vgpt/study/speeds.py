@@ -4,7 +4,6 @@ A record lies in `RUNS/bench/`, under a name made of the variants, the shape, th
 that holds further variants answers too; one of other code or of another machine does not.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from vgpt.compare.architecture import architecture_of
 from vgpt.compare.bench_speeds import Speeds
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.metrics import PARAMS
+from vgpt.files.digests import json_digest
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters
 from vgpt.tracking.run_info import RunInfo
@@ -151,7 +151,7 @@ def _settings(config: GPT2Config) -> dict[str, Any]:
 
 
 def _hash(table: Any) -> str:
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()[:16]
+    return json_digest(table)[:16]
 
 
 def _torch_version() -> str:

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from vgpt.files.writing import replace_json
 from vgpt.tracking.journal import JournalReader, Point, now_ms, read_metrics
-from vgpt.tracking.lines import read_json, replace_json
+from vgpt.tracking.lines import read_json
 from vgpt.tracking.mlflow_client import MlflowStore
 from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.record import RunRecord, read_record

@@ -6,13 +6,12 @@ makes them disagree, and a comparison says so. The seal is a check-sum and no si
 writes a run anew with all its copies and the seal is not found out.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
+from vgpt.files.digests import digest_if_there, json_digest
 from vgpt.tracking.journal import METRICS_FILE
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.record import SUMMARY_FILE
@@ -55,15 +54,7 @@ def seal_of(identity: str, params: Mapping[str, str], tags: Mapping[str, str], m
         "tags": kept,
         "metrics": {n: repr(float(v)) for n, v in metrics.items()},
     }
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file; empty where there is none."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""
+    return json_digest(table)
 
 
 def is_sealed(run: RunInfo) -> bool:
@@ -114,7 +105,7 @@ def _faults_in(directory: Path, run: RunInfo) -> list[str]:
     """Hold a run directory's files against each other and against the digests that the run recorded of them."""
     found: list[str] = []
     for tag, file in (("vgpt.journal", METRICS_FILE), ("vgpt.windows", WINDOWS_FILE)):
-        if (recorded := run.tags.get(tag)) and (now := file_digest(directory / file)) and now != recorded:
+        if (recorded := run.tags.get(tag)) and (now := digest_if_there(directory / file)) and now != recorded:
             found.append(f"{file} was changed after the run finished")
     summary = (read_json(directory / SUMMARY_FILE) or {}).get("metrics", {})
     for name, value in summary.items() if isinstance(summary, dict) else ():

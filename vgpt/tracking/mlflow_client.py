@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.errors import TrackingError
+from vgpt.files.writing import draft_of
 from vgpt.tracking.reasons import NEWER, OLDER, REFUSALS, StoreError, reason_of
 from vgpt.tracking.sqlite_file import address_of, check_database, exclusively, is_empty, spelt
 from vgpt.tracking.target import URI_VARIABLE, Target
@@ -251,12 +252,8 @@ def _silence(*, databases: bool) -> None:
 
 def _create_database(path: Path) -> None:
     """Create the tables in a draft that is then renamed: a kill in the midst leaves no half-made store behind."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.unlink(missing_ok=True)
-    try:
-        from mlflow import MlflowClient
+    from mlflow import MlflowClient
 
-        MlflowClient(address_of(draft)).search_experiments(max_results=1)
-        draft.replace(path)
-    finally:
+    with draft_of(path) as draft:
         draft.unlink(missing_ok=True)
+        MlflowClient(address_of(draft)).search_experiments(max_results=1)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.integrity import file_digest, seal_of
+from vgpt.files.digests import digest_if_there
+from vgpt.tracking.integrity import seal_of
 from vgpt.tracking.journal import METRICS_FILE, Journal, Point, now_ms
 from vgpt.tracking.mirror import DEADLINE, Mirror
 from vgpt.tracking.record import RunRecord, RunStart, new_id, read_record, save_summary
@@ -179,8 +180,8 @@ class Tracker:
         """Add digests of the run's files, and the seal over everything that it says of itself, to its tags."""
         record = self._record
         record.tags |= {
-            "vgpt.journal": file_digest(self._run_dir / METRICS_FILE),
-            "vgpt.windows": file_digest(self._run_dir / WINDOWS_FILE),
+            "vgpt.journal": digest_if_there(self._run_dir / METRICS_FILE),
+            "vgpt.windows": digest_if_there(self._run_dir / WINDOWS_FILE),
             TAG_SEALED: ",".join(sorted(summary)),
         }
         record.tags[TAG_SEAL] = seal_of(record.id, record.params, record.tags, summary)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vgpt.tracking.lines import replace_json
+from vgpt.files.writing import replace_json
 
 WINDOWS_FILE = "val_windows.json"
 
