@@ -26,7 +26,8 @@ second, other.
 """
 from vgpt.attention.config import AttentionConfig, CacheCost
 from vgpt.attention.grouped.config import MHAConfig
-from vgpt.attention.registry import register_attention, resolve_attention
+from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.registry import register_attention
 
 MODULE = "vgpt.attention.grouped.module:GroupedAttention"
 

@@ -2,7 +2,7 @@
 
 The author of a variant calls it in one line of a test, once the variant is registered:
 
-    from vgpt.attention.conformance import failures
+    from vgpt.conformance import failures
 
     def test_my_variant_keeps_the_contract():
         assert failures("mine:width=3") == []
