@@ -11,7 +11,7 @@ import pytest
 from vgpt.compare.choose import compare
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.request import Request, make_request
-from vgpt.settings.fields import shown
+from vgpt.settings.fields import format_value
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.presets import load_preset
 from vgpt.settings.train import TrainConfig
@@ -104,7 +104,7 @@ def make_run() -> Callable[..., RunInfo]:
             experiment="vgpt",
             status=status,
             start_time=next(starts),
-            params={name: shown(value) for name, value in config.flat().items()},
+            params={name: format_value(value) for name, value in config.flat().items()},
             metrics={**numbers, **(metrics or {})},
             tags={**labels, **(tags or {})},
         )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vgpt.files.digests import digest_if_there, file_digest, json_digest, size_and_digest
-from vgpt.files.paths import access_hint, may_replace, near_place, plain_place, shown_name, typed_name, user_path
+from vgpt.files.paths import access_hint, format_name, may_replace, near_place, plain_place, typed_name, user_path
 from vgpt.files.text import parse_json, parse_toml, read_text, wide_encoding
 from vgpt.files.writing import draft_of, replace_bytes, replace_json
 from vgpt.settings.evaluate import EvalConfig
@@ -66,8 +66,8 @@ def test_places_that_are_the_same_have_one_spelling_and_the_demo_is_no_folder(tm
 
 def test_a_name_of_any_bytes_can_be_shown(tmp_path):
     name = os.fsdecode(b"caf\xe9.txt")
-    assert shown_name(name) == "caf\\xe9.txt"
-    assert shown_name("café.txt") == "café.txt"
+    assert format_name(name) == "caf\\xe9.txt"
+    assert format_name("café.txt") == "café.txt"
 
 
 @pytest.mark.parametrize("name", [b"a b.txt", b"it's.txt", b"caf\xe9's $x.txt", "ü.txt".encode(), b"\xff"])

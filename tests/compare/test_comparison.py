@@ -175,4 +175,4 @@ def test_a_variant_that_does_not_fit_the_baselines_trunk_is_a_remark(make_run, a
 
 def test_a_setting_from_the_environment_reaches_the_variants_that_have_it(ask):
     request = ask("mha", "gqa", "gqa:n_kv_head=1", preset="demo", env={"VGPT_N_KV_HEAD": "4", "VGPT_ATTN": "mqa"})
-    assert [term.attn for term in request.terms] == ["mha", "gqa:n_kv_head=4", "gqa:n_kv_head=1"]
+    assert [selector.attn for selector in request.selectors] == ["mha", "gqa:n_kv_head=4", "gqa:n_kv_head=1"]

@@ -36,8 +36,8 @@ def at(ask, runs, course, **point):
     return compare(ask("mha", "mqa", **point), runs, histories=course)
 
 
-def standings(found):
-    return {label: (ones[0].before, ones[0].after, ones[0].tokens) for label, ones in found.standings.items()}
+def snapshots(found):
+    return {label: (ones[0].before, ones[0].after, ones[0].tokens) for label, ones in found.snapshots.items()}
 
 
 def rendered(found, width=80):
@@ -53,7 +53,7 @@ def losses(row):
 
 def test_between_two_evaluations_the_loss_is_read_by_proportion_in_the_logarithm(ask, runs, course):
     found = at(ask, runs, course, at_tokens="4500")
-    assert standings(found) == {"mha": (400, 500, 4500), "mqa": (400, 500, 4500)}
+    assert snapshots(found) == {"mha": (400, 500, 4500), "mqa": (400, 500, 4500)}
     before, after = (2.01 + 3 * (math.exp(-0.5 * part) - math.exp(-5)) for part in (4, 5))
     expected = before + (after - before) * math.log(4500 / 4000) / math.log(5000 / 4000)
     assert losses(found.rows[0])[0] == pytest.approx(expected)
@@ -86,21 +86,21 @@ def test_a_loss_linear_in_the_logarithm_is_read_without_any_error(ask, runs, axi
         assert losses(row) == pytest.approx([expected] * 3, abs=1e-12)
         for run in row.runs:
             assert run.metrics["val/loss_se"] == run.metrics["val/bits_per_byte"] == pytest.approx(0.1 * expected)
-        assert [one.tokens for one in found.standings[row.label]] == pytest.approx([point / unit] * 3)
+        assert [one.tokens for one in found.snapshots[row.label]] == pytest.approx([point / unit] * 3)
     assert not found.unequal_points
 
 
 def test_an_evaluation_at_the_very_point_counts_as_it_is(ask, runs, course):
     found = at(ask, runs, course, at_tokens="5000")
-    assert standings(found)["mha"] == (500, 500, 5000)
+    assert snapshots(found)["mha"] == (500, 500, 5000)
     assert losses(found.rows[0])[0] == 2.01 + 3 * (math.exp(-2.5) - math.exp(-5))
-    assert standings(at(ask, runs, course, at_flops="5e6")) == {"mha": (500, 500, 5000), "mqa": (1000, 1000, 10_000)}
+    assert snapshots(at(ask, runs, course, at_flops="5e6")) == {"mha": (500, 500, 5000), "mqa": (1000, 1000, 10_000)}
 
 
 def test_at_equal_flops_and_at_equal_time_the_cheaper_variant_has_seen_more(ask, runs, course):
     found = at(ask, runs, course, at_flops="3e6")
-    assert standings(found) == {"mha": (300, 300, 3000), "mqa": (600, 600, 6000)}
-    found = standings(at(ask, runs, course, at_seconds="4.4"))
+    assert snapshots(found) == {"mha": (300, 300, 3000), "mqa": (600, 600, 6000)}
+    found = snapshots(at(ask, runs, course, at_seconds="4.4"))
     assert found == {"mha": (400, 500, pytest.approx(4400)), "mqa": (800, 900, pytest.approx(8800))}
 
 
@@ -144,7 +144,7 @@ def test_a_run_that_ended_before_the_point_is_shown_without_a_verdict(ask, runs,
     found = at(ask, runs, course, at_flops="8e6", force="true")
     assert found.statistics[1].difference.verdict == "unequal points: no verdict"
     assert found.unequal_points.keys() == {"mqa"}
-    assert standings(found)["mqa"] == (1000, None, 10_000)
+    assert snapshots(found)["mqa"] == (1000, None, 10_000)
     text = " ".join(rendered(found).split())
     assert "mqa-s1" in text
     assert "ended at 5M training FLOPs, last evaluated at 5M training FLOPs" in text
@@ -161,8 +161,8 @@ def test_a_run_that_was_not_evaluated_by_the_point_has_no_verdict_and_hears_of_a
 ):
     found = at(ask, runs, course, at_seconds="0.6")
     assert found.rows[0].runs[0].metrics["val/loss"] == pytest.approx(2.01 + 3 * (math.exp(-0.5) - math.exp(-5)))
-    assert standings(found)["mha"] == (None, 100, 1000)
-    assert standings(found)["mqa"] == (100, 200, 1200)
+    assert snapshots(found)["mha"] == (None, 100, 1000)
+    assert snapshots(found)["mqa"] == (100, 200, 1200)
     assert found.statistics[1].difference.verdict == "unequal points: no verdict"  # its own point is no help
     assert found.unequal_points["mqa"] == "mha, the baseline, is not there"
     assert "--eval-interval 60 evaluates a run by then" in found.unequal_points["mha"]
@@ -170,7 +170,7 @@ def test_a_run_that_was_not_evaluated_by_the_point_has_no_verdict_and_hears_of_a
 
 def test_what_stands_within_a_hundredth_of_the_point_may_stand_for_it(ask, runs, course):
     found = at(ask, runs, course, at_flops="5.04e6")
-    assert standings(found)["mqa"] == (1000, None, 10_000)
+    assert snapshots(found)["mqa"] == (1000, None, 10_000)
     assert not found.unequal_points
     assert at(ask, runs, course, at_flops="5.06e6").unequal_points
 
@@ -237,7 +237,7 @@ def test_the_table_says_between_which_evaluations_a_loss_was_read_and_that_it_is
 def test_json_tells_the_point_and_what_each_run_had_there(ask, runs, course):
     table = json.loads(json.dumps(as_json(at(ask, runs, course, at_flops="3.1e6"))))
     assert table["milestone"] == {"axis": "flops", "amount": 3.1e6}
-    (first, *_) = table["rows"][1]["at_milestone"]
+    (first, *_) = table["rows"][1]["take_snapshots"]
     assert (first["evaluated_before"], first["evaluated_after"]) == (600, 700)
     assert first["amount"] == first["flops"] == pytest.approx(3.1e6)
     assert (first["step"], first["tokens"], first["seconds"]) == (pytest.approx(620), pytest.approx(6200), 3.1)

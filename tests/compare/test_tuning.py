@@ -12,12 +12,12 @@ from vgpt.compare.learning_rates import TUNED, grid
 from vgpt.compare.rows import make_row
 from vgpt.errors import SettingsError, UsageError
 from vgpt.report.as_json import as_json
-from vgpt.report.study_tables import agenda_json
+from vgpt.report.study_tables import plan_json
 from vgpt.report.tables import tables
 from vgpt.settings.loader import Sources
 from vgpt.settings.presets import load_preset
-from vgpt.study.estimate import Paces
-from vgpt.study.plan import make_agenda
+from vgpt.study.estimate import ThroughputEstimate
+from vgpt.study.plan import make_plan
 from vgpt.study.study import make_study
 from vgpt.tracking.windows import WindowLosses
 
@@ -208,16 +208,16 @@ def test_a_baseline_without_tuning_keeps_its_place(swept):
 def test_the_plan_shows_both_stages(swept):
     make, windows = swept
     found = answer(make(lambda attn, lr, seed: lr == 1e-3 or seed in SEEDS), windows)
-    agenda = make_agenda([found], Paces([]))
-    assert [(item.label, item.there, item.missing) for item in agenda.items] == [("mha", 6, 3), ("mqa", 6, 3)]
-    assert agenda.later == (6, 12)
-    assert agenda.sentence().endswith(
+    plan = make_plan([found], ThroughputEstimate([]))
+    assert [(item.label, item.there, item.missing) for item in plan.items] == [("mha", 6, 3), ("mqa", 6, 3)]
+    assert plan.later == (6, 12)
+    assert plan.sentence().endswith(
         "These choose the learning rates; a second stage of 6 to 12 runs at the chosen and the common rate, "
         "with other seeds, is what is reported"
     )
-    assert agenda_json(agenda)["second_stage"] == [6, 12]
-    done = make_agenda([answer(make(), windows)], Paces([]))
-    assert (agenda_json(done)["second_stage"], done.sentence()) == (
+    assert plan_json(plan)["second_stage"] == [6, 12]
+    done = make_plan([answer(make(), windows)], ThroughputEstimate([]))
+    assert (plan_json(done)["second_stage"], done.sentence()) == (
         None,
         "plan: all 36 runs exist; nothing to train",
     )

@@ -9,7 +9,7 @@ from vgpt.compare.curves import curve
 from vgpt.errors import VgptError
 from vgpt.report.figures.costs import draw_caches, draw_tradeoffs, pareto_front
 from vgpt.report.figures.curves import draw_losses, draw_positions, spans
-from vgpt.report.figures.style import COLOURS, as_png, as_svg, looks
+from vgpt.report.figures.style import COLOURS, as_png, as_svg, line_styles
 from vgpt.report.figures.write import draw_all, save_figures
 from vgpt.tracking.histories import History
 
@@ -139,7 +139,7 @@ def test_names_are_never_read_as_formulas_and_never_left_out(make_run, ask, rena
 
 def test_more_rows_than_colours_are_told_apart_by_their_marks(make_run, ask):
     runs = [make_run("mha", run_name=f"r{number}") for number in range(10)]
-    found = looks(compare(ask(*(f"r{number}" for number in range(10))), runs).rows)
+    found = line_styles(compare(ask(*(f"r{number}" for number in range(10))), runs).rows)
     assert len({(look.colour, look.marker, look.dash) for look in found.values()}) == 10
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from vgpt.compare.choose import compare
 from vgpt.report.as_json import as_json
 from vgpt.report.formats import as_csv, as_markdown
-from vgpt.report.html.page import Section, as_html
+from vgpt.report.html.page import ReportSection, as_html
 from vgpt.report.tables import tables
 from vgpt.tracking.windows import WindowLosses
 
@@ -152,7 +152,7 @@ def test_a_row_with_diverged_seeds_gets_no_verdict_and_says_so_everywhere(half_d
     (line,) = list(csv.DictReader(io.StringIO(as_csv(found))))[1:]
     assert (line["verdict"], line["flags"]) == ("diverged 2/5: no verdict", "diverged 2/5")
     assert "diverged 2/5" in as_markdown(found).replace("\\", "")
-    assert "mqa: diverged 2/5, no verdict." in as_html([Section(found, [])], command="vgpt", made=0)
+    assert "mqa: diverged 2/5, no verdict." in as_html([ReportSection(found, [])], command="vgpt", made=0)
 
 
 def test_the_same_holds_for_given_conditions(half_diverged, ask):

@@ -5,8 +5,8 @@ import pytest
 from vgpt.errors import SettingsError, UsageError
 from vgpt.settings.loader import Sources
 from vgpt.settings.presets import preset_directory
-from vgpt.study.estimate import Paces
-from vgpt.study.plan import make_agenda
+from vgpt.study.estimate import ThroughputEstimate
+from vgpt.study.plan import make_plan
 from vgpt.study.reproduce import study_command
 from vgpt.study.study import make_study
 
@@ -43,16 +43,16 @@ def test_every_combination_of_budgets_and_rates_is_a_comparison(study):
     ]
     for part in found.parts:
         settings = part.request.settings
-        assert [term.attn for term in part.request.terms] == ["mha", "gqa:n_kv_head=1", "mqa"]
+        assert [term.attn for term in part.request.selectors] == ["mha", "gqa:n_kv_head=1", "mqa"]
         assert (settings.model.match, str(settings.train.lr)) == tuple(part.values.values())
         assert (settings.model.dropout, settings.model.flash, settings.model.n_layer) == (0.1, False, 4)
         assert settings.compare.seeds == 2
 
 
 def test_the_plan_of_a_study_holds_each_run_once(study):
-    agenda = make_agenda([part.answer([]) for part in study().parts], Paces([]))
+    plan = make_plan([part.answer([]) for part in study().parts], ThroughputEstimate([]))
     # mha is the reference: matching leaves it as it is; the others are other models then.
-    assert {item.label: item.missing for item in agenda.items} == {"mha": 4, "gqa:n_kv_head=1": 8, "mqa": 8}
+    assert {item.label: item.missing for item in plan.items} == {"mha": 4, "gqa:n_kv_head=1": 8, "mqa": 8}
 
 
 def test_runs_on_record_answer_a_study_as_they_answer_flags(study, make_run):
@@ -195,8 +195,8 @@ def test_the_packaged_study_of_positions_is_sound():
     place = Path(preset_directory()) / "studies" / "positions.toml"
     found = make_study([], Sources(command_line={"study": str(place)}))
     assert [part.request.settings.model.pos for part in found.parts] == ["rope", "learned"]
-    agenda = make_agenda([part.answer([]) for part in found.parts], Paces([]))
-    assert [item.missing for item in agenda.items] == [6] * 7
+    plan = make_plan([part.answer([]) for part in found.parts], ThroughputEstimate([]))
+    assert [item.missing for item in plan.items] == [6] * 7
 
 
 def test_the_parts_of_a_study_are_answered_as_one_family(make_run, tmp_path):

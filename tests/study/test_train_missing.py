@@ -21,11 +21,11 @@ sys.exit({code})
 
 PARENT = """
 import sys
-from vgpt.report.missing import TrainingInterrupted, train_missing
-from vgpt.report.plan import Wanted
+from vgpt.study.train_missing import TrainingInterrupted, train_missing
+from vgpt.compare.request import PlannedRun
 from vgpt.settings.compare import CompareConfig
 
-wanted = [Wanted("mha", 1, CompareConfig(), ("train",)), Wanted("mqa", 1, CompareConfig(), ("train",))]
+wanted = [PlannedRun("mha", 1, CompareConfig(), ("train",)), PlannedRun("mqa", 1, CompareConfig(), ("train",))]
 try:
     train_missing(wanted, print, program=[sys.executable, "child.py"])
 except TrainingInterrupted as stop:
@@ -102,7 +102,7 @@ def test_results_of_training_do_not_reach_stdout(missing, tmp_path, capfd):
 def test_a_run_that_fails_does_not_keep_the_others_from_being_trained(missing, tmp_path):
     code = "3 if 'gqa' in sys.argv else 0"
     (failure,) = train_missing(missing, lambda line: None, program=program(tmp_path, code))
-    assert (failure.wanted.label, failure.code) == ("gqa:n_kv_head=2", 3)
+    assert (failure.planned.label, failure.code) == ("gqa:n_kv_head=2", 3)
     assert len((tmp_path / "calls.txt").read_text().splitlines()) == 3
 
 

@@ -73,13 +73,13 @@ def _settings_of_each(names: Sequence[str], sources: Sources) -> "dict[str, Load
     Raises:
         UsageError: a name is no variant, stands twice, or a setting belongs to none of them.
     """
-    from vgpt.compare.selectors import parse_terms, with_variant_flags
+    from vgpt.compare.selectors import parse_selectors, with_variant_flags
     from vgpt.describe.labels import display_label
     from vgpt.settings.fields import leaves
 
     own = {name for name, leaf in leaves(BenchConfig).items() if leaf.variants}
     flags = {name: str(value) for name, value in sources.command_line.items() if name in own}
-    terms = parse_terms(names)
+    terms = parse_selectors(names)
     if runs := [term.text for term in terms if not term.kind]:
         raise UsageError(f"{runs[0]!r} is no variant", f"Variants: {', '.join(variants())}.")
     rest = {name: value for name, value in sources.command_line.items() if name not in own}

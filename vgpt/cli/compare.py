@@ -20,8 +20,8 @@ from vgpt.settings.prepared import PREPARED
 if TYPE_CHECKING:
     from vgpt.compare.comparison import Comparison
     from vgpt.compare.request import Request
-    from vgpt.study.estimate import Paces
-    from vgpt.study.plan import Agenda
+    from vgpt.study.estimate import ThroughputEstimate
+    from vgpt.study.plan import Plan
     from vgpt.study.study import Answered, Study
     from vgpt.study.train_missing import Failure
     from vgpt.tracking.histories import WindowReader
@@ -48,7 +48,7 @@ def compare_runs(
     csv: Annotated[bool, typer.Option("--csv", help="print one table as CSV, numbers raw")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="print one table as Markdown")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="print one table for LaTeX, with booktabs")] = False,
-    curves: Annotated[bool, typer.Option("--curves", help="show the course of the losses under the tables")] = False,
+    curves: Annotated[bool, typer.Option("--curves", help="show loss curves under the tables")] = False,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="DIR", parser=user_path, help="draw figures, as PNG and SVG, into a directory"),
@@ -69,8 +69,8 @@ def compare_runs(
     from vgpt.cli.compare_speeds import attach_speeds, measure_speeds
     from vgpt.cli.compare_views import Views, chosen_format
     from vgpt.compare.request import settings_of_first
-    from vgpt.study.estimate import Paces
-    from vgpt.study.plan import distinct, make_agenda
+    from vgpt.study.estimate import ThroughputEstimate
+    from vgpt.study.plan import distinct, make_plan
     from vgpt.study.study import make_study
     from vgpt.tracking.histories import WindowReader
 
@@ -89,19 +89,19 @@ def compare_runs(
         mention_data(study.first.settings.train.data, origin)
     runs = _recorded(study.first)
     answers = _answers(study, runs, windows)
-    paces = Paces(runs)
-    agenda = make_agenda([answer.comparison for answer in answers], paces)
+    throughput = ThroughputEstimate(runs)
+    plan = make_plan([answer.comparison for answer in answers], throughput)
     if options.plan:
-        _print_plan(agenda, as_json=json)
+        _print_plan(plan, as_json=json)
         return
     failures: list[Failure] = []
     stages = 2 if options.sweep_lr else 1  # the second trains what the first has chosen
-    while options.run_missing and agenda.missing and stages and not failures:
-        failures = _train(agenda, paces)
+    while options.run_missing and plan.missing and stages and not failures:
+        failures = _train(plan, throughput)
         if options.sweep_lr:  # a rate that is too high is an answer, and no failure
             failures = [failure for failure in failures if failure.code != DivergedError.exit_code]
         answers = _answers(study, _recorded(study.first), windows)
-        agenda, stages = make_agenda([answer.comparison for answer in answers], paces), stages - 1
+        plan, stages = make_plan([answer.comparison for answer in answers], throughput), stages - 1
         _gather(study, answers)
     if options.run_missing and options.bench and not failures:
         measure_speeds(answers)
@@ -145,12 +145,12 @@ def _recorded(request: "Request") -> "list[RunInfo]":
     return merge_runs(local, stored)
 
 
-def _train(agenda: "Agenda", paces: "Paces") -> "list[Failure]":
+def _train(plan: "Plan", throughput: "ThroughputEstimate") -> "list[Failure]":
     from vgpt.study.train_missing import TrainingInterrupted, train_missing
 
-    say(agenda.sentence())
+    say(plan.sentence())
     try:
-        return train_missing(agenda.missing, say, paces=paces)
+        return train_missing(plan.missing, say, throughput=throughput)
     except TrainingInterrupted as stop:
         warn("stopped; what was trained is saved, and the same command resumes it")
         raise typer.Exit(stop.code) from None
@@ -170,13 +170,13 @@ def _gather(study: "Study", answers: "Sequence[Answered]") -> None:
         warn(f"the runs are not gathered under {study.name!r} in MLflow: {error.message}")
 
 
-def _print_plan(agenda: "Agenda", *, as_json: bool) -> None:
-    from vgpt.report.study_tables import agenda_json, agenda_table
+def _print_plan(plan: "Plan", *, as_json: bool) -> None:
+    from vgpt.report.study_tables import plan_json, plan_table
 
     if as_json:
-        print_json(agenda_json(agenda))
+        print_json(plan_json(plan))
     else:
-        out().print(agenda_table(agenda), soft_wrap=False)
+        out().print(plan_table(plan), soft_wrap=False)
 
 
 def _conclude(request: "Request", comparisons: "Sequence[Comparison]", failures: "Sequence[Failure]") -> None:
@@ -185,7 +185,7 @@ def _conclude(request: "Request", comparisons: "Sequence[Comparison]", failures:
 
     missing = distinct(wanted for comparison in comparisons for wanted in comparison.missing)
     if failures:
-        names = ", ".join(f"{failure.wanted.label} (exit code {failure.code})" for failure in failures)
+        names = ", ".join(f"{failure.planned.label} (exit code {failure.code})" for failure in failures)
         raise VgptError(f"{len(failures)} of the missing runs failed: {names}", "Their errors stand above the tables.")
     if request.settings.compare.run_missing and missing:
         names = ", ".join(wanted.label for wanted in missing)
@@ -194,7 +194,7 @@ def _conclude(request: "Request", comparisons: "Sequence[Comparison]", failures:
         )
     if any(comparison.rows for comparison in comparisons):
         return
-    what = ", ".join(term.text for term in request.terms) or "any variant"
+    what = ", ".join(term.text for term in request.selectors) or "any variant"
     where = " under these conditions" if request.fixed else ""
     remedy = "vgpt compare mha gqa mqa --run-missing --preset demo trains three."
     if missing:

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from rich.markup import escape
 
 from vgpt.cli.console import key_values, out, print_json, warn
-from vgpt.settings.fields import Leaf, leaves, shown
+from vgpt.settings.fields import Leaf, format_value, leaves
 from vgpt.settings.loader import Loaded, Sources, load_settings
 from vgpt.settings.misspelt import unknown_variables
 from vgpt.settings.presets import load_preset, preset_names
@@ -48,7 +48,7 @@ def option(leaf: Leaf) -> Any:
 def _default(leaf: Leaf) -> Any:
     if leaf.variants:
         return None
-    return leaf.default if leaf.is_bool else shown(leaf.default)
+    return leaf.default if leaf.is_bool else format_value(leaf.default)
 
 
 def given_on_command_line(ctx: typer.Context, values: dict[str, Any], names: dict[str, Leaf]) -> dict[str, Any]:
@@ -140,9 +140,9 @@ def print_settings(loaded: Loaded[Any], *, as_json: bool = False) -> NoReturn:
         if (value := _value(loaded.settings, leaf)) is not _MISSING
     ]
     if as_json:
-        print_json({name: {"value": shown(value), "origin": origin} for name, value, origin in rows})
+        print_json({name: {"value": format_value(value), "origin": origin} for name, value, origin in rows})
     else:
-        lines = [(name, f"{shown(value):<24} {origin}") for name, value, origin in rows]
+        lines = [(name, f"{format_value(value):<24} {origin}") for name, value, origin in rows]
         out().print(key_values("", lines))
     raise typer.Exit
 

@@ -56,7 +56,7 @@ def _cells(run: Listed) -> list[Text]:
         Text(_loss(run.loss)),
         Text(_loss(run.best_loss)),
         Text(format_bytes(run.bytes)),
-        Text(shown_age(run.age)),
+        Text(format_age(run.age)),
     ]
 
 
@@ -93,7 +93,7 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def shown_age(seconds: float) -> str:
+def format_age(seconds: float) -> str:
     """Return a time as its largest unit: 42s, 7m, 3h, 12d."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= size:

@@ -181,7 +181,7 @@ def spelled(tokenizer: "Tokenizer", ids: list[int]) -> bytes:
 
 
 def visible(text: str) -> str:
-    r"""Return the text with control characters spelt out (\x1b), so that a model cannot command the terminal.
+    r"""Return the text with control characters spelled out (\x1b), so that a model cannot command the terminal.
 
     Line breaks and tabs stay; so do characters that only change the direction of writing, which every text may hold.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from vgpt.compare.architecture import effective_positions
 from vgpt.compare.audit_runs import (
     NOT_RECORDED,
-    Difference,
+    UnequalCondition,
     as_recorded,
     commit_note,
     not_shown,
@@ -96,7 +96,7 @@ class Audit:
 
     checked: tuple[str, ...]
     shared: dict[str, str]
-    differences: tuple[Difference, ...]
+    differences: tuple[UnequalCondition, ...]
     flagged: dict[str, tuple[str, ...]]
     tuned: tuple[str, ...] = ()
     unrecorded: tuple[str, ...] = ()
@@ -119,7 +119,7 @@ def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[
     """Compare the conditions of all rows with those of the first.
 
     The variant, its own settings and the seed may differ; everything else that bears on loss, cost or speed is
-    looked at: data, tokenizer, tokens trained on, batches, first weights, schedule, optimizer, trunk, effective
+    looked at: data, tokenizer, tokens trained on, batches, first weights, schedule, optimizer, backbone, effective
     positions, precision, device, evaluation, and the code and software that computed them. What only some runs recorded
     counts as a difference; what none did is named. Where the widths of MLPs were matched, the rule and the width of its
     reference must be equal, not the widths. What is `tuned` for each row with equal effort may differ between rows, as
@@ -135,7 +135,7 @@ def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[
     runs = [run for row in rows for run in row.runs]
     checked: dict[str, None] = {}
     shared: dict[str, str] = {}
-    differences: list[Difference] = []
+    differences: list[UnequalCondition] = []
     unrecorded: list[str] = []
     for condition in _conditions(runs):
         if condition.name in tuned:
@@ -171,7 +171,7 @@ def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[
     )
 
 
-def _difference(condition: _Condition, values: Mapping[str, set[str]]) -> Difference | None:
+def _difference(condition: _Condition, values: Mapping[str, set[str]]) -> UnequalCondition | None:
     """Return how a condition differs between rows, by label; None where all runs have one value that never changed."""
     distinct = set[str]().union(*values.values())
     if len(distinct) == 1 and not any(THEN in value for value in distinct):
@@ -183,10 +183,10 @@ def _difference(condition: _Condition, values: Mapping[str, set[str]]) -> Differ
         if len(found) > 1 or found != first or any(THEN in value for value in found)
     )
     shown = {label: ", ".join(sorted(found)) for label, found in values.items()}
-    return Difference(condition.aspect, condition.name, shown, flagged)
+    return UnequalCondition(condition.aspect, condition.name, shown, flagged)
 
 
-def _flagged(differences: Sequence[Difference]) -> dict[str, tuple[str, ...]]:
+def _flagged(differences: Sequence[UnequalCondition]) -> dict[str, tuple[str, ...]]:
     """Return the names of what differs, each once, by label of the row."""
     names: dict[str, dict[str, None]] = {}
     for one in differences:

@@ -11,7 +11,7 @@ from vgpt.tracking.integrity import faults_of, is_sealed
 from vgpt.tracking.run_info import FINISHED, RunInfo, conditions_of, finished, newest_first, seed_of, settings_hash_of
 
 NOT_RECORDED = "not recorded"
-Found = tuple[list["Difference"], list[str]]
+Found = tuple[list["UnequalCondition"], list[str]]
 
 _LOSS = "val/loss"
 _FACTS = (
@@ -31,7 +31,7 @@ _MOST_NAMED = 4
 
 
 @dataclass(frozen=True)
-class Difference:
+class UnequalCondition:
     """One condition that is not equal.
 
     Attributes:
@@ -59,7 +59,7 @@ def seed_conditions(rows: Sequence[Row]) -> Found:
     The hash of all batches proves the order of the data; the digest of the first weights outside the attention, that
     swapping it changed nothing else. MLPs of another width, as matching makes them, start from other numbers.
     """
-    differences: list[Difference] = []
+    differences: list[UnequalCondition] = []
     unrecorded: list[str] = []
     for aspect, name, tag in _BY_SEED:
         if not any(run.tags.get(tag) for row in rows for run in row.runs if _expects(run, tag)):
@@ -89,7 +89,7 @@ def seed_conditions(rows: Sequence[Row]) -> Found:
                 or "-"
                 for label, found in values.items()
             }
-            differences.append(Difference(aspect, name, shown, flagged))
+            differences.append(UnequalCondition(aspect, name, shown, flagged))
     return differences, unrecorded
 
 
@@ -100,13 +100,13 @@ def plugin_conditions(rows: Sequence[Row]) -> Found:
         for run in row.runs:
             for kind, digest in _plugins(run).items():
                 recorded.setdefault(kind, {}).setdefault(row.label, set()).add(digest)
-    differences: list[Difference] = []
+    differences: list[UnequalCondition] = []
     for kind, by_row in recorded.items():
         first = next(iter(by_row.values()))
         flagged = tuple(label for label, found in by_row.items() if len(found) > 1 or found != first)
         if flagged:
             shown = {label: ", ".join(sorted(found)) for label, found in by_row.items()}
-            differences.append(Difference("software", f"plug-in of {kind}", shown, flagged))
+            differences.append(UnequalCondition("software", f"plug-in of {kind}", shown, flagged))
     missing = bool(rows) and not any("vgpt.plugins" in run.tags for row in rows for run in row.runs)
     return differences, ["plug-ins"] * missing
 
@@ -116,12 +116,12 @@ def record_conditions(rows: Sequence[Row]) -> Found:
     faults = {row.label: [fault for run in row.runs for fault in _named_faults(run)] for row in rows}
     flagged = tuple(label for label, found in faults.items() if found)
     shown = {label: _listed(found) if found else "agrees with itself" for label, found in faults.items()}
-    differences = [Difference("record", "record", shown, flagged)] if flagged else []
+    differences = [UnequalCondition("record", "record", shown, flagged)] if flagged else []
     unsealed = any(not is_sealed(run) for row in rows for run in row.runs)
     return differences, ["seal"] * unsealed
 
 
-def trained_again(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> tuple[list[Difference], list[str]]:
+def trained_again(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> tuple[list[UnequalCondition], list[str]]:
     """Find runs of the same settings and seed that came to other results: of several draws one is shown.
 
     Under the same code and machine they must come to the same loss; where they do not, or where one diverged, the one
@@ -154,7 +154,7 @@ def trained_again(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> tuple[lis
     if not values:
         return [], notes
     shown = {row.label: values.get(row.label, "once") for row in rows}
-    return [Difference("seeds", "trained", shown, tuple(values))], notes
+    return [UnequalCondition("seeds", "trained", shown, tuple(values))], notes
 
 
 def not_shown(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from vgpt.compare.architecture import architecture_of
 from vgpt.compare.metrics import PARAMS, START_RMS, relative_change, stat
 from vgpt.compare.rows import Row
-from vgpt.settings.matching import MULTIPLE, Budget, Match, Trunk, budget, matched_width, resolve_reference
+from vgpt.settings.matching import MULTIPLE, Backbone, Budget, Match, budget, matched_width, resolve_reference
 from vgpt.tracking.run_info import RunInfo
 
 
@@ -67,9 +67,9 @@ def follows(run: RunInfo, rule: Match) -> bool:
     config = architecture_of(run)
     if config is None:
         return False
-    trunk = Trunk(config.shape, config.n_layer, config.raw_hidden)
+    backbone = Backbone(config.shape, config.n_layer, config.raw_hidden)
     try:
-        return matched_width(rule, config.attn, resolve_reference(rule.to, config.shape), trunk) == trunk.width
+        return matched_width(rule, config.attn, resolve_reference(rule.to, config.shape), backbone) == backbone.width
     except ValueError:
         return False
 
@@ -83,7 +83,7 @@ def budget_of(run: RunInfo, rule: Match) -> Budget | None:
         reference = resolve_reference(rule.to, config.shape)
     except ValueError:
         return None
-    return budget(config.attn, reference, Trunk(config.shape, config.n_layer, config.raw_hidden), config.hidden)
+    return budget(config.attn, reference, Backbone(config.shape, config.n_layer, config.raw_hidden), config.hidden)
 
 
 def matching_condition(run: RunInfo, rule: Match | None) -> str:

@@ -12,13 +12,13 @@ from vgpt.compare.curves import Histories
 from vgpt.compare.differences import row_statistics
 from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.known import KnownRuns
-from vgpt.compare.request import Request, Wanted, base_seed, wanted_run
+from vgpt.compare.request import PlannedRun, Request, base_seed, planned_run
 from vgpt.compare.rows import Row, like, make_row, matching, one_per_seed, with_names
-from vgpt.compare.selectors import Term
-from vgpt.compare.snapshot import UNEQUAL_POINTS, at_milestone, milestone_of
+from vgpt.compare.selectors import Selector
+from vgpt.compare.snapshot import UNEQUAL_POINTS, snapshot_point_of, take_snapshots
 from vgpt.compare.unfinished import DIVERGED, diverged_beside, unfinished_remarks
 from vgpt.errors import SettingsError, UsageError, did_you_mean
-from vgpt.settings.fields import shown
+from vgpt.settings.fields import format_value
 from vgpt.settings.matching import Match
 from vgpt.tracking.run_info import (
     FINISHED,
@@ -35,7 +35,7 @@ from vgpt.tracking.run_info import (
 @dataclass
 class _Draft:
     rows: list[Row]
-    missing: list[Wanted]
+    missing: list[PlannedRun]
     unfinished: list[tuple[str, RunInfo]]
     remarks: list[str]
 
@@ -56,27 +56,27 @@ def compare(
         request: what is asked for.
         runs: all runs on record.
         windows: finds the losses per window of a run; without, evaluation noise is not known.
-        histories: finds the course of a run; needed for a comparison at a point before the end alone.
+        histories: finds the loss curves of a run; needed for a comparison at a point before the end alone.
 
     Raises:
-        UsageError: a term is neither a variant nor a run, or a variant does not fit the given conditions.
+        UsageError: a selector is neither a variant nor a run, or a variant does not fit the given conditions.
         VgptError: a comparison at equal tokens, FLOPs or time was asked for, and no row can be read there.
     """
     draft = _Draft([], [], [], [])
-    terms = list(request.terms) or _stored_terms(finished(runs))
+    selectors = list(request.selectors) or _stored_selectors(finished(runs))
     if request.fixed:
-        _choose_fixed(draft, request, terms, runs)
+        _choose_fixed(draft, request, selectors, runs)
     else:
-        _choose_free(draft, request, terms, runs)
+        _choose_free(draft, request, selectors, runs)
     rows = _distinct(draft.rows)
-    milestone, points = milestone_of(request.settings.compare), None
-    if milestone is not None and histories is not None and rows:
-        points = at_milestone(rows, milestone, histories)
+    snapshot_point, points = snapshot_point_of(request.settings.compare), None
+    if snapshot_point is not None and histories is not None and rows:
+        points = take_snapshots(rows, snapshot_point, histories)
         rows = points.rows
         windows = None  # losses per window are kept of the last evaluation alone
     rows = sorted_rows(with_names(rows), request.settings.compare.sort)
-    if rows and terms and not _belongs(rows[0], terms[0]):
-        draft.remarks.append(f"{terms[0].text} has no run to show; differences are against {rows[0].label}")
+    if rows and selectors and not _belongs(rows[0], selectors[0]):
+        draft.remarks.append(f"{selectors[0].text} has no run to show; differences are against {rows[0].label}")
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
     options, audited = request.settings.compare, audit(rows, recorded=runs)
     unequal = points.unequal if points else {}
@@ -95,8 +95,8 @@ def compare(
         ),
         force=options.force,
         match=_match_of(request, rows),
-        milestone=milestone if points else None,
-        standings=points.standings if points else {},
+        snapshot_point=snapshot_point if points else None,
+        snapshots=points.snapshots if points else {},
         unequal_points=unequal,
         power=options.power,
     )
@@ -109,22 +109,22 @@ def _match_of(request: Request, rows: Sequence[Row]) -> Match | None:
     return width_rule(run for row in rows for run in row.runs)
 
 
-def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:
+def _choose_fixed(draft: _Draft, request: Request, selectors: Sequence[Selector], runs: Sequence[RunInfo]) -> None:
     done = finished(runs)
     known, alive = KnownRuns(done), KnownRuns(run for run in runs if run.status != FINISHED)
-    for term in terms:
-        if term.run_name:
-            _choose_named(draft, term, runs)
+    for selector in selectors:
+        if selector.run_name:
+            _choose_named(draft, selector, runs)
             continue
         try:
-            wanted = [wanted_run(request, term, seed) for seed in request.seeds_from(request.settings.train.seed)]
+            wanted = [planned_run(request, selector, seed) for seed in request.seeds_from(request.settings.train.seed)]
         except SettingsError:
-            if request.terms:
+            if request.selectors:
                 raise
             continue  # a variant of the store that does not fit these conditions was never trained under them
         answers = [known.find(run.config) for run in wanted]
         found = [run for run in answers if run is not None]
-        asked = {run.config.settings_hash for run in draft.missing}  # two terms may come to the same settings
+        asked = {run.config.settings_hash for run in draft.missing}  # two selectors may come to the same settings
         absent = [run for run, answer in zip(wanted, answers, strict=True) if answer is None]
         failed = [run for one in absent for run in alive.find_all(one.config) if run.status == DIVERGED]
         absent = [run for run in absent if run.config.settings_hash not in asked]
@@ -132,22 +132,22 @@ def _choose_fixed(draft: _Draft, request: Request, terms: Sequence[Term], runs: 
             draft.rows.append(make_row(found, wanted=len(wanted), failed=one_per_seed(failed)))
             if not request.settings.compare.sweep_lr:  # its seeds choose a rate, and are not to be added to
                 _mention_other_seeds(draft, request, found[0], done)
-        if found or request.terms:
+        if found or request.selectors:
             draft.missing += absent
         begun = {id(run) for one in absent for run in alive.find_all(one.config)}
-        draft.unfinished += [(term.attn, run) for run in runs if id(run) in begun]
+        draft.unfinished += [(selector.attn, run) for run in runs if id(run) in begun]
 
 
-def _choose_free(draft: _Draft, request: Request, terms: Sequence[Term], runs: Sequence[RunInfo]) -> None:
+def _choose_free(draft: _Draft, request: Request, selectors: Sequence[Selector], runs: Sequence[RunInfo]) -> None:
     done = newest_first(finished(runs))
-    reference = next((run for term in terms for run in _candidates(term, done)), None)
+    reference = next((run for selector in selectors for run in _candidates(selector, done)), None)
     seeds = _seeds(request, reference, done)
     strict_seeds = request.seeds_given or request.origins["seed"] != "default"
-    for term in terms:
-        if term.run_name:
-            _choose_named(draft, term, runs)
+    for selector in selectors:
+        if selector.run_name:
+            _choose_named(draft, selector, runs)
             continue
-        candidates = _candidates(term, done)
+        candidates = _candidates(selector, done)
         fair = [run for run in candidates if reference is not None and conditions_of(run) == conditions_of(reference)]
         chosen = one_per_seed(like(candidates, (fair or candidates)[0])) if candidates else []
         if strict_seeds:
@@ -157,27 +157,29 @@ def _choose_free(draft: _Draft, request: Request, terms: Sequence[Term], runs: S
             draft.rows.append(make_row(chosen, wanted=len(seeds) if strict_seeds else 0, failed=failed))
         if not fair or strict_seeds:
             answered = {seed_of(run) for run in chosen} if fair else set[str]()
-            _want(draft, request, term, [seed for seed in seeds if str(seed) not in answered], reference)
+            _want(draft, request, selector, [seed for seed in seeds if str(seed) not in answered], reference)
         hashes = {settings_hash_of(run) for run in done}
-        alive = matching([r for r in runs if settings_hash_of(r) not in hashes], term.kind, term.typed_settings())
-        draft.unfinished += [(term.attn, run) for run in alive]
+        alive = matching(
+            [r for r in runs if settings_hash_of(r) not in hashes], selector.kind, selector.typed_settings()
+        )
+        draft.unfinished += [(selector.attn, run) for run in alive]
 
 
-def _want(draft: _Draft, request: Request, term: Term, seeds: Iterable[int], reference: RunInfo | None) -> None:
+def _want(draft: _Draft, request: Request, selector: Selector, seeds: Iterable[int], reference: RunInfo | None) -> None:
     try:
-        draft.missing += [wanted_run(request, term, seed, reference) for seed in seeds]
+        draft.missing += [planned_run(request, selector, seed, reference) for seed in seeds]
     except SettingsError as error:
         if reference is None:
             raise
-        draft.remarks.append(f"{term.attn} does not fit the conditions of {reference.run_name}: {error.message}")
+        draft.remarks.append(f"{selector.attn} does not fit the conditions of {reference.run_name}: {error.message}")
 
 
-def _choose_named(draft: _Draft, term: Term, runs: Sequence[RunInfo]) -> None:
-    found = [run for run in newest_first(runs) if run.run_name == term.run_name]
+def _choose_named(draft: _Draft, selector: Selector, runs: Sequence[RunInfo]) -> None:
+    found = [run for run in newest_first(runs) if run.run_name == selector.run_name]
     if not found:
         known = [*variants(), *(run.run_name for run in runs)]
         raise UsageError(
-            f"{term.text!r} is neither a variant nor a recorded run{did_you_mean(term.run_name, known)}",
+            f"{selector.text!r} is neither a variant nor a recorded run{did_you_mean(selector.run_name, known)}",
             f"Variants: {', '.join(variants())}. Runs are looked up in one experiment: see --experiment.",
         )
     done = finished(found)
@@ -187,11 +189,11 @@ def _choose_named(draft: _Draft, term: Term, runs: Sequence[RunInfo]) -> None:
         draft.unfinished.append((attention_label(*attention_of(found[0])), found[0]))
 
 
-def _candidates(term: Term, done: Sequence[RunInfo]) -> list[RunInfo]:
-    """Return the finished runs that may stand for a term, newest first."""
-    if term.run_name:
-        return [run for run in done if run.run_name == term.run_name]
-    return matching(done, term.kind, term.typed_settings())
+def _candidates(selector: Selector, done: Sequence[RunInfo]) -> list[RunInfo]:
+    """Return the finished runs that may stand for a selector, newest first."""
+    if selector.run_name:
+        return [run for run in done if run.run_name == selector.run_name]
+    return matching(done, selector.kind, selector.typed_settings())
 
 
 def _seeds(request: Request, reference: RunInfo | None, done: Sequence[RunInfo]) -> list[int]:
@@ -203,13 +205,13 @@ def _seeds(request: Request, reference: RunInfo | None, done: Sequence[RunInfo])
     return recorded
 
 
-def _stored_terms(done: Sequence[RunInfo]) -> list[Term]:
+def _stored_selectors(done: Sequence[RunInfo]) -> list[Selector]:
     """Return every variant, with its settings, that has finished runs: in the registry's order."""
     order = list(variants())
     found = {attention_label(kind, settings): (kind, settings) for kind, settings in map(attention_of, done)}
     known = sorted((order.index(kind), label) for label, (kind, _) in found.items() if kind in order)
     return [
-        Term(label, kind, {name: shown(value) for name, value in settings.items()})
+        Selector(label, kind, {name: format_value(value) for name, value in settings.items()})
         for _, label in known
         for kind, settings in [found[label]]
     ]
@@ -224,10 +226,10 @@ def _mention_other_seeds(draft: _Draft, request: Request, run: RunInfo, done: It
         draft.remarks.append(f"{attention_label(*attention_of(run))} has {count} seeds on record: --seeds {count}")
 
 
-def _belongs(row: Row, term: Term) -> bool:
-    if term.run_name:
-        return row.runs[0].run_name == term.run_name
-    return bool(matching(row.runs, term.kind, term.typed_settings()))
+def _belongs(row: Row, selector: Selector) -> bool:
+    if selector.run_name:
+        return row.runs[0].run_name == selector.run_name
+    return bool(matching(row.runs, selector.kind, selector.typed_settings()))
 
 
 def _distinct(rows: Iterable[Row]) -> list[Row]:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from vgpt.compare.audit import Audit
 from vgpt.compare.bench_speeds import Speeds
 from vgpt.compare.differences import RowStatistics, in_family, members
-from vgpt.compare.learning_rates import Sweep
+from vgpt.compare.learning_rates import LearningRateSweep
 from vgpt.compare.metrics import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
-from vgpt.compare.request import Wanted
+from vgpt.compare.request import PlannedRun
 from vgpt.compare.rows import Row
-from vgpt.compare.snapshot import Milestone, Standing
+from vgpt.compare.snapshot import Snapshot, SnapshotPoint
 from vgpt.settings.compare import SortKey
 from vgpt.settings.matching import Match
 from vgpt.tracking.run_info import RunInfo
@@ -38,9 +38,9 @@ class Comparison:
         statistics: of each row, in the same order.
         force: whether verdicts across unequal conditions were asked for.
         match: by which rule budgets were matched: as asked for, otherwise as the runs record it; None without one.
-        milestone: the point at which losses are compared; None at the end of each run.
-        standings: by label, what each run of the row had at the milestone.
-        unequal_points: label of each row that could not be read at the milestone -> why; it has no verdict.
+        snapshot_point: the point at which losses are compared; None at the end of each run.
+        snapshots: by label, what each run of the row had at that point.
+        unequal_points: label of each row that could not be read there -> why; it has no verdict.
         power: the difference for which the seeds of a new study are wanted, nats; None where that was not asked.
         sweep: the learning rates that each variant was tuned over; None where they were not.
         speeds: what was measured of the rows side by side; None where nothing was, and training logs alone tell.
@@ -48,16 +48,16 @@ class Comparison:
 
     rows: tuple[Row, ...]
     audit: Audit
-    missing: tuple[Wanted, ...]
+    missing: tuple[PlannedRun, ...]
     remarks: tuple[str, ...]
     kv_at: int
     statistics: tuple[RowStatistics, ...]
     force: bool
     match: Match | None = None
-    milestone: Milestone | None = None
-    standings: dict[str, tuple[Standing, ...]] = field(default_factory=dict[str, tuple[Standing, ...]])
+    snapshot_point: SnapshotPoint | None = None
+    snapshots: dict[str, tuple[Snapshot, ...]] = field(default_factory=dict[str, tuple[Snapshot, ...]])
     unequal_points: dict[str, str] = field(default_factory=dict[str, str])
-    sweep: "Sweep | None" = None
+    sweep: "LearningRateSweep | None" = None
     power: float | None = None
     speeds: "Speeds | None" = None
 

@@ -1,4 +1,4 @@
-"""Losses along the way: the course of each row's runs over tokens, training FLOPs or training time, and their band."""
+"""Loss curves: those of a row over tokens, training FLOPs or training time, and the band of its runs."""
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ def curve(row: Row, histories: Histories, axis: Axis, *, training: bool = False)
 
     Args:
         row: the row.
-        histories: finds the course of a run.
+        histories: finds the loss curves of a run.
         axis: what the loss is shown over.
         training: the loss of the training batches, in place of that on the evaluation windows.
     """

@@ -25,7 +25,7 @@ UNEQUAL = "unequal conditions: no verdict"
 
 
 @dataclass(frozen=True)
-class Difference:
+class LossDifference:
     """The losses of a row minus those of the baseline, nats per token.
 
     Attributes:
@@ -76,7 +76,7 @@ class RowStatistics:
 
     label: str
     interval: Interval | None
-    difference: Difference | None
+    difference: LossDifference | None
     loss_se: float | None = None
     clusters: Clusters | None = None
     lost: str = ""
@@ -105,7 +105,7 @@ def row_statistics(
     if not rows:
         return ()
     baseline, gone = rows[0], [lost(row) for row in rows]
-    found: list[Difference | None] = [None]
+    found: list[LossDifference | None] = [None]
     pairs: list[Pairing | None] = [None]
     for row, missing in zip(rows[1:], gone[1:], strict=True):
         pairs.append(pairing(row, baseline, LOSS))
@@ -146,7 +146,7 @@ def _refusal(missing: str, of_baseline: str, *, unequal: bool) -> str:
     return UNEQUAL if unequal else ""
 
 
-def _difference(pairs: Pairing | None, windows: Windows | None, refusal: str) -> Difference | None:
+def _difference(pairs: Pairing | None, windows: Windows | None, refusal: str) -> LossDifference | None:
     if pairs is None:
         return None
     here, there = ([value for _, value in side] for side in (pairs.here, pairs.there))
@@ -154,7 +154,7 @@ def _difference(pairs: Pairing | None, windows: Windows | None, refusal: str) ->
     seeds = 1 if pairs.method == "single" else min(len(here), len(there))
     if not refusal and seeds < LEAST_SEEDS:
         refusal = f"n={seeds}: no verdict"
-    return Difference(
+    return LossDifference(
         delta=pairs.delta,
         method=pairs.method,
         seeds=seeds,
@@ -165,7 +165,7 @@ def _difference(pairs: Pairing | None, windows: Windows | None, refusal: str) ->
     )
 
 
-def _judged(found: Sequence[Difference | None], pairs: Sequence[Pairing | None]) -> list[Difference | None]:
+def _judged(found: Sequence[LossDifference | None], pairs: Sequence[Pairing | None]) -> list[LossDifference | None]:
     """Judge the differences that no refusal stands against, as one family."""
     blocks: dict[object, list[int]] = {}
     for number, (one, pair) in enumerate(zip(found, pairs, strict=True)):
@@ -183,7 +183,7 @@ def _judged(found: Sequence[Difference | None], pairs: Sequence[Pairing | None])
     return result
 
 
-def _block(own: Sequence[tuple[Difference, Pairing]]) -> tuple[list[Noise], Block]:
+def _block(own: Sequence[tuple[LossDifference, Pairing]]) -> tuple[list[Noise], Block]:
     """Return the noise of each of the differences over the same seeds, and the block that they are."""
     if len(own) > 1:
         variances, freedoms = pooled_variance(np.array([pair.within for _, pair in own]))
@@ -199,7 +199,7 @@ def _block(own: Sequence[tuple[Difference, Pairing]]) -> tuple[list[Noise], Bloc
     return noises, block_of(noises, own[0][0].seeds)
 
 
-def _with(one: Difference, judged: Judged) -> Difference:
+def _with(one: LossDifference, judged: Judged) -> LossDifference:
     """Return a difference with its verdict, which is its interval's; losses are better where they are lower."""
     if judged.p >= ALPHA:
         return replace(one, judged=judged, verdict=NO_DIFFERENCE)

@@ -23,7 +23,7 @@ class KnownRuns:
 
     Runs are told by the hash that they recorded, and by the digest of their data where that is at hand. Where no run
     has the hash, those of the same variant and seed are read again: one is the same where its settings mean the same
-    and its data has the same digest, however both are spelt.
+    and its data has the same digest, however both are spelled.
 
     Args:
         runs: to look in; of several that are the same the newest counts.
@@ -40,14 +40,14 @@ class KnownRuns:
 
     def find_all(self, config: TrainConfig) -> list[RunInfo]:
         """Return every run of these settings, the newest first."""
-        wanted = _Wanted(config)
+        wanted = _Target(config)
         for name in (config.settings_hash, config.spelled_hash):
             if name in self._hashes:
                 named = [run for run in self._runs if settings_hash_of(run) == name]
                 return [run for run in named if not wanted.has_other_data(run)]
         return [run for run in self._runs if self._is_same(run, wanted)]
 
-    def _is_same(self, run: RunInfo, wanted: "_Wanted") -> bool:
+    def _is_same(self, run: RunInfo, wanted: "_Target") -> bool:
         config = wanted.config
         if attention_of(run)[0] != config.model.attn.kind or seed_of(run) != str(config.train.seed):
             return False
@@ -68,7 +68,7 @@ class KnownRuns:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Target:
     config: TrainConfig
 
     @cached_property

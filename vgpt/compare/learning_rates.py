@@ -37,7 +37,7 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class Sweep:
+class LearningRateSweep:
     """The grid, lowest rate first, the rate that the others are multiples of, and what came of it.
 
     Attributes:

@@ -128,7 +128,7 @@ def common_peaks(rows: Sequence[Row]) -> dict[tuple[str, str], CommonPeak]:
     return found
 
 
-def utilisation(row: Row, rows: Sequence[Row], per_token: str = FLOPS) -> float | None:
+def utilization(row: Row, rows: Sequence[Row], per_token: str = FLOPS) -> float | None:
     """Return a row's MFU by the peaks of all `rows`; None where a part of it is not recorded.
 
     Args:

@@ -8,18 +8,18 @@ from typing import Any
 from vgpt.addresses import without_credentials
 from vgpt.attention.plugin_record import plugin_flags
 from vgpt.compare.audit import THREADS, condition_settings
-from vgpt.compare.selectors import Term, parse_terms, with_variant_flags
+from vgpt.compare.selectors import Selector, parse_selectors, with_variant_flags
 from vgpt.describe.labels import full_label
 from vgpt.errors import UsageError
 from vgpt.settings.compare import CompareConfig
-from vgpt.settings.fields import Leaf, leaves, shown
+from vgpt.settings.fields import Leaf, format_value, leaves
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
 from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.prepared import PREPARED
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.run_info import RunInfo, seed_of
 
-_TRUNK_ONLY = "mha"
+_BACKBONE_ONLY = "mha"
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,23 @@ class Request:
     """What was asked for.
 
     Attributes:
-        terms: what to compare, the baseline first; empty = every variant that has runs.
+        selectors: what to compare, the baseline first; empty = every variant that has runs.
         sources: where settings come from, without the variant, its settings and the run's name.
         settings: the settings that all runs share; its variant means nothing.
         origins: where each setting comes from, by flat name.
         fixed: whether the conditions were given (a preset or any setting of model, training or system). If not, they
             are those of the newest run of the baseline.
         seeds_given: whether the number of seeds was given.
-        trunk_of: a variant that fits the conditions where any does; where budgets are matched, their reference.
+        backbone_of: a variant that fits the conditions where any does; where budgets are matched, their reference.
     """
 
-    terms: tuple[Term, ...]
+    selectors: tuple[Selector, ...]
     sources: Sources
     settings: CompareConfig
     origins: Mapping[str, str]
     fixed: bool
     seeds_given: bool
-    trunk_of: str
+    backbone_of: str
 
     def seeds_from(self, first: int) -> list[int]:
         """Return the wanted seeds."""
@@ -51,7 +51,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class PlannedRun:
     """One run that the comparison wants.
 
     Attributes:
@@ -88,37 +88,37 @@ def make_request(words: Sequence[str], sources: Sources) -> Request:
     known = leaves(CompareConfig)
     flags = {name: str(value) for name, value in sources.command_line.items() if known[name].variants}
     environment = {**_variant_values(known, sources.dotenv), **_variant_values(known, sources.environment)}
-    terms = with_variant_flags(parse_terms(words), flags, strict=True)
-    terms = with_variant_flags(terms, environment, strict=False)
+    selectors = with_variant_flags(parse_selectors(words), flags, strict=True)
+    selectors = with_variant_flags(selectors, environment, strict=False)
     hidden = [leaf for leaf in known.values() if leaf.variants or leaf.name in ("attn", "run_name")]
     shared = _without(sources, hidden)
-    trunk_of = _TRUNK_ONLY
+    backbone_of = _BACKBONE_ONLY
     if (given_value(CompareConfig, sources, "match") or "none") != "none":
-        trunk_of = _reference(terms, given_value(CompareConfig, sources, "match_to"))
-        shared = _with(shared, {"match_to": trunk_of})
-    loaded = load_settings(CompareConfig, _with(shared, {"attn": trunk_of}))
+        backbone_of = _reference(selectors, given_value(CompareConfig, sources, "match_to"))
+        shared = _with(shared, {"match_to": backbone_of})
+    loaded = load_settings(CompareConfig, _with(shared, {"attn": backbone_of}))
     conditions = {name: known[name] for name in condition_settings()}
     return Request(
-        terms=tuple(terms),
+        selectors=tuple(selectors),
         sources=shared,
         settings=loaded.settings,
         origins=loaded.origins,
         fixed=shared.preset is not None or any(_is_given(leaf, shared) for leaf in conditions.values()),
         seeds_given=_is_given(known["seeds"], shared),
-        trunk_of=trunk_of,
+        backbone_of=backbone_of,
     )
 
 
 def settings_of_first(request: Request) -> Loaded[CompareConfig]:
     """Return the settings, with their origins, of the first variant that was named; the default's where none was."""
-    attn = next((term.attn for term in request.terms if term.kind), request.trunk_of)
+    attn = next((selector.attn for selector in request.selectors if selector.kind), request.backbone_of)
     loaded = load_settings(CompareConfig, _with(request.sources, {"attn": attn}))
     known = leaves(CompareConfig)
     own = {name for name, origin in loaded.origins.items() if known[name].variants and origin == "command line"}
     return replace(loaded, origins={**loaded.origins, **dict.fromkeys(["attn", *own], "argument")})
 
 
-def wanted_run(request: Request, term: Term, seed: int, reference: RunInfo | None = None) -> Wanted:
+def planned_run(request: Request, selector: Selector, seed: int, reference: RunInfo | None = None) -> PlannedRun:
     """Return the run of a variant under the conditions that were given or, without them, those of a reference run.
 
     Raises:
@@ -126,13 +126,13 @@ def wanted_run(request: Request, term: Term, seed: int, reference: RunInfo | Non
     """
     conditions = _typed_conditions(request, reference) if reference is not None else {}
     typed = {**_found_data(request), **_typed(request.sources), **conditions}
-    trunk_of = conditions.get("match_to", request.trunk_of)
-    own_seed = load_settings(CompareConfig, _with(request.sources, {**conditions, "attn": trunk_of})).settings
+    backbone_of = conditions.get("match_to", request.backbone_of)
+    own_seed = load_settings(CompareConfig, _with(request.sources, {**conditions, "attn": backbone_of})).settings
     if seed != own_seed.train.seed:
         typed["seed"] = str(seed)
-    config = load_settings(CompareConfig, _with(request.sources, {**typed, "attn": term.attn})).settings
-    flags = (*_arguments(request.sources, term.attn, typed), *plugin_flags(config.model.attn, config.model.n_layer))
-    return Wanted(full_label(config.model.attn), seed, config, flags)
+    config = load_settings(CompareConfig, _with(request.sources, {**typed, "attn": selector.attn})).settings
+    flags = (*_arguments(request.sources, selector.attn, typed), *plugin_flags(config.model.attn, config.model.n_layer))
+    return PlannedRun(full_label(config.model.attn), seed, config, flags)
 
 
 def base_seed(request: Request, baseline_runs: Sequence[RunInfo]) -> int:
@@ -144,22 +144,22 @@ def base_seed(request: Request, baseline_runs: Sequence[RunInfo]) -> int:
     return min(seeds)
 
 
-def _reference(terms: Sequence[Term], given: str | None) -> str:
+def _reference(selectors: Sequence[Selector], given: str | None) -> str:
     """Return what budgets are matched to: the variant that was named, with its settings in this comparison.
 
     Without a name it is the baseline.
     """
     if given is not None:
-        same = [term for term in terms if term.kind and given in (term.kind, term.text)]
+        same = [selector for selector in selectors if selector.kind and given in (selector.kind, selector.text)]
         return same[0].attn if len(same) == 1 else given
-    if not terms:
-        return _TRUNK_ONLY
-    if not terms[0].kind:
+    if not selectors:
+        return _BACKBONE_ONLY
+    if not selectors[0].kind:
         raise UsageError(
-            f"--match has nothing to match: the baseline {terms[0].text!r} is a run",
+            f"--match has nothing to match: the baseline {selectors[0].text!r} is a run",
             "Name the variant to match with --match-to, or begin with a variant.",
         )
-    return terms[0].attn
+    return selectors[0].attn
 
 
 def _arguments(sources: Sources, attn: str, typed: Mapping[str, Any]) -> tuple[str, ...]:
@@ -171,9 +171,9 @@ def _arguments(sources: Sources, attn: str, typed: Mapping[str, Any]) -> tuple[s
         if name not in typed:
             continue
         if leaf.is_bool:
-            words.append(leaf.flag if shown(typed[name]) == "true" else f"--no-{leaf.flag[2:]}")
+            words.append(leaf.flag if format_value(typed[name]) == "true" else f"--no-{leaf.flag[2:]}")
         else:
-            words += [leaf.flag, shown(typed[name])]
+            words += [leaf.flag, format_value(typed[name])]
     return tuple(words)
 
 
@@ -183,12 +183,12 @@ def _typed_conditions(request: Request, reference: RunInfo) -> dict[str, str]:
     names = [*condition_settings(), THREADS]
     recorded = {name: reference.params[name] for name in names if name in reference.params}
     if recorded.get("match") == "cache":  # its outcome is among the variant's own settings; it binds no other variant
-        recorded |= {name: shown(value) for name, value in UNMATCHED.items()}
+        recorded |= {name: format_value(value) for name, value in UNMATCHED.items()}
     plain = request.settings.flat()
     matched = recorded.get("match", "none") != "none"
-    trunk_of = recorded["match_to"] if matched else _TRUNK_ONLY
-    exact = load_settings(CompareConfig, Sources(command_line={**recorded, "attn": trunk_of})).settings.flat()
-    return {name: shown(exact[name]) for name in known if name in recorded and exact[name] != plain[name]}
+    backbone_of = recorded["match_to"] if matched else _BACKBONE_ONLY
+    exact = load_settings(CompareConfig, Sources(command_line={**recorded, "attn": backbone_of})).settings.flat()
+    return {name: format_value(exact[name]) for name in known if name in recorded and exact[name] != plain[name]}
 
 
 def _typed(sources: Sources) -> dict[str, Any]:

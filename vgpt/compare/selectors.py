@@ -14,7 +14,7 @@ from vgpt.errors import SettingsError, UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Term:
+class Selector:
     """One thing to compare: a variant with those of its settings that were given, or a run.
 
     Attributes:
@@ -51,70 +51,70 @@ class Term:
         return {name: getattr(config, name) for name in self.settings}
 
 
-def parse_terms(words: Sequence[str]) -> list[Term]:
+def parse_selectors(words: Sequence[str]) -> list[Selector]:
     """Read the words; one that is no variant is taken for a run's name, its directory or its checkpoint directory.
 
     Raises:
         UsageError: a word stands twice, a variant with settings is unknown, or settings are wrong.
     """
-    terms = [_parse(word) for word in words]
-    for number, term in enumerate(terms):
-        if (term.attn, term.run_name) in [(other.attn, other.run_name) for other in terms[:number]]:
-            raise UsageError(f"{term.text!r} is named twice", "Name each variant or run once.")
-    return terms
+    selectors = [_parse(word) for word in words]
+    for number, selector in enumerate(selectors):
+        if (selector.attn, selector.run_name) in [(other.attn, other.run_name) for other in selectors[:number]]:
+            raise UsageError(f"{selector.text!r} is named twice", "Name each variant or run once.")
+    return selectors
 
 
-def with_variant_flags(terms: Sequence[Term], flags: Mapping[str, str], *, strict: bool) -> list[Term]:
-    """Give settings of variants (`--n-kv-head 4`) to each term whose variant has them and does not set them itself.
+def with_variant_flags(selectors: Sequence[Selector], flags: Mapping[str, str], *, strict: bool) -> list[Selector]:
+    """Give settings of variants (`--n-kv-head 4`) to each selector whose variant has them and does not set them itself.
 
     Args:
-        terms: what is compared.
+        selectors: what is compared.
         flags: flat name -> value as typed.
-        strict: whether a setting that no term takes is an error, as it is on the command line.
+        strict: whether a setting that no selector takes is an error, as it is on the command line.
 
     Raises:
-        UsageError: no term takes one of the settings.
+        UsageError: no selector takes one of the settings.
     """
-    given = {index: dict(term.settings) for index, term in enumerate(terms)}
+    given = {index: dict(selector.settings) for index, selector in enumerate(selectors)}
     for name, value in flags.items():
-        takers = [index for index, term in enumerate(terms) if _takes(term, name)]
+        takers = [index for index, selector in enumerate(selectors) if _takes(selector, name)]
         if strict and not takers:
-            raise UsageError(*_nobody_takes(name, terms))
+            raise UsageError(*_nobody_takes(name, selectors))
         for index in takers:
-            if terms[index].kind == "mix" and name != "pattern":
+            if selectors[index].kind == "mix" and name != "pattern":
                 owners = {kind: {name: value} for kind in variants() if name in variants()[kind].model_fields}
                 given[index]["pattern"] = filled(given[index]["pattern"], owners)
             else:
                 given[index][name] = value
-    changed = [Term(t.text, t.kind, given[index], t.run_name) for index, t in enumerate(terms)]
-    for term in changed:
-        if term.kind:
-            term.typed_settings()
+    changed = [Selector(t.text, t.kind, given[index], t.run_name) for index, t in enumerate(selectors)]
+    for selector in changed:
+        if selector.kind:
+            selector.typed_settings()
     return changed
 
 
-def _takes(term: Term, name: str) -> bool:
+def _takes(selector: Selector, name: str) -> bool:
     """Return whether a setting is one of the term's variant, or of a layer of its pattern, and is not set there."""
-    if not term.kind:
+    if not selector.kind:
         return False
-    if term.kind == "mix" and name != "pattern":
-        layers = parse_pattern(term.settings["pattern"]) if "pattern" in term.settings else []
+    if selector.kind == "mix" and name != "pattern":
+        layers = parse_pattern(selector.settings["pattern"]) if "pattern" in selector.settings else []
         return any(name in variants()[layer["kind"]].model_fields and name not in layer for layer in layers)
-    return name in variants()[term.kind].model_fields and name not in term.settings
+    return name in variants()[selector.kind].model_fields and name not in selector.settings
 
 
-def _parse(word: str) -> Term:
+def _parse(word: str) -> Selector:
     kind, colon, _ = word.partition(":")
     if kind in variants() or ("/" not in word and (colon or is_pattern(word))):
         table = parse_attention(word)
         kind = table.pop("kind")
-        term = Term(word, kind, table)
-        term.typed_settings()
-        return term
+        selector = Selector(word, kind, table)
+        selector.typed_settings()
+        return selector
     parts = PurePath(word).parts
     if "ckpt" in parts[1:]:
         parts = parts[: parts.index("ckpt", 1)]
-    return Term(word, run_name=parts[-1] if parts else word)
+    return Selector(word, run_name=parts[-1] if parts else word)
 
 
 def _explained(fault: ErrorDetails, fields: Sequence[str]) -> str:
@@ -124,15 +124,15 @@ def _explained(fault: ErrorDetails, fields: Sequence[str]) -> str:
     return f"{name} = {fault['input']!r}: {reason}"
 
 
-def _nobody_takes(name: str, terms: Sequence[Term]) -> tuple[str, str]:
+def _nobody_takes(name: str, selectors: Sequence[Selector]) -> tuple[str, str]:
     flag = "--" + name.replace("_", "-")
     owners = [kind for kind, config in variants().items() if name in config.model_fields]
-    if any(term.kind in owners for term in terms):
+    if any(selector.kind in owners for selector in selectors):
         return (
             f"{flag}: every variant that has it sets it already",
             f"Leave out {flag}, or the setting after the colon.",
         )
-    listed = ", ".join(term.text for term in terms) or "no variant"
+    listed = ", ".join(selector.text for selector in selectors) or "no variant"
     return (
         f"{flag} belongs to {', '.join(owners)}; this comparison names {listed}",
         f"Leave out {flag}, or name a variant that has it.",

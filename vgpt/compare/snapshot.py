@@ -23,7 +23,7 @@ _SLACK = 1e-9
 
 
 @dataclass(frozen=True)
-class Milestone:
+class SnapshotPoint:
     """The point at which runs are compared: so many tokens, training FLOPs or seconds of training."""
 
     axis: Axis
@@ -35,19 +35,19 @@ class Milestone:
         return f"--at-{self.axis}"
 
     def __str__(self) -> str:
-        return shown_amount(self.amount, self.axis)
+        return format_amount(self.amount, self.axis)
 
 
 @dataclass(frozen=True)
-class Standing:
-    """What a run had at the milestone.
+class Snapshot:
+    """What a run had at the point.
 
     Attributes:
         run: the run, with its metrics as of there.
-        amount: where on the milestone's axis that is: at the milestone, or at the nearest evaluation where the run has
+        amount: where on the point's axis that is: at the point, or at the nearest evaluation where the run has
             none on one side of it.
-        before: step of the last evaluation at or before the milestone; None where there is none.
-        after: step of the first one at or after it; the same step where an evaluation lies on the milestone.
+        before: step of the last evaluation at or before the point; None where there is none.
+        after: step of the first one at or after it; the same step where an evaluation lies on the point.
         step: optimizer steps before `amount`; a fraction between two evaluations, as all that follows is in proportion.
         tokens: tokens trained on; None where the record does not tell.
         flops: training FLOPs spent; likewise.
@@ -65,71 +65,71 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Points:
-    """What rows had at a milestone.
+class Snapshots:
+    """What rows had at a point.
 
     Attributes:
         rows: with the losses of there; costs, speed and sizes stay those of whole runs.
-        standings: by label, what each run of the row had.
+        snapshots: by label, what each run of the row had.
         unequal: label of each row that has no verdict there -> why.
     """
 
     rows: list[Row]
-    standings: dict[str, tuple[Standing, ...]]
+    snapshots: dict[str, tuple[Snapshot, ...]]
     unequal: dict[str, str]
 
 
-def milestone_of(settings: ComparisonSettings) -> Milestone | None:
+def snapshot_point_of(settings: ComparisonSettings) -> SnapshotPoint | None:
     """Return the point that was asked for."""
     asked: dict[Axis, float | None] = {
         "tokens": settings.at_tokens,
         "flops": settings.at_flops,
         "seconds": settings.at_seconds,
     }
-    return next((Milestone(axis, amount) for axis, amount in asked.items() if amount is not None), None)
+    return next((SnapshotPoint(axis, amount) for axis, amount in asked.items() if amount is not None), None)
 
 
-def at_milestone(rows: Sequence[Row], milestone: Milestone, histories: Histories) -> Points:
-    """Return the rows, the baseline first, with the losses that their runs had at a milestone.
+def take_snapshots(rows: Sequence[Row], target: SnapshotPoint, histories: Histories) -> Snapshots:
+    """Return the rows, the baseline first, with the losses that their runs had at a point.
 
     Raises:
         VgptError: a run has no course on record, or no row at all can be read there.
     """
-    axis = milestone.axis
+    axis = target.axis
     unknown = [run for row in rows for run in row.runs if not _places(run, axis, histories(run))]
     if unknown:
         raise VgptError(
-            f"{milestone.flag}: no {axis} are on record along the course of {_named(unknown)}",
+            f"{target.flag}: no {axis} are on record along the course of {_named(unknown)}",
             "Only runs whose journal or MLflow metric history is within reach can be compared along the way.",
         )
-    standings = {row.label: tuple(_standing(run, milestone, histories(run)) for run in row.runs) for row in rows}
-    away = {row.label: _away(standings[row.label], milestone, histories) for row in rows}
+    snapshots = {row.label: tuple(_snapshot(run, target, histories(run)) for run in row.runs) for row in rows}
+    away = {row.label: _away(snapshots[row.label], target, histories) for row in rows}
     if all(away.values()):
-        _refuse(rows, standings, milestone, histories)
+        _refuse(rows, snapshots, target, histories)
     unequal: dict[str, str] = {}
     baseline = rows[0].label
     for row in rows:
         reason = away[row.label]
         if not reason and away[baseline]:
             reason = f"{rows[0].label}, the baseline, is not there"
-        elif not reason and (apart := _apart([*standings[baseline], *standings[row.label]])) > TOLERANCE:
+        elif not reason and (apart := _apart([*snapshots[baseline], *snapshots[row.label]])) > TOLERANCE:
             reason = f"what stands for the point lies {apart:.1%} apart in it and in the baseline"
         if reason:
             unequal[row.label] = reason
-    read = [replace(row, runs=tuple(one.run for one in standings[row.label])) for row in rows]
-    return Points(read, standings, unequal)
+    read = [replace(row, runs=tuple(one.run for one in snapshots[row.label])) for row in rows]
+    return Snapshots(read, snapshots, unequal)
 
 
-def shown_amount(amount: float, axis: Axis) -> str:
+def format_amount(amount: float, axis: Axis) -> str:
     """Return an amount with its unit: `12.8k tokens`, `3.1T training FLOPs`, `12.4 s of training`."""
     if axis == "seconds":
         return f"{amount:.4g} s of training"
     return f"{format_count(amount)} {'tokens' if axis == 'tokens' else 'training FLOPs'}"
 
 
-def _standing(run: RunInfo, milestone: Milestone, history: History) -> Standing:
-    """Read a run at a milestone: the loss is taken to change in proportion to the logarithm of the amount."""
-    places, point = _places(run, milestone.axis, history), milestone.amount
+def _snapshot(run: RunInfo, target: SnapshotPoint, history: History) -> Snapshot:
+    """Read a run at a point: the loss is taken to change in proportion to the logarithm of the amount."""
+    places, point = _places(run, target.axis, history), target.amount
     before = [place for place in places if place[0] <= point * (1 + _SLACK)]
     after = [place for place in places if place[0] >= point * (1 - _SLACK)]
     if not before or not after:
@@ -151,7 +151,7 @@ def _standing(run: RunInfo, milestone: Milestone, history: History) -> Standing:
         low, high = position(run, first, axis), position(run, second, axis)
         return None if low is None or high is None else _between(low, high, share)
 
-    return Standing(
+    return Snapshot(
         run=replace(run, metrics=metrics),
         amount=amount,
         before=first.step if before else None,
@@ -167,51 +167,51 @@ def _between(low: float, high: float, weight: float) -> float:
     return low + weight * (high - low)
 
 
-def _away(standings: Sequence[Standing], milestone: Milestone, histories: Histories) -> str:
-    """Say why a row's runs cannot be read at the milestone, nor near enough; empty where they can."""
-    axis, reasons = milestone.axis, list[str]()
-    for one in standings:
-        if abs(math.log(one.amount / milestone.amount)) <= TOLERANCE:
+def _away(snapshots: Sequence[Snapshot], target: SnapshotPoint, histories: Histories) -> str:
+    """Say why a row's runs cannot be read at the point, nor near enough; empty where they can."""
+    axis, reasons = target.axis, list[str]()
+    for one in snapshots:
+        if abs(math.log(one.amount / target.amount)) <= TOLERANCE:
             continue
-        name, at = one.run.run_name, shown_amount(one.amount, axis)
+        name, at = one.run.run_name, format_amount(one.amount, axis)
         end = _end(one.run, axis, histories)
         if one.before is None:
-            interval = math.floor(one.step * milestone.amount / one.amount)
+            interval = math.floor(one.step * target.amount / one.amount)
             remedy = f"; --eval-interval {interval} evaluates a run by then" if interval else ""
             reasons.append(f"{name} was first evaluated at {at}{remedy}")
-        elif end * (1 + _SLACK) < milestone.amount:
-            reasons.append(f"{name} ended at {shown_amount(end, axis)}, last evaluated at {at}")
+        elif end * (1 + _SLACK) < target.amount:
+            reasons.append(f"{name} ended at {format_amount(end, axis)}, last evaluated at {at}")
         else:
             reasons.append(f"{name} was last evaluated at {at}; a smaller --eval-interval evaluates a run nearer to it")
     return _listed(reasons)
 
 
-def _apart(standings: Iterable[Standing]) -> float:
-    amounts = [one.amount for one in standings]
+def _apart(snapshots: Iterable[Snapshot]) -> float:
+    amounts = [one.amount for one in snapshots]
     return math.log(max(amounts) / min(amounts))
 
 
 def _refuse(
     rows: Sequence[Row],
-    standings: dict[str, tuple[Standing, ...]],
-    milestone: Milestone,
+    snapshots: dict[str, tuple[Snapshot, ...]],
+    target: SnapshotPoint,
     histories: Histories,
 ) -> None:
     """Refuse a point at which there is nothing to rank, with the nearest one that would do."""
-    axis, runs = milestone.axis, [run for row in rows for run in row.runs]
+    axis, runs = target.axis, [run for row in rows for run in row.runs]
     ends = {run.run_name: _end(run, axis, histories) for run in runs}
-    short = {name: end for name, end in ends.items() if end * (1 + _SLACK) < milestone.amount}
+    short = {name: end for name, end in ends.items() if end * (1 + _SLACK) < target.amount}
     if short:
         raise VgptError(
-            f"{milestone.flag}: runs of every row ended before {milestone}: "
-            + _listed([f"{name} ended at {shown_amount(end, axis)}" for name, end in short.items()]),
-            f"All runs came as far as {milestone.flag} {_typed(min(ends.values()), axis)}.",
+            f"{target.flag}: runs of every row ended before {target}: "
+            + _listed([f"{name} ended at {format_amount(end, axis)}" for name, end in short.items()]),
+            f"All runs came as far as {target.flag} {_typed(min(ends.values()), axis)}.",
         )
-    early = [one for found in standings.values() for one in found if one.before is None]
+    early = [one for found in snapshots.values() for one in found if one.before is None]
     first = max(_places(run, axis, histories(run))[0][0] for run in runs)
     raise VgptError(
-        f"{milestone.flag}: {_named([one.run for one in early])} had not been evaluated yet at {milestone}",
-        f"From {milestone.flag} {_typed(first, axis, up=True)} on every run has been; "
+        f"{target.flag}: {_named([one.run for one in early])} had not been evaluated yet at {target}",
+        f"From {target.flag} {_typed(first, axis, up=True)} on every run has been; "
         "a smaller --eval-interval evaluates earlier.",
     )
 

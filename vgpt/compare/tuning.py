@@ -14,9 +14,9 @@ from vgpt.compare.comparison import Comparison, sorted_rows
 from vgpt.compare.differences import row_statistics
 from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.known import KnownRuns
-from vgpt.compare.learning_rates import TUNED, Sweep, Tuned
+from vgpt.compare.learning_rates import TUNED, LearningRateSweep, Tuned
 from vgpt.compare.metrics import LOSS, stat
-from vgpt.compare.request import Wanted
+from vgpt.compare.request import PlannedRun
 from vgpt.compare.rows import Row
 from vgpt.compare.unfinished import DIVERGED, lost
 from vgpt.settings.compare import SortKey
@@ -52,7 +52,7 @@ def tuned_comparison(
     remarks = list(dict.fromkeys(remark for one in every for remark in one.remarks))
     variants: list[Tuned] = []
     rows: list[Row] = []
-    missing: list[Wanted] = []
+    missing: list[PlannedRun] = []
     for label in labels:
         tuning = {rate: _tuning(found, label, diverged) for rate, found in tried.items()}
         one = _tuned(label, tuning, reported, common, diverged)
@@ -78,7 +78,7 @@ def tuned_comparison(
         missing=tuple(missing),
         remarks=tuple(remarks),
         statistics=row_statistics(rows, audited, windows=windows, force=middle.force),
-        sweep=Sweep(tuple(tried), common, tuple(variants), all_rows, tuple(seeds)),
+        sweep=LearningRateSweep(tuple(tried), common, tuple(variants), all_rows, tuple(seeds)),
     )
 
 
@@ -129,7 +129,7 @@ def _tuning(found: Comparison, label: str, diverged: KnownRuns) -> float | None:
     return _mean(row) if row is not None and len(row.runs) == row.wanted else None
 
 
-def _missing(found: Comparison, label: str, diverged: KnownRuns) -> list[Wanted]:
+def _missing(found: Comparison, label: str, diverged: KnownRuns) -> list[PlannedRun]:
     """Return the runs of a variant that are to be trained: one that diverged would diverge again."""
     return [run for run in found.missing if run.label == label and diverged.find(run.config) is None]
 

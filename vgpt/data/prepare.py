@@ -26,7 +26,7 @@ from vgpt.data.split import Plan, plan_split
 from vgpt.data.spool import Spool, write_spool
 from vgpt.data.staging import SPOOL_NAME, check_replaceable, publish, real_target, staging
 from vgpt.errors import DataError, UsageError
-from vgpt.files.paths import DEMO, shown_name
+from vgpt.files.paths import DEMO, format_name
 from vgpt.settings.prepare import DEFAULT_PATTERN, DEFAULT_VOCAB_SIZE, PrepareConfig
 from vgpt.text.bpe import train_bpe
 from vgpt.text.choose import open_tokenizer
@@ -227,7 +227,7 @@ def _manifest(
         },
         files=files,
         source=SourceRecord(
-            inputs=tuple(map(shown_name, inputs)),
+            inputs=tuple(map(format_name, inputs)),
             files=len(corpus.files),
             skipped_files=corpus.skipped,
             documents=spool.documents,

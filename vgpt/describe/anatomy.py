@@ -10,9 +10,9 @@ from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.plugins import origin_of
 from vgpt.describe.costs import (
+    AttentionCosts,
     CacheSizes,
-    Costs,
-    Group,
+    LayerGroup,
     cache_sizes,
     costs,
     decode_flops,
@@ -33,7 +33,7 @@ _POSITIONS = ("learned", "rope", "none", "alibi")
 
 
 @dataclass(frozen=True)
-class Part:
+class GroupAnatomy:
     """Layers with the same settings.
 
     Attributes:
@@ -44,9 +44,9 @@ class Part:
         heads_differ: whether other heads have other masks.
     """
 
-    group: Group
+    group: LayerGroup
     tensors: Tensors
-    costs: Costs
+    costs: AttentionCosts
     mask: Mask
     heads_differ: bool
 
@@ -72,8 +72,8 @@ class Anatomy:
     """All that is to be said about a variant in one model."""
 
     config: ExplainConfig
-    parts: tuple[Part, ...]
-    costs: Costs
+    parts: tuple[GroupAnatomy, ...]
+    costs: AttentionCosts
     cache: tuple[CacheRow, ...]
     sizes: CacheSizes
     sizes_of_mha: CacheSizes
@@ -89,7 +89,7 @@ class Anatomy:
         kinds = dict.fromkeys(part.group.config.kind for part in self.parts)
         return list(dict.fromkeys(str(plugin) for kind in kinds if (plugin := origin_of(kind)) is not None))
 
-    def honoured(self) -> tuple[dict[str, str], dict[str, str]]:
+    def supported(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return positions and switches with the reason against each that does not apply; empty where it does."""
         return _reasons(self.parts, _POSITIONS, "positions"), _reasons(self.parts, _SWITCHES, "switches")
 
@@ -108,11 +108,11 @@ def anatomy(config: ExplainConfig, tensors_of: Callable[[AttentionConfig, Shape,
     sizes = cache_sizes(model, config.element_bytes)
     plain = cache_sizes(model.model_copy(update={"attn": MHAConfig()}), config.element_bytes)
     rows = [CacheRow(n, sizes.at(n), sizes.read(n), plain.at(n), decode_flops(model, n)) for n in CONTEXTS]
-    parts: list[Part] = []
+    parts: list[GroupAnatomy] = []
     for group in groups(model):
         mask = mask_for_terminal(group.config, config.pictured, group.layers[0])
         parts.append(
-            Part(
+            GroupAnatomy(
                 group,
                 tensors_of(group.config, model.shape, group.layers[0]),
                 costs(group.config, model.shape, model.block_size),
@@ -149,7 +149,7 @@ def sources(attn: AttentionConfig) -> str:
 def anatomy_json(found: Anatomy) -> dict[str, Any]:
     """Return an anatomy as plain data; the tensors, costs and mask are those of one layer each."""
     model = found.config.model
-    positions, switches = found.honoured()
+    positions, switches = found.supported()
     return {
         "attention": full_label(found.attn),
         "summary": found.attn.summary,
@@ -180,7 +180,7 @@ def confounds(found: Anatomy) -> list[str]:
     return list(dict.fromkeys(text for part in found.parts for text in part.group.config.confounds(shape)))
 
 
-def _part_json(part: Part) -> dict[str, Any]:
+def _part_json(part: GroupAnatomy) -> dict[str, Any]:
     config, mask = part.group.config, part.mask
     return {
         "layers": list(part.group.layers),
@@ -201,7 +201,7 @@ def _part_json(part: Part) -> dict[str, Any]:
     }
 
 
-def _reasons(parts: tuple[Part, ...], names: tuple[str, ...], attribute: str) -> dict[str, str]:
+def _reasons(parts: tuple[GroupAnatomy, ...], names: tuple[str, ...], attribute: str) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for name in names:
         refusing = [part.group.config for part in parts if name not in getattr(part.group.config, attribute)]

@@ -10,7 +10,7 @@ from vgpt.settings.model import ModelSettings
 
 
 @dataclass(frozen=True)
-class Costs:
+class AttentionCosts:
     """Parameters, and FLOPs per token on sequences of `block_size`; a multiply-add counts 2.
 
     Attributes:
@@ -38,27 +38,27 @@ class Costs:
 
 
 @dataclass(frozen=True)
-class Group:
+class LayerGroup:
     """Layers of a model with the same settings."""
 
     config: AttentionConfig
     layers: tuple[int, ...]
 
 
-def groups(model: ModelSettings) -> list[Group]:
+def groups(model: ModelSettings) -> list[LayerGroup]:
     """Return the layers by their settings, in the order of their first layer."""
-    found: list[Group] = []
+    found: list[LayerGroup] = []
     for layer in range(model.n_layer):
         config = model.attn.at(layer)
         same = next((i for i, group in enumerate(found) if group.config == config), None)
         if same is None:
-            found.append(Group(config, (layer,)))
+            found.append(LayerGroup(config, (layer,)))
         else:
-            found[same] = Group(config, (*found[same].layers, layer))
+            found[same] = LayerGroup(config, (*found[same].layers, layer))
     return found
 
 
-def costs(config: AttentionConfig, shape: Shape, tokens: int) -> Costs:
+def costs(config: AttentionConfig, shape: Shape, tokens: int) -> AttentionCosts:
     """Return the costs of one layer on sequences of `tokens`.
 
     Raises:
@@ -66,7 +66,7 @@ def costs(config: AttentionConfig, shape: Shape, tokens: int) -> Costs:
     """
     try:
         exact, dense = config.flops(shape, tokens), config.dense_flops(shape, tokens)
-        return Costs(
+        return AttentionCosts(
             params=config.params(shape),
             matmul_params=config.matmul_params(shape),
             forward=exact.total / tokens,
@@ -79,10 +79,10 @@ def costs(config: AttentionConfig, shape: Shape, tokens: int) -> Costs:
         raise VgptError(*_unstated(config)) from error
 
 
-def model_costs(model: ModelSettings) -> Costs:
+def model_costs(model: ModelSettings) -> AttentionCosts:
     """Return the costs of the attention in all layers; `pairs` is the mean of the layers."""
     parts = [part for g in groups(model) for part in [costs(g.config, model.shape, model.block_size)] * len(g.layers)]
-    return Costs(
+    return AttentionCosts(
         params=sum(part.params for part in parts),
         matmul_params=sum(part.matmul_params for part in parts),
         forward=sum(part.forward for part in parts),
@@ -138,7 +138,7 @@ def decode_flops(model: ModelSettings, tokens: int) -> int:
     return sum(g.config.decode_flops(model.shape, tokens).total * len(g.layers) for g in groups(model))
 
 
-def flops_json(costs: Costs) -> dict[str, float]:
+def flops_json(costs: AttentionCosts) -> dict[str, float]:
     """Return the FLOPs as plain data, per token of a sequence of `block_size`."""
     return {
         "forward_flops_per_token": costs.forward,

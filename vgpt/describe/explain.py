@@ -8,10 +8,10 @@ from rich.table import Table
 from rich.text import Text
 
 from vgpt.attention.config import AttentionConfig
-from vgpt.describe.anatomy import Anatomy, Part, confounds, count, description, sources
+from vgpt.describe.anatomy import Anatomy, GroupAnatomy, confounds, count, description, sources
 from vgpt.describe.labels import short_label
 from vgpt.formatting import format_bytes, format_count, wrapping_label
-from vgpt.settings.fields import shown
+from vgpt.settings.fields import format_value
 
 
 def explanation(found: Anatomy) -> Iterator[RenderableType]:
@@ -25,7 +25,7 @@ def explanation(found: Anatomy) -> Iterator[RenderableType]:
     yield _costs(found)
     yield Text()
     yield from _cache(found)
-    yield from _honoured(found)
+    yield from _supported(found)
     for part in found.parts:
         yield from _mask(part, found)
 
@@ -49,13 +49,15 @@ def _settings(config: AttentionConfig, title: str) -> Iterator[RenderableType]:
     table = Table.grid(padding=(0, 2))
     for name, info in type(config).model_fields.items():
         table.add_row(
-            Text(f"--{name.replace('_', '-')}"), shown(getattr(config, name)), Text(info.description or "", "dim")
+            Text(f"--{name.replace('_', '-')}"),
+            format_value(getattr(config, name)),
+            Text(info.description or "", "dim"),
         )
     yield table
     yield Text()
 
 
-def _tensors(part: Part) -> Table:
+def _tensors(part: GroupAnatomy) -> Table:
     table = _table("Parameters of one layer", ["shape", "numbers"])
     for name, shape in part.tensors.items():
         table.add_row(Text(name), " x ".join(map(str, shape)), f"{count(shape):,}")
@@ -68,7 +70,7 @@ def _costs(found: Anatomy) -> Table:
     model = found.config.model
     several = len(found.parts) > 1
     columns = [f"{part.group.config.kind}\n{_layers(part)}" if several else "one layer" for part in found.parts]
-    table = _table(f"Costs at {model.block_size:,} tokens", [*columns, f"all {model.n_layer}"])
+    table = _table(f"AttentionCosts at {model.block_size:,} tokens", [*columns, f"all {model.n_layer}"])
     everything = [*(part.costs for part in found.parts), found.costs]
     rows = {
         "parameters": [format_count(cost.params) for cost in everything],
@@ -105,10 +107,10 @@ def _cache(found: Anatomy) -> Iterator[RenderableType]:
     yield Text()
 
 
-def _honoured(found: Anatomy) -> Iterator[RenderableType]:
+def _supported(found: Anatomy) -> Iterator[RenderableType]:
     """Which positions and switches apply, and why the others do not."""
     table = Table.grid(padding=(0, 2))
-    for title, reasons in zip(("positions", "switches"), found.honoured(), strict=True):
+    for title, reasons in zip(("positions", "switches"), found.supported(), strict=True):
         flags = {name: f"--pos {name}" if title == "positions" else f"--{name.replace('_', '-')}" for name in reasons}
         table.add_row(title, Text(", ".join(flags[name] for name in reasons if not reasons[name]) or "none"))
         for reason in dict.fromkeys(filter(None, reasons.values())):
@@ -119,7 +121,7 @@ def _honoured(found: Anatomy) -> Iterator[RenderableType]:
     yield table
 
 
-def _mask(part: Part, found: Anatomy) -> Iterator[RenderableType]:
+def _mask(part: GroupAnatomy, found: Anatomy) -> Iterator[RenderableType]:
     mask = part.mask
     where = f"layer {mask.layer}, head {mask.head}" + (" (heads differ)" if part.heads_differ else "")
     yield Text()
@@ -129,7 +131,7 @@ def _mask(part: Part, found: Anatomy) -> Iterator[RenderableType]:
         yield Text(line, no_wrap=True)
 
 
-def _layers(part: Part) -> str:
+def _layers(part: GroupAnatomy) -> str:
     """Return layer numbers with ranges: `layers 0-4, 6`."""
     runs: list[list[int]] = []
     for layer in part.group.layers:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vgpt.describe.anatomy import Anatomy, Part
+from vgpt.describe.anatomy import Anatomy, GroupAnatomy
 from vgpt.describe.labels import short_label
 from vgpt.describe.mask import mask_of
 from vgpt.errors import VgptError
@@ -45,15 +45,15 @@ def draw(found: Anatomy, path: Path) -> None:
         raise VgptError(f"--png {path} cannot be written: {error}", "Check the path and its ending.") from error
 
 
-def _draw_mask(axis: Any, part: Part, head: int, *, name: bool) -> None:
+def _draw_mask(axis: Any, part: GroupAnatomy, head: int, *, name: bool) -> None:
     import numpy as np
     from matplotlib.colors import LinearSegmentedColormap
 
     mask = mask_of(part.group.config, part.mask.tokens, _CELLS, _CELLS, layer=part.mask.layer, head=head)
-    colours = LinearSegmentedColormap.from_list("seen", ["#ffffff", _INK]).with_extremes(bad=_LIGHT)
+    colors = LinearSegmentedColormap.from_list("seen", ["#ffffff", _INK]).with_extremes(bad=_LIGHT)
     end = mask.tokens
     cells = np.ma.masked_invalid(mask.cells)
-    axis.imshow(cells, cmap=colours, vmin=0, vmax=1, extent=(0, end, end, 0), interpolation="nearest")
+    axis.imshow(cells, cmap=colors, vmin=0, vmax=1, extent=(0, end, end, 0), interpolation="nearest")
     where = f"layer {mask.layer}, head {head}{' (heads differ)' if part.heads_differ else ''}"
     axis.set_title(
         f"{wrapping_label(short_label(part.group.config))}\n{where}" if name else f"Who sees whom: {where}", fontsize=10

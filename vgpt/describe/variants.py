@@ -13,7 +13,7 @@ from rich.text import Text
 from vgpt.attention.grammar import parse_attention, resolve_attention
 from vgpt.attention.plugins import origin_of
 from vgpt.attention.registry import variants
-from vgpt.describe.costs import Costs, cache_sizes, flops_json, model_costs
+from vgpt.describe.costs import AttentionCosts, cache_sizes, flops_json, model_costs
 from vgpt.describe.labels import full_label, short_label
 from vgpt.errors import UsageError, VgptError
 from vgpt.formatting import format_bytes, format_count, wrapping_label
@@ -22,7 +22,7 @@ from vgpt.settings.fields import Leaf, leaves
 from vgpt.settings.loader import Sources, load_settings
 
 BASE = "mha"
-"""The variant that fits every trunk: what is wrong with it is wrong with the trunk."""
+"""The variant that fits every backbone: what is wrong with it is wrong with the backbone."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Entry:
     kind: str
     summary: str
     plugin: str = ""
-    costs: Costs | None = None
+    costs: AttentionCosts | None = None
     kv_growth: int = 0
     kv_bytes: tuple[int, int] = (0, 0)
     short: str = ""
@@ -67,21 +67,23 @@ def list_variants(words: Sequence[str], sources: Sources) -> Listing:
     themselves.
 
     Raises:
-        UsageError: the settings of the trunk are wrong, a word is no variant, or no variant has a setting.
+        UsageError: the settings of the backbone are wrong, a word is no variant, or no variant has a setting.
     """
     own = {name: leaf for name, leaf in leaves(VariantsConfig).items() if leaf.variants}
     given = {name: own[name] for name in own if name in sources.command_line}
-    trunk = replace(sources, command_line={k: v for k, v in sources.command_line.items() if k not in given})
-    config = load_settings(VariantsConfig, _with(trunk, attn=BASE)).settings
+    backbone = replace(sources, command_line={k: v for k, v in sources.command_line.items() if k not in given})
+    config = load_settings(VariantsConfig, _with(backbone, attn=BASE)).settings
     n_layer = config.model.n_layer
-    wanted = [_wanted(name, trunk, n_layer, given) for name in words] or _all(trunk, n_layer, given)
+    wanted = [_wanted(name, backbone, n_layer, given) for name in words] or _all(backbone, n_layer, given)
     for name, leaf in given.items():
         if not any(name in one.takes for one in wanted):
             raise UsageError(
                 f"{leaf.flag} belongs to {', '.join(leaf.variants)}; asked for is {', '.join(w.text for w in wanted)}",
                 f"Leave out {leaf.flag}, or name a variant that has it.",
             )
-    entries = [_entry(one, _with(trunk, **{name: sources.command_line[name] for name in one.takes})) for one in wanted]
+    entries = [
+        _entry(one, _with(backbone, **{name: sources.command_line[name] for name in one.takes})) for one in wanted
+    ]
     return Listing(config, tuple(entries))
 
 
@@ -131,7 +133,7 @@ def listing_tables(listing: Listing) -> list[RenderableType]:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class _Asked:
     """A variant as typed, its summary, the kinds of its layers, and the given settings that are meant for it."""
 
     text: str
@@ -141,30 +143,30 @@ class _Wanted:
     fault: str = ""
 
 
-def _all(trunk: Sources, n_layer: int, given: Mapping[str, Leaf]) -> list[_Wanted]:
+def _all(backbone: Sources, n_layer: int, given: Mapping[str, Leaf]) -> list[_Asked]:
     """Return every variant; what is wrong with one's defaults does not keep the others from being listed."""
-    found: list[_Wanted] = []
+    found: list[_Asked] = []
     for kind, config in variants().items():
         try:
-            found.append(_wanted(kind, trunk, n_layer, given))
+            found.append(_wanted(kind, backbone, n_layer, given))
         except UsageError as error:
-            found.append(_Wanted(kind, config.summary, (kind,), fault=error.message))
+            found.append(_Asked(kind, config.summary, (kind,), fault=error.message))
     return found
 
 
-def _wanted(text: str, trunk: Sources, n_layer: int, given: Mapping[str, Leaf]) -> _Wanted:
+def _wanted(text: str, backbone: Sources, n_layer: int, given: Mapping[str, Leaf]) -> _Asked:
     try:
         attn = resolve_attention(text)
     except ValidationError:
-        load_settings(VariantsConfig, _with(trunk, attn=text))  # says what is wrong in words of the command line
+        load_settings(VariantsConfig, _with(backbone, attn=text))  # says what is wrong in words of the command line
         raise
     kinds = dict.fromkeys([attn.kind, *(attn.at(layer).kind for layer in range(n_layer))])
     inline = parse_attention(text)
     takes = [name for name, leaf in given.items() if name not in inline and kinds.keys() & leaf.variants.keys()]
-    return _Wanted(text, attn.summary, tuple(kinds), tuple(takes))
+    return _Asked(text, attn.summary, tuple(kinds), tuple(takes))
 
 
-def _entry(wanted: _Wanted, sources: Sources) -> Entry:
+def _entry(wanted: _Asked, sources: Sources) -> Entry:
     plugin = next((str(origin) for kind in wanted.kinds if (origin := origin_of(kind)) is not None), "")
     entry = Entry(wanted.text, wanted.kinds[0], wanted.summary, plugin, fault=wanted.fault)
     if wanted.fault:
@@ -197,7 +199,7 @@ def _with(sources: Sources, **values: Any) -> Sources:
     return replace(sources, command_line={**sources.command_line, **values})
 
 
-def _numbers(entry: Entry, costs: Costs, n_layer: int) -> dict[str, Any]:
+def _numbers(entry: Entry, costs: AttentionCosts, n_layer: int) -> dict[str, Any]:
     return {
         "params_per_layer": costs.params / n_layer if costs.params % n_layer else costs.params // n_layer,
         "params": costs.params,

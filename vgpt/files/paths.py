@@ -45,14 +45,14 @@ def near_place(path: Path) -> str:
     return plain_place(os.path.relpath(place, here) if place.startswith(os.path.join(here, "")) else place)
 
 
-def shown_name(path: str | Path) -> str:
+def format_name(path: str | Path) -> str:
     r"""Return a file's name as text that UTF-8 can carry: bytes that are none are spelt out, as in `\xff.txt`."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 
 def typed_name(path: str | Path) -> str:
     """Return a file's name quoted for a shell, also where its bytes are no UTF-8."""
-    text, shown = str(path), shown_name(path)
+    text, shown = str(path), format_name(path)
     if text == shown:
         return shlex.quote(text)
     return "$'" + shown.replace("'", "\\'") + "'"

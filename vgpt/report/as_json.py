@@ -11,7 +11,7 @@ from vgpt.compare.differences import RowStatistics
 from vgpt.compare.metrics import cache_disagrees, change, stat
 from vgpt.compare.rows import Row
 from vgpt.compare.unfinished import lost_runs
-from vgpt.report.curve_tables import standing_json
+from vgpt.report.curve_tables import snapshot_json
 from vgpt.report.equal_effort import sweep_json
 from vgpt.report.speed_tables import speed_json, speeds_json
 from vgpt.report.study_tables import power_json
@@ -44,7 +44,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         },
         "forced": comparison.force,
         "match": asdict(comparison.match) if comparison.match else None,
-        "milestone": {"axis": point.axis, "amount": point.amount} if (point := comparison.milestone) else None,
+        "milestone": {"axis": point.axis, "amount": point.amount} if (point := comparison.snapshot_point) else None,
         "sweep": sweep_json(comparison.sweep) if comparison.sweep else None,
         "power": power_json(comparison),
         "speeds": speeds_json(comparison),
@@ -75,7 +75,7 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
         "speed": speed_json(row, comparison.rows),
         "budget": _budget(comparison, row),
         "unequal_point": comparison.unequal_points.get(row.label),
-        "at_milestone": [standing_json(one) for one in comparison.standings.get(row.label, ())] or None,
+        "take_snapshots": [snapshot_json(one) for one in comparison.snapshots.get(row.label, ())] or None,
         "runs": [
             {
                 "run_name": run.run_name,

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from vgpt.compare.architecture import cache_bytes_at
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.differences import Difference, RowStatistics
+from vgpt.compare.differences import LossDifference, RowStatistics
 from vgpt.compare.family import Judged
-from vgpt.compare.log_speeds import PALM_FLOPS, RowSpeed, SpeedChange, row_speed, speed_change, utilisation
+from vgpt.compare.log_speeds import PALM_FLOPS, RowSpeed, SpeedChange, row_speed, speed_change, utilization
 from vgpt.compare.metrics import (
     BITS,
     DECODE,
@@ -48,7 +48,7 @@ USUAL = (
 
 
 @dataclass(frozen=True)
-class Place:
+class RowContext:
     """A row in its comparison: what a column looks at."""
 
     comparison: Comparison
@@ -74,12 +74,12 @@ class Column:
 
     name: str
     title: str
-    value: Callable[[Place], Value]
+    value: Callable[[RowContext], Value]
     show: Callable[[float], str] = "{:.4g}".format
 
-    def shown(self, place: Place) -> str:
+    def format(self, context: RowContext) -> str:
         """Return the value as people read it; a dash where there is none."""
-        value = self.value(place)
+        value = self.value(context)
         if value is None:
             return DASH
         return value if isinstance(value, str) else self.show(value)
@@ -112,9 +112,11 @@ def chosen_columns(comparison: Comparison, names: Sequence[str]) -> list[Column]
     return [COLUMNS.get(name) or Column(name, name, _mean(name)) for name in names]
 
 
-def places(comparison: Comparison) -> list[Place]:
+def row_contexts(comparison: Comparison) -> list[RowContext]:
     """Return the rows, the baseline first."""
-    return [Place(comparison, row, found) for row, found in zip(comparison.rows, comparison.statistics, strict=True)]
+    return [
+        RowContext(comparison, row, found) for row, found in zip(comparison.rows, comparison.statistics, strict=True)
+    ]
 
 
 def _unknown(name: str, known: Iterable[str]) -> UsageError:
@@ -124,65 +126,65 @@ def _unknown(name: str, known: Iterable[str]) -> UsageError:
     )
 
 
-def _mean(metric: str) -> Callable[[Place], Value]:
+def _mean(metric: str) -> Callable[[RowContext], Value]:
     return lambda at: found.mean if (found := stat(at.row, metric)) else None
 
 
-def _measured_or(from_logs: Callable[[Place], Value], name: str) -> Callable[[Place], Value]:
+def _measured_or(from_logs: Callable[[RowContext], Value], name: str) -> Callable[[RowContext], Value]:
     """Return what was measured side by side where that was done, otherwise what training logs tell."""
 
-    def read(at: Place) -> Value:
+    def read(at: RowContext) -> Value:
         speeds = at.comparison.speeds
         return from_logs(at) if speeds is None else speeds.column(name, at.row, at.baseline)
 
     return read
 
 
-def _utilisation(flops: str = FLOPS) -> Callable[[Place], Value]:
-    return lambda at: utilisation(at.row, at.comparison.rows, flops)
+def _utilization(flops: str = FLOPS) -> Callable[[RowContext], Value]:
+    return lambda at: utilization(at.row, at.comparison.rows, flops)
 
 
-def _sd(metric: str) -> Callable[[Place], Value]:
+def _sd(metric: str) -> Callable[[RowContext], Value]:
     return lambda at: found.sd if (found := stat(at.row, metric)) else None
 
 
-def _relative(metric: str) -> Callable[[Place], Value]:
+def _relative(metric: str) -> Callable[[RowContext], Value]:
     return lambda at: None if at.row is at.baseline else relative_change(at.row, at.baseline, metric)
 
 
-def _interval(read: Callable[[Interval], float]) -> Callable[[Place], Value]:
+def _interval(read: Callable[[Interval], float]) -> Callable[[RowContext], Value]:
     return lambda at: None if at.found.interval is None else read(at.found.interval)
 
 
-def _difference(read: Callable[[Difference], Value]) -> Callable[[Place], Value]:
+def _difference(read: Callable[[LossDifference], Value]) -> Callable[[RowContext], Value]:
     return lambda at: None if at.found.difference is None else read(at.found.difference)
 
 
-def _test(read: Callable[[TTest], Value]) -> Callable[[Place], Value]:
+def _test(read: Callable[[TTest], Value]) -> Callable[[RowContext], Value]:
     return _difference(lambda one: None if one.test is None else read(one.test))
 
 
-def _speed(read: Callable[[RowSpeed], Value]) -> Callable[[Place], Value]:
+def _speed(read: Callable[[RowSpeed], Value]) -> Callable[[RowContext], Value]:
     return lambda at: None if (found := row_speed(at.row)) is None else read(found)
 
 
-def _speed_change(read: Callable[[SpeedChange], Value]) -> Callable[[Place], Value]:
+def _speed_change(read: Callable[[SpeedChange], Value]) -> Callable[[RowContext], Value]:
     return lambda at: None if at.row is at.baseline else read(speed_change(at.row, at.baseline))
 
 
-def _judged(read: Callable[[Judged], Value]) -> Callable[[Place], Value]:
+def _judged(read: Callable[[Judged], Value]) -> Callable[[RowContext], Value]:
     return _difference(lambda one: None if one.judged is None else read(one.judged))
 
 
-def _end(sign: int) -> Callable[[Place], Value]:
+def _end(sign: int) -> Callable[[RowContext], Value]:
     return _difference(lambda one: None if one.half_width is None else one.delta + sign * one.half_width)
 
 
-def _kv_at(at: Place) -> Value:
+def _kv_at(at: RowContext) -> Value:
     return cache_bytes_at(at.row.runs[0], at.comparison.kv_at)
 
 
-def _measured(at: Place) -> Value:
+def _measured(at: RowContext) -> Value:
     if stat(at.row, KV_MEASURED) is None:
         return None
     return "differs" if cache_disagrees(at.row) else "as analytic"
@@ -228,8 +230,8 @@ _ALL = (
         format_relative,
     ),
     Column("speed_note", "why no Δ tokens/s", _speed_change(lambda one: one.why or None)),
-    Column("mfu", "MFU", _measured_or(_utilisation(), "mfu"), format_percent),
-    Column("mfu_palm", "MFU PaLM", _measured_or(_utilisation(PALM_FLOPS), "mfu_palm"), format_percent),
+    Column("mfu", "MFU", _measured_or(_utilization(), "mfu"), format_percent),
+    Column("mfu_palm", "MFU PaLM", _measured_or(_utilization(PALM_FLOPS), "mfu_palm"), format_percent),
     Column("memory", "memory of training", _measured_or(_mean(MEMORY), "memory"), format_bytes),
     Column("decode", "decode step", _measured_or(_mean(DECODE), "decode"), format_milliseconds),
     Column("decode_delta", "Δ decode", _measured_or(_relative(DECODE), "decode_delta"), format_relative),

@@ -9,20 +9,20 @@ from rich.text import Text
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.curves import Histories, curve
 from vgpt.compare.rows import Row
-from vgpt.compare.snapshot import UNEQUAL_POINTS, Standing
+from vgpt.compare.snapshot import UNEQUAL_POINTS, Snapshot
 from vgpt.formatting import DASH, format_count
 from vgpt.report.layout import add_row, new_table, sparkline
 
 
-def standings_table(comparison: Comparison) -> list[RenderableType]:
+def snapshot_table(comparison: Comparison) -> list[RenderableType]:
     """Return the table with its caption; nothing where the runs are compared at their end."""
-    milestone = comparison.milestone
-    if milestone is None:
+    snapshot_point = comparison.snapshot_point
+    if snapshot_point is None:
         return []
     columns = ["evaluated\nbefore", "evaluated\nafter", "tokens", "training\nFLOPs", "seconds"]
-    table = new_table(f"Compared at {milestone}, not at the end", columns)
+    table = new_table(f"Compared at {snapshot_point}, not at the end", columns)
     for row in comparison.rows:
-        found = comparison.standings[row.label]
+        found = comparison.snapshots[row.label]
         add_row(
             table,
             row,
@@ -33,7 +33,7 @@ def standings_table(comparison: Comparison) -> list[RenderableType]:
             _range([one.seconds for one in found], lambda value: f"{value:,.4g}"),
         )
     text = (
-        f"Losses at {milestone} are estimates where no evaluation lies there: read between the two around it, by "
+        f"Losses at {snapshot_point} are estimates where no evaluation lies there: read between the two around it, by "
         "proportion in the logarithm of the amount. Costs and sizes are those of whole runs, as are the schedules of "
         "learning rates. A point that was chosen after a look at the curves makes p-values too small."
     )
@@ -49,7 +49,7 @@ def unequal_lines(comparison: Comparison) -> list[Text]:
     ]
 
 
-def standing_json(one: Standing) -> dict[str, Any]:
+def snapshot_json(one: Snapshot) -> dict[str, Any]:
     """Return what a run had as plain data."""
     return {
         "run_name": one.run.run_name,

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from vgpt.compare.budgets import budget_of
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.learning_rates import Sweep, Tuned
+from vgpt.compare.learning_rates import LearningRateSweep, Tuned
 from vgpt.formatting import DASH, wrapping_label
 from vgpt.report.layout import add_row, new_table
 
@@ -47,7 +47,7 @@ def _share(value: float) -> str:
     return "=" if value == 0 else f"{100 * value:+.2f}%"
 
 
-def sweep_table(sweep: Sweep) -> list[RenderableType]:
+def sweep_table(sweep: LearningRateSweep) -> list[RenderableType]:
     """Return the table with its captions."""
     table = Table(title="Learning rates: loss of the tuning seeds by rate", title_justify="left", title_style="bold")
     table.add_column("attention", min_width=11, overflow="fold")
@@ -71,7 +71,7 @@ def sweep_table(sweep: Sweep) -> list[RenderableType]:
     return [table, Text(text, "dim"), *edges, Text()]
 
 
-def sweep_json(sweep: Sweep) -> dict[str, Any]:
+def sweep_json(sweep: LearningRateSweep) -> dict[str, Any]:
     """Return the sweep as plain data; a rate at which a run diverged has no loss and is named apart."""
     return {
         "rates": list(sweep.rates),

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.differences import BETTER, LEAST_SEEDS, NO_DIFFERENCE, WORSE, Difference
+from vgpt.compare.differences import BETTER, LEAST_SEEDS, NO_DIFFERENCE, WORSE, LossDifference
 from vgpt.compare.evaluation_noise import CLUSTERS
 from vgpt.compare.family import Judged
 from vgpt.compare.metrics import LOSS, stat
@@ -65,7 +65,7 @@ def _differences(comparison: Comparison) -> Table:
     return table
 
 
-def _captions(comparison: Comparison, differences: list[Difference]) -> list[Text]:
+def _captions(comparison: Comparison, differences: list[LossDifference]) -> list[Text]:
     text = Text(style="dim")
     text.append("n: seeds shared by both sides, over which Δ is the mean. ")
     judged = [one.judged for one in differences if one.judged is not None]
@@ -107,7 +107,7 @@ def _forced(comparison: Comparison) -> bool:
     return comparison.force and bool(comparison.audit.flagged)
 
 
-def _delta(one: Difference) -> str:
+def _delta(one: LossDifference) -> str:
     shown = format_change(one.delta)
     return shown if one.half_width is None else f"{shown} ±{one.half_width:.4f}"
 
@@ -116,12 +116,12 @@ def _p(value: float | None) -> str:
     return DASH if value is None else format_p(value)
 
 
-def _detectable(one: Difference) -> str:
+def _detectable(one: LossDifference) -> str:
     """Return what would have been shown, where nothing was."""
     return DASH if one.judged is None or one.verdict != NO_DIFFERENCE else f"{one.judged.detectable:.4f}"
 
 
-_COLUMNS: dict[str, Callable[[Difference], str]] = {
+_COLUMNS: dict[str, Callable[[LossDifference], str]] = {
     "n": lambda one: str(one.seeds),
     "Δ\n± 95%": _delta,
     "p\nflip": lambda one: DASH if one.seeds < _FLIP_SEEDS else _p(one.p_permutation),

@@ -7,10 +7,10 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from vgpt.bench.result import DECODE, TRAIN, Measured
-from vgpt.bench.tables import DISTURBED, shown_ratio
+from vgpt.bench.tables import DISTURBED, format_ratio
 from vgpt.compare.bench_speeds import Speeds
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.log_speeds import PALM_FLOPS, SpeedChange, common_peaks, row_speed, speed_change, utilisation
+from vgpt.compare.log_speeds import PALM_FLOPS, SpeedChange, common_peaks, row_speed, speed_change, utilization
 from vgpt.compare.metrics import FLOPS, relative_change, stat
 from vgpt.compare.rows import Row
 from vgpt.formatting import DASH, format_bytes, format_count, format_percent, format_relative
@@ -35,14 +35,14 @@ def speed_table(rows: Sequence[Row]) -> list[RenderableType]:
             DASH if found is None else f"{found.tokens_per_second:,.0f}{'' if found.from_logs else _OLDER}",
             DASH if found is None or found.low is None else f"{found.low:,.0f} to {found.high:,.0f}",
             DASH if found is None or not found.intervals else f"{found.intervals:,}",
-            _share(utilisation(row, rows)),
-            _share(utilisation(row, rows, PALM_FLOPS)),
-            DASH if row is rows[0] else shown_speed_change(speed_change(row, rows[0])),
+            _share(utilization(row, rows)),
+            _share(utilization(row, rows, PALM_FLOPS)),
+            DASH if row is rows[0] else format_speed_change(speed_change(row, rows[0])),
         )
     return [table, _caption(rows, older), Text()]
 
 
-def shown_speed_change(change: SpeedChange) -> str:
+def format_speed_change(change: SpeedChange) -> str:
     """Return a difference of speeds in percent, or why there is none."""
     return change.why if change.share is None else format_relative(change.share)
 
@@ -61,8 +61,8 @@ def speed_json(row: Row, rows: Sequence[Row]) -> dict[str, Any] | None:
         "intervals": found.intervals,
         "change": change and change.share,
         "no_change_because": (change and change.why) or None,
-        "mfu": utilisation(row, rows),
-        "mfu_palm": utilisation(row, rows, PALM_FLOPS),
+        "mfu": utilization(row, rows),
+        "mfu_palm": utilization(row, rows, PALM_FLOPS),
     }
 
 
@@ -132,7 +132,7 @@ def measured_change(comparison: Comparison, phase: str, row: Row) -> str:
     if speeds is None or row is baseline:
         return DASH
     ratio = speeds.speedup(phase, row, baseline)
-    return DISTURBED if ratio is None else shown_ratio(ratio)
+    return DISTURBED if ratio is None else format_ratio(ratio)
 
 
 def measured_caption(comparison: Comparison) -> Text:

@@ -12,36 +12,36 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.statistics import POWER
 from vgpt.formatting import DASH, format_time, wrapping_label
 from vgpt.report.layout import add_row, new_table
-from vgpt.study.plan import Agenda
+from vgpt.study.plan import Plan
 from vgpt.study.power import needs
 from vgpt.study.signs import signs
 from vgpt.study.study import Answered
 
 
-def agenda_table(agenda: Agenda) -> Table:
+def plan_table(plan: Plan) -> Table:
     """Return the plan as a table; what it sums up stands in its caption."""
-    table = Table(title="Plan", title_justify="left", title_style="bold", caption=agenda.sentence())
+    table = Table(title="Plan", title_justify="left", title_style="bold", caption=plan.sentence())
     table.caption_justify = "left"
     table.add_column("attention", overflow="fold")
     for column in ("exist", "missing", "begun", "expected time"):
         table.add_column(column, justify="right")
-    for item in agenda.items:
+    for item in plan.items:
         numbers = [str(item.there), str(item.missing), str(item.begun)]
         time = format_time(item.seconds) if item.missing else "-"
         table.add_row(*map(Text, [item.name, *numbers, time]))
     return table
 
 
-def agenda_json(agenda: Agenda) -> dict[str, Any]:
+def plan_json(plan: Plan) -> dict[str, Any]:
     """Return the plan as plain data; a time that is not known is null."""
     return {
-        "exist": agenda.there,
-        "missing": len(agenda.missing),
-        "second_stage": list(agenda.later) if agenda.later[1] else None,
-        "seconds": agenda.seconds,
-        "variants": [vars(item) for item in agenda.items],
+        "exist": plan.there,
+        "missing": len(plan.missing),
+        "second_stage": list(plan.later) if plan.later[1] else None,
+        "seconds": plan.seconds,
+        "variants": [vars(item) for item in plan.items],
         "runs": [
-            {"attention": wanted.label, "seed": wanted.seed, "command": wanted.command} for wanted in agenda.missing
+            {"attention": wanted.label, "seed": wanted.seed, "command": wanted.command} for wanted in plan.missing
         ],
     }
 

@@ -34,7 +34,7 @@ from vgpt.formatting import (
     format_relative,
 )
 from vgpt.report.captions import audit_lines, confound_lines, flags, memory_caption, noise_caption
-from vgpt.report.curve_tables import standings_table
+from vgpt.report.curve_tables import snapshot_table
 from vgpt.report.equal_effort import matched_budgets, sweep_table
 from vgpt.report.layout import add_row, new_table
 from vgpt.report.significance import significance
@@ -59,7 +59,7 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
     if not rows:
         return sweep_table(comparison.sweep) if comparison.sweep and comparison.sweep.variants else []
     return [
-        *standings_table(comparison),
+        *snapshot_table(comparison),
         _quality(comparison),
         noise_caption(comparison),
         Text(),

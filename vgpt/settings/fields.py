@@ -71,7 +71,7 @@ class Leaf:
             text += f": {', '.join(self.choices())}"
         if not self.variants:
             return text
-        return f"{text} ({', '.join(f'{kind}: {shown(info.default)}' for kind, info in self.variants.items())})"
+        return f"{text} ({', '.join(f'{kind}: {format_value(info.default)}' for kind, info in self.variants.items())})"
 
     @property
     def default(self) -> Any:
@@ -120,7 +120,7 @@ def is_attention(info: FieldInfo) -> bool:
     return isinstance(info.annotation, type) and issubclass(info.annotation, AttentionConfig)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as a person writes it on the command line."""
     if isinstance(value, (tuple, list)):
         return ",".join(map(str, value)) or "none"

@@ -269,7 +269,7 @@ class TrainConfig(Section):
     @property
     def spelled_hash(self) -> str:
         """The same hash of the settings as they were spelled, which runs of earlier versions recorded."""
-        return json_digest(self._learnt(matched=self._matched, plain=False))
+        return json_digest(self._learned(matched=self._matched, plain=False))
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide what is learnt: a run resumes only under the same ones.
@@ -278,7 +278,7 @@ class TrainConfig(Section):
         step's sequences are divided into processes and micro-steps, by how many threads they are computed, or whether
         a default was spelt out.
         """
-        return self._learnt(matched=self._matched)
+        return self._learned(matched=self._matched)
 
     def conditions(self) -> dict[str, Any]:
         """Return the settings that a fair comparison holds equal: `identity` without the variant and the seed.
@@ -286,7 +286,7 @@ class TrainConfig(Section):
         Widths of MLPs that are matched to one reference differ as that rule says: the rule, and the reference's width,
         are the condition. Matched caches differ by the variants' own settings alone.
         """
-        table = self._learnt(matched=self.model.match in ("params", "flops"))
+        table = self._learned(matched=self.model.match in ("params", "flops"))
         del table["model"]["attn"], table["train"]["seed"]
         return table
 
@@ -294,7 +294,7 @@ class TrainConfig(Section):
     def _matched(self) -> bool:
         return self.model.hidden != self.model.raw_hidden
 
-    def _learnt(self, *, matched: bool, plain: bool = True) -> dict[str, Any]:
+    def _learned(self, *, matched: bool, plain: bool = True) -> dict[str, Any]:
         table = self.model_dump(mode="json", include={"model", "train", "system"})
         for part in ("batch_size", "grad_accum", "tokens_per_step"):
             del table["train"][part]

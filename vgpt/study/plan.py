@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.request import Wanted
+from vgpt.compare.request import PlannedRun
 from vgpt.describe.labels import display_label
 from vgpt.formatting import format_time, wrapping_label
-from vgpt.study.estimate import Paces, steps_done
+from vgpt.study.estimate import ThroughputEstimate, steps_done
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Agenda:
+class Plan:
     """The whole plan; `missing` holds the runs in the order in which they are trained, each once.
 
     `later` are the fewest and the most runs of a second stage: which they are depends on what these come to.
     """
 
     items: tuple[Item, ...]
-    missing: tuple[Wanted, ...]
+    missing: tuple[PlannedRun, ...]
     seconds: float | None
     later: tuple[int, int] = (0, 0)
 
@@ -72,7 +72,7 @@ class Agenda:
         )
 
 
-def make_agenda(comparisons: Sequence[Comparison], paces: Paces) -> Agenda:
+def make_plan(comparisons: Sequence[Comparison], throughput: ThroughputEstimate) -> Plan:
     """Return the plan of one comparison, or of several that may share runs."""
     there: dict[str, set[str]] = {}
     names: dict[str, str] = {}
@@ -80,21 +80,21 @@ def make_agenda(comparisons: Sequence[Comparison], paces: Paces) -> Agenda:
         for row in comparison.sweep.rows if comparison.sweep else comparison.rows:
             names[row.label] = row.title
             there.setdefault(row.label, set()).update(run.id or run.run_id or run.run_name for run in row.runs)
-    missing = distinct(wanted for comparison in comparisons for wanted in comparison.missing)
+    missing = distinct(planned for comparison in comparisons for planned in comparison.missing)
     items: list[Item] = []
-    for label in dict.fromkeys([*there, *(wanted.label for wanted in missing)]):
-        own = [wanted for wanted in missing if wanted.label == label]
-        begun = sum(steps_done(wanted) > 0 for wanted in own)
+    for label in dict.fromkeys([*there, *(planned.label for planned in missing)]):
+        own = [planned for planned in missing if planned.label == label]
+        begun = sum(steps_done(planned) > 0 for planned in own)
         name = names.get(label) or wrapping_label(display_label(own[0].config.model.attn))
-        items.append(Item(label, name, len(there.get(label, ())), len(own), begun, paces.total(own)))
+        items.append(Item(label, name, len(there.get(label, ())), len(own), begun, throughput.total(own)))
     stages = [one.sweep.later for one in comparisons if one.sweep]
     later = (sum(least for least, _ in stages), sum(most for _, most in stages))
-    return Agenda(tuple(items), missing, paces.total(missing), later)
+    return Plan(tuple(items), missing, throughput.total(missing), later)
 
 
-def distinct(missing: Iterable[Wanted]) -> tuple[Wanted, ...]:
+def distinct(missing: Iterable[PlannedRun]) -> tuple[PlannedRun, ...]:
     """Return runs without those that would learn the same as one before them."""
-    kept: dict[str, Wanted] = {}
-    for wanted in missing:
-        kept.setdefault(wanted.config.settings_hash, wanted)
+    kept: dict[str, PlannedRun] = {}
+    for planned in missing:
+        kept.setdefault(planned.config.settings_hash, planned)
     return tuple(kept.values())

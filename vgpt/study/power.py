@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.differences import LEAST_SEEDS, Difference
+from vgpt.compare.differences import LEAST_SEEDS, LossDifference
 from vgpt.compare.family import Noise
 from vgpt.compare.rows import Row
 from vgpt.compare.statistics import ALPHA, POWER
@@ -82,7 +82,7 @@ def seeds_needed(
     return high
 
 
-def _need(row: Row, one: Difference | None, delta: float, rows: int) -> Need | None:
+def _need(row: Row, one: LossDifference | None, delta: float, rows: int) -> Need | None:
     from scipy.special import chdtri
 
     if one is None or one.method != "paired" or one.test is None or one.lost_seeds:

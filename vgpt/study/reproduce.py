@@ -9,7 +9,7 @@ from vgpt.attention.grammar import attention_label
 from vgpt.compare.request import Request
 from vgpt.errors import VgptError
 from vgpt.settings.compare import CompareConfig
-from vgpt.settings.fields import Leaf, leaves, shown
+from vgpt.settings.fields import Leaf, format_value, leaves
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.train import TrainConfig
 from vgpt.study.study import Study
@@ -37,7 +37,7 @@ def reproduction(run: RunInfo) -> Reproduction:
     attn = attention_label(*attention_of(run))
     known = {name: leaf for name, leaf in leaves(TrainConfig).items() if _matters(leaf)}
     recorded = {name: run.params[name] for name in known if name in run.params}
-    plain = {name: shown(leaf.default) for name, leaf in known.items()}
+    plain = {name: format_value(leaf.default) for name, leaf in known.items()}
     given = {name: value for name, value in recorded.items() if name == "data" or value != plain[name]}
     command = shlex.join(["vgpt", "train", *map(without_credentials, ["--attn", attn, *_flags(known, given)])])
     try:
@@ -50,7 +50,9 @@ def reproduction(run: RunInfo) -> Reproduction:
 
 def compare_command(request: Request) -> str:
     """Return the command of a comparison, for a shell, without credentials."""
-    return _command([term.text if term.run_name else term.attn for term in request.terms], request.sources)
+    return _command(
+        [selector.text if selector.run_name else selector.attn for selector in request.selectors], request.sources
+    )
 
 
 def study_command(study: Study) -> str:
@@ -58,11 +60,11 @@ def study_command(study: Study) -> str:
     return _command(study.words, study.sources) if study.divided else compare_command(study.first)
 
 
-def _command(terms: Sequence[str], sources: Sources) -> str:
-    words = ["vgpt", "compare", *terms]
+def _command(selectors: Sequence[str], sources: Sources) -> str:
+    words = ["vgpt", "compare", *selectors]
     if sources.preset is not None:
         words += ["--preset", sources.preset.name]
-    words += _flags(leaves(CompareConfig), {name: shown(v) for name, v in sources.command_line.items()})
+    words += _flags(leaves(CompareConfig), {name: format_value(v) for name, v in sources.command_line.items()})
     return shlex.join(map(without_credentials, words))
 
 

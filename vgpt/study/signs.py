@@ -7,7 +7,7 @@ from itertools import combinations
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.differences import BETTER, WORSE
 from vgpt.compare.rows import Row, matching
-from vgpt.compare.selectors import Term
+from vgpt.compare.selectors import Selector
 from vgpt.study.study import Answered
 
 
@@ -35,7 +35,7 @@ class Sign:
         return -1 if self.delta < 0 else 1
 
     @property
-    def shown(self) -> int:
+    def shown_direction(self) -> int:
         """The same where the difference is shown, 0 elsewhere."""
         return {BETTER: -1, WORSE: 1}.get(self.verdict, 0)
 
@@ -53,14 +53,14 @@ class VariantSigns:
         opposed = [
             [axis for axis in one.values if one.values[axis] != other.values[axis]]
             for one, other in combinations(self.parts, 2)
-            if one.shown * other.shown < 0
+            if one.shown_direction * other.shown_direction < 0
         ]
         alone = [axes for axes in opposed if len(axes) == 1]
         return list(dict.fromkeys(axis for axes in alone or opposed for axis in axes))
 
     def count(self, sign: int, *, shown: bool = False) -> int:
         """Return in how many parts the difference has this sign."""
-        return sum((one.shown if shown else one.direction) == sign for one in self.parts)
+        return sum((one.shown_direction if shown else one.direction) == sign for one in self.parts)
 
     @property
     def sentence(self) -> str:
@@ -102,16 +102,16 @@ def signs(answers: Sequence[Answered]) -> list[VariantSigns]:
 
 def _differences(answer: Answered) -> dict[str, tuple[float | None, bool, str]]:
     """Return difference, comparability and verdict by variant; nothing where the baseline itself has no runs."""
-    comparison, terms = answer.comparison, answer.part.request.terms
+    comparison, selectors = answer.comparison, answer.part.request.selectors
     found: dict[str, tuple[float | None, bool, str]] = {}
-    for term in terms[1:]:
-        found.setdefault(term.text, (None, True, ""))
-    if not comparison.rows or (terms and _name(comparison.rows[0], terms) != terms[0].text):
+    for selector in selectors[1:]:
+        found.setdefault(selector.text, (None, True, ""))
+    if not comparison.rows or (selectors and _name(comparison.rows[0], selectors) != selectors[0].text):
         return found
     for row, statistics in zip(comparison.rows[1:], comparison.statistics[1:], strict=True):
         one = statistics.difference
         told = (None, True, "") if one is None else (one.delta, _comparable(comparison, row), one.verdict)
-        found[_name(row, terms)] = told
+        found[_name(row, selectors)] = told
     return found
 
 
@@ -122,8 +122,12 @@ def _comparable(comparison: Comparison, row: Row) -> bool:
     return comparison.force or not pair & comparison.audit.flagged.keys()
 
 
-def _name(row: Row, terms: Sequence[Term]) -> str:
+def _name(row: Row, selectors: Sequence[Selector]) -> str:
     """Return the word that asked for a row: matching may give the same variant other settings in each part."""
-    own = [term for term in terms if term.kind and matching(row.runs, term.kind, term.typed_settings())]
-    named = [term for term in terms if term.run_name and term.run_name == row.runs[0].run_name]
-    return max([*own, *named], key=lambda term: len(term.settings)).text if own or named else row.label
+    own = [
+        selector
+        for selector in selectors
+        if selector.kind and matching(row.runs, selector.kind, selector.typed_settings())
+    ]
+    named = [selector for selector in selectors if selector.run_name and selector.run_name == row.runs[0].run_name]
+    return max([*own, *named], key=lambda selector: len(selector.settings)).text if own or named else row.label

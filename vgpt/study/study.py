@@ -9,8 +9,8 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.curves import Histories
 from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.learning_rates import TUNING_SEEDS, grid
-from vgpt.compare.request import Request, make_request, wanted_run
-from vgpt.compare.snapshot import milestone_of
+from vgpt.compare.request import Request, make_request, planned_run
+from vgpt.compare.snapshot import snapshot_point_of
 from vgpt.compare.tuning import tuned_comparison
 from vgpt.errors import UsageError
 from vgpt.files.paths import user_path
@@ -22,7 +22,7 @@ from vgpt.tracking.run_info import RunInfo
 
 
 @dataclass(frozen=True)
-class Part:
+class StudyPart:
     """One comparison of a study.
 
     Attributes:
@@ -56,7 +56,7 @@ class Part:
         tried = {rate: compare(request, runs) for rate, request in self.tuning.items()}
         reported = {rate: compare(request, runs) for rate, request in self.rates.items()}
         settings = self.request.settings
-        labels = [wanted_run(self.request, term, settings.train.seed).label for term in self.request.terms]
+        labels = [planned_run(self.request, selector, settings.train.seed).label for selector in self.request.selectors]
         return tuned_comparison(
             list(dict.fromkeys(labels)),
             tried,
@@ -72,7 +72,7 @@ class Part:
 class Answered:
     """A part of a study with its answer."""
 
-    part: Part
+    part: StudyPart
     comparison: Comparison
 
 
@@ -88,7 +88,7 @@ class Study:
     """
 
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[StudyPart, ...]
     sources: Sources
     words: tuple[str, ...] = ()
 
@@ -147,7 +147,7 @@ def _named(place: str) -> Path:
         raise UsageError(f"--study {place}: {error}") from error
 
 
-def _make_part(values: Mapping[str, str], words: Sequence[str], sources: Sources) -> Part:
+def _make_part(values: Mapping[str, str], words: Sequence[str], sources: Sources) -> StudyPart:
     """Return a comparison, at several learning rates where they are swept.
 
     A lowest rate that was given is taken along in proportion: every schedule has the same shape.
@@ -160,13 +160,13 @@ def _make_part(values: Mapping[str, str], words: Sequence[str], sources: Sources
     if number is None:
         if request.settings.compare.sweep_seeds is not None:
             raise UsageError("--sweep-seeds chooses a learning rate, which --sweep-lr asks for", "Add --sweep-lr 3.")
-        return Part(values, request)
-    if (point := milestone_of(request.settings.compare)) is not None:
+        return StudyPart(values, request)
+    if (point := snapshot_point_of(request.settings.compare)) is not None:
         raise UsageError(
             f"--at-{point.axis} and --sweep-lr exclude each other: rates are chosen at the end of each run",
             "Leave one of them out.",
         )
-    if not request.terms or not all(term.kind for term in request.terms):
+    if not request.selectors or not all(selector.kind for selector in request.selectors):
         raise UsageError("--sweep-lr tunes variants, not runs", "Name the variants: vgpt compare mha gqa --sweep-lr 3")
     train = request.settings.train
     rates, tuning = dict[float, Request](), dict[float, Request]()
@@ -179,10 +179,10 @@ def _make_part(values: Mapping[str, str], words: Sequence[str], sources: Sources
         typed = {**sources.command_line, **typed}
         rates[lr] = make_request(words, replace(sources, command_line=typed))
         tuning[lr] = make_request(words, replace(sources, command_line={**typed, **other}))
-    return Part(values, request, rates, tuning)
+    return StudyPart(values, request, rates, tuning)
 
 
-def _check_budget(part: Part, study: StudyFile, place: str) -> None:
+def _check_budget(part: StudyPart, study: StudyFile, place: str) -> None:
     """Refuse a budget that --max-steps would cut: several of them could be the same in truth.
 
     Raises:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from vgpt.compare.request import Wanted
+from vgpt.compare.request import PlannedRun
 from vgpt.formatting import format_time
 from vgpt.launchers import without_launcher
-from vgpt.study.estimate import Paces, tokens_left
+from vgpt.study.estimate import ThroughputEstimate, tokens_left
 from vgpt.tracking.lock import lock_owner
 
 INTERRUPTED, TRY_AGAIN = 130, 75
@@ -27,7 +27,7 @@ _FORWARDED = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM, sign
 class Failure:
     """A run that could not be trained, and the exit code of its command."""
 
-    wanted: Wanted
+    planned: PlannedRun
     code: int
 
 
@@ -40,10 +40,10 @@ class TrainingInterrupted(Exception):  # noqa: N818 - no error: the user's wish,
 
 
 def train_missing(
-    missing: Sequence[Wanted],
-    say: Callable[[str], None],
+    missing: Sequence[PlannedRun],
+    notify: Callable[[str], None],
     *,
-    paces: Paces | None = None,
+    throughput: ThroughputEstimate | None = None,
     program: Sequence[str] = (sys.executable, "-m", "vgpt"),
 ) -> list[Failure]:
     """Train each run; one that fails does not keep the others from being trained.
@@ -53,8 +53,8 @@ def train_missing(
 
     Args:
         missing: what to train.
-        say: prints one line of talk.
-        paces: what is known of their speed; learns from each run, so that the time left is told after it.
+        notify: takes one line for people.
+        throughput: what is known of their speed; learns from each run, so that the time left is told after it.
         program: what runs `vgpt`.
 
     Returns:
@@ -64,29 +64,29 @@ def train_missing(
         TrainingInterrupted: by Ctrl-C or SIGTERM, after the process in training has saved and ended.
     """
     failures: list[Failure] = []
-    paces = paces or Paces([])
-    for number, wanted in enumerate(missing, start=1):
-        say(f"run {number} of {len(missing)}: {wanted.command}")
-        _wait_for_owner(wanted, say)
-        tokens, begun = tokens_left(wanted), time.monotonic()
-        code = _call([*program, *wanted.arguments])
+    throughput = throughput or ThroughputEstimate([])
+    for number, planned in enumerate(missing, start=1):
+        notify(f"run {number} of {len(missing)}: {planned.command}")
+        _wait_for_owner(planned, notify)
+        tokens, begun = tokens_left(planned), time.monotonic()
+        code = _call([*program, *planned.arguments])
         if code in (INTERRUPTED, TRY_AGAIN):
             raise TrainingInterrupted(code)
         if code:
-            failures.append(Failure(wanted, code))
-            say(f"failed with exit code {code}: {wanted.command}")
+            failures.append(Failure(planned, code))
+            notify(f"failed with exit code {code}: {planned.command}")
         else:
-            paces.note(wanted, time.monotonic() - begun, tokens)
+            throughput.note(planned, time.monotonic() - begun, tokens)
         if rest := missing[number:]:
-            say(f"{number} of {len(missing)} done; time left: {format_time(paces.total(rest))}")
+            notify(f"{number} of {len(missing)} done; time left: {format_time(throughput.total(rest))}")
     return failures
 
 
-def _wait_for_owner(wanted: Wanted, say: Callable[[str], None]) -> None:
-    directory = wanted.config.directory
+def _wait_for_owner(planned: PlannedRun, notify: Callable[[str], None]) -> None:
+    directory = planned.config.directory
     if lock_owner(directory) is None:
         return
-    say(f"another process trains {directory} now: waiting for it")
+    notify(f"another process trains {directory} now: waiting for it")
     while lock_owner(directory) is not None:
         time.sleep(_LOOK_SECONDS)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vgpt.errors import DataError
-from vgpt.files.paths import access_hint, shown_name, typed_name, user_path
+from vgpt.files.paths import access_hint, format_name, typed_name, user_path
 from vgpt.files.text import wide_encoding
 from vgpt.text.corpus_readers import read_file
 from vgpt.text.pieces import Piece
@@ -93,7 +93,7 @@ def _resolve(item: str) -> tuple[list[str], int]:
 
 def _unknown_format(item: str, path: Path) -> DataError:
     """Say what to do with a file of another ending: read it as text only where it is text."""
-    message = f"cannot tell the format of {shown_name(item)} from its name"
+    message = f"cannot tell the format of {format_name(item)} from its name"
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)

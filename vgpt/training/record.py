@@ -12,7 +12,7 @@ from vgpt.attention.stamps import stamp_for
 from vgpt.data.dataset import Dataset
 from vgpt.data.overlap import find_overlap
 from vgpt.evaluation.loss import Evaluation, Evaluator
-from vgpt.settings.fields import shown
+from vgpt.settings.fields import format_value
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.schema import TAG_GROUP, TAGS, THEN
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
@@ -77,7 +77,7 @@ def open_record(
         run_name=config.name,
         run_dir=config.directory,
         experiment=config.run.experiment,
-        params={name: shown(value) for name, value in config.flat().items() if name != "tracking_uri"},
+        params={name: format_value(value) for name, value in config.flat().items() if name != "tracking_uri"},
         tags=tags,
     )
     tracker = open_tracker(

@@ -18,7 +18,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.interchange import load_gpt2_safetensors
 from vgpt.model.weights import check_numbers, weight_files
-from vgpt.settings.fields import shown
+from vgpt.settings.fields import format_value
 from vgpt.settings.model import ModelSettings
 from vgpt.text.gpt2 import PUBLISHED_FINGERPRINT
 from vgpt.text.tokenizer import Tokenizer
@@ -133,7 +133,7 @@ def differences(there: ModelSettings, here: ModelSettings, *, free: tuple[str, .
     """Return one line for every setting of the model that differs, but for the `free` ones."""
     old, new = _flat(there), _flat(here)
     return [
-        f"--{name.replace('_', '-')}: {shown(old.get(name))} there, {shown(new.get(name))} asked"
+        f"--{name.replace('_', '-')}: {format_value(old.get(name))} there, {format_value(new.get(name))} asked"
         for name in dict.fromkeys([*old, *new])
         if name not in free and old.get(name) != new.get(name)
     ]

@@ -10,7 +10,7 @@ from vgpt.compare.differences import RowStatistics
 from vgpt.compare.metrics import DECODE, FLOPS, KV_CONTEXT, LOSS, stat
 from vgpt.compare.rows import Row
 from vgpt.formatting import format_bytes, format_count, format_milliseconds
-from vgpt.report.figures.style import GREY, Drawn, Look, add_legend, looks, new_figure
+from vgpt.report.figures.style import GREY, Figure, LineStyle, add_legend, line_styles, new_figure
 
 _COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     KV_CONTEXT: ("KV cache of one sequence at the context length", format_bytes),
@@ -28,7 +28,7 @@ class _Point:
     half_width: float
 
 
-def draw_tradeoffs(comparison: Comparison) -> Drawn | None:
+def draw_tradeoffs(comparison: Comparison) -> Figure | None:
     """Draw validation loss against each cost that two rows or more have on record; None where there is none.
 
     A row under other conditions than the baseline's is hollow and stands on no front, unless that was forced.
@@ -38,7 +38,7 @@ def draw_tradeoffs(comparison: Comparison) -> Drawn | None:
         return None
     title = "Validation loss against cost"
     figure, axes = new_figure(title, len(panels))
-    look, handles = looks(comparison.rows), dict[str, Any]()
+    look, handles = line_styles(comparison.rows), dict[str, Any]()
     fair = _fair(comparison)
     alt: list[str] = []
     for axis, (metric, points) in zip(axes, panels.items(), strict=True):
@@ -54,7 +54,7 @@ def draw_tradeoffs(comparison: Comparison) -> Drawn | None:
         alt.append(f"{label}: on the front {', '.join(named) or 'none'}")
     axes[0].set_ylabel("validation loss (nats per token)")
     add_legend(figure, handles, _note(comparison, [one for points in panels.values() for one in points], fair))
-    return Drawn("tradeoffs", title, f"{'; '.join(alt)}.", figure)
+    return Figure("tradeoffs", title, f"{'; '.join(alt)}.", figure)
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -70,7 +70,7 @@ def _draw(
     points: Sequence[_Point],
     front: Sequence[tuple[float, float]],
     fair: frozenset[str],
-    look: dict[str, Look],
+    look: dict[str, LineStyle],
     handles: dict[str, Any],
 ) -> None:
     if len(front) > 1:
@@ -83,10 +83,10 @@ def _draw(
             one.cost,
             one.loss,
             yerr=one.half_width or None,
-            color=style.colour,
+            color=style.color,
             marker=style.marker,
             markersize=8,
-            markerfacecolor=style.colour if one.row.label in fair else "white",
+            markerfacecolor=style.color if one.row.label in fair else "white",
             linestyle="none",
             elinewidth=1.2,
             capsize=3,
@@ -157,13 +157,13 @@ def _note(comparison: Comparison, points: Sequence[_Point], fair: frozenset[str]
 _SHORTEST, _LONGEST = 2**5, 2**17
 
 
-def draw_caches(comparison: Comparison) -> Drawn | None:
+def draw_caches(comparison: Comparison) -> Figure | None:
     """Draw bytes of the cache of one sequence over its tokens; None where no variant's cost is known here."""
     contexts = sorted({int(text) for row in comparison.rows if (text := _context(row.runs[0].params)).isdecimal()})
     last = max([_LONGEST, comparison.kv_at, *contexts])
     powers = [2**power for power in range(40) if _SHORTEST <= 2**power <= last]
     tokens = sorted({*powers, *(3 * power // 2 for power in powers[:-1]), *contexts, comparison.kv_at})
-    look, handles = looks(comparison.rows), dict[str, Any]()
+    look, handles = line_styles(comparison.rows), dict[str, Any]()
     title = "KV cache of one sequence over its context"
     figure, (axis,) = new_figure(title, 1)
     ends: list[str] = []
@@ -178,7 +178,7 @@ def draw_caches(comparison: Comparison) -> Drawn | None:
         (handles[style.name],) = axis.plot(
             tokens,
             known,
-            color=style.colour,
+            color=style.color,
             linestyle=style.dash,
             linewidth=width,
             marker=style.marker,
@@ -208,7 +208,7 @@ def draw_caches(comparison: Comparison) -> Drawn | None:
     axis.set_xlabel("tokens of context")
     axis.set_ylabel("bytes of all layers (analytic)")
     add_legend(figure, handles)
-    return Drawn("cache", title, f"At {tokens[-1]:,} tokens: {', '.join(ends)}.", figure)
+    return Figure("cache", title, f"At {tokens[-1]:,} tokens: {', '.join(ends)}.", figure)
 
 
 def _context(params: dict[str, str]) -> str:

@@ -9,7 +9,7 @@ from vgpt.compare.curves import AXES, Axis, Curve, Histories, curve
 from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.rows import Row
 from vgpt.formatting import format_count
-from vgpt.report.figures.style import GREY, Drawn, Look, add_legend, looks, new_figure
+from vgpt.report.figures.style import GREY, Figure, LineStyle, add_legend, line_styles, new_figure
 
 _LABELS: dict[Axis, str] = {
     "tokens": "training tokens",
@@ -20,10 +20,10 @@ _STEEP = 0.9
 """The share of points, the last ones, that must be told apart: the fall of the first steps would flatten all others."""
 
 
-def draw_losses(comparison: Comparison, histories: Histories) -> Drawn | None:
+def draw_losses(comparison: Comparison, histories: Histories) -> Figure | None:
     """Draw validation loss with the band of the seeds; None where no row has two evaluations within reach."""
-    found: dict[Axis, list[tuple[Look, Curve]]] = {}
-    look = looks(comparison.rows)
+    found: dict[Axis, list[tuple[LineStyle, Curve]]] = {}
+    look = line_styles(comparison.rows)
     for axis in AXES:
         lines = [(look[row.label], line) for row in comparison.rows if (line := curve(row, histories, axis))]
         if lines:
@@ -39,8 +39,8 @@ def draw_losses(comparison: Comparison, histories: Histories) -> Drawn | None:
         panel.set_xlabel(_LABELS[axis])
         panel.xaxis.set_major_formatter(lambda value, _: format_count(value))
         panel.locator_params(axis="x", nbins=5)
-        if comparison.milestone is not None and comparison.milestone.axis == axis:
-            panel.axvline(comparison.milestone.amount, color=GREY, linewidth=0.9, linestyle=":")
+        if comparison.snapshot_point is not None and comparison.snapshot_point.axis == axis:
+            panel.axvline(comparison.snapshot_point.amount, color=GREY, linewidth=0.9, linestyle=":")
     panels[0].set_ylabel("validation loss (nats per token)")
     _focus(panels[0], [line for lines in found.values() for _, line in lines])
     runs = sorted({line.runs for lines in found.values() for _, line in lines})
@@ -51,17 +51,17 @@ def draw_losses(comparison: Comparison, histories: Histories) -> Drawn | None:
         f"{style.name} ends at {line.mean[-1]:.4f} after {format_count(line.x[-1])} tokens"
         for style, line in found.get("tokens", [])
     )
-    return Drawn("loss_curves", title, f"Validation loss: {alt}.", figure)
+    return Figure("loss_curves", title, f"Validation loss: {alt}.", figure)
 
 
-def draw_curve(panel: Any, style: Look, line: Curve, *, marked: bool = True) -> Any:
+def draw_curve(panel: Any, style: LineStyle, line: Curve, *, marked: bool = True) -> Any:
     """Draw a mean with the band of its seeds, where there are several; return what a legend shows of it."""
     if line.runs > 1:
-        panel.fill_between(line.x, line.low, line.high, color=style.colour, alpha=0.18, linewidth=0)
+        panel.fill_between(line.x, line.low, line.high, color=style.color, alpha=0.18, linewidth=0)
     (handle,) = panel.plot(
         line.x,
         line.mean,
-        color=style.colour,
+        color=style.color,
         linestyle=style.dash,
         linewidth=1.6,
         marker=style.marker if marked else None,
@@ -78,12 +78,12 @@ def _focus(panel: Any, lines: list[Curve]) -> None:
     panel.set_ylim(low - room, max(tails) + room)
 
 
-def draw_positions(comparison: Comparison, windows: Windows) -> Drawn | None:
+def draw_positions(comparison: Comparison, windows: Windows) -> Figure | None:
     """Draw the loss of tokens by how many tokens they see before them; None where no row has it on record.
 
     Positions are gathered in spans that widen by about the square root of 2, as the loss falls by factors of context.
     """
-    look = looks(comparison.rows)
+    look = line_styles(comparison.rows)
     lines = {row.label: line for row in comparison.rows if (line := _line(row, windows))}
     if not lines:
         return None
@@ -102,7 +102,7 @@ def draw_positions(comparison: Comparison, windows: Windows) -> Drawn | None:
     alt = "; ".join(
         f"{look[label].name} falls from {line.mean[0]:.4f} to {line.mean[-1]:.4f}" for label, line in lines.items()
     )
-    return Drawn("positions", title, f"Loss from the first to the last span of positions: {alt}.", figure)
+    return Figure("positions", title, f"Loss from the first to the last span of positions: {alt}.", figure)
 
 
 def spans(length: int) -> list[tuple[int, int]]:

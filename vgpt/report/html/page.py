@@ -13,7 +13,7 @@ from vgpt.compare.rows import row_names
 from vgpt.errors import VgptError
 from vgpt.files.paths import may_replace
 from vgpt.report.captions import audit_lines, confound_lines, forced_line
-from vgpt.report.figures.style import Drawn
+from vgpt.report.figures.style import Figure
 from vgpt.report.formats import notes
 from vgpt.report.html.elements import blocks, element, inline_svg, plain, plain_table
 from vgpt.report.tables import number_tables
@@ -61,16 +61,16 @@ _PROVENANCE = {
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A comparison of a report with its figures; `title` tells it from the report's others."""
 
     comparison: Comparison
-    figures: Sequence[Drawn]
+    figures: Sequence[Figure]
     title: str = ""
 
 
 def as_html(
-    sections: Sequence[Section],
+    sections: Sequence[ReportSection],
     *,
     name: str = "",
     command: str,
@@ -121,7 +121,7 @@ def _page(title: str, body: Sequence[str]) -> str:
     )
 
 
-def _section(one: Section) -> str:
+def _section(one: ReportSection) -> str:
     title = [element("h2", plain(one.title), class_="part")] if one.title else []
     if not one.comparison.rows:
         return "\n".join([*title, element("p", "No run of these settings has finished.", class_="yellow")])
@@ -171,7 +171,7 @@ def _conditions(comparison: Comparison) -> str:
     return blocks(lines) + element("details", element("summary", f"All {len(shared)} equal conditions"), table)
 
 
-def _figures(figures: Sequence[Drawn]) -> list[str]:
+def _figures(figures: Sequence[Figure]) -> list[str]:
     if not figures:
         return []
     drawn = [element("figure", inline_svg(one), element("figcaption", plain(one.alt))) for one in figures]
