@@ -14,7 +14,7 @@ from vgpt.compare.choose import compare
 from vgpt.compare.request import make_request
 from vgpt.model.costs import count_parameters
 from vgpt.report.as_json import as_json
-from vgpt.report.columns import chosen_columns, places
+from vgpt.report.columns import chosen_columns, row_contexts
 from vgpt.report.tables import tables
 from vgpt.settings.loader import Sources
 from vgpt.study.speeds import find_speeds, wish_of, with_speeds
@@ -138,7 +138,7 @@ def test_tables_show_measured_speeds_with_the_percentages_that_their_intervals_b
     assert "in one process, in turn" in " ".join(text.split())
     assert max(map(len, text.splitlines())) <= 80
     columns = chosen_columns(found, ["speed", "speed_delta", "decode", "decode_delta", "memory", "mfu"])
-    table = {at.row.attn: {column.name: column.value(at) for column in columns} for at in places(found)}
+    table = {at.row.attn: {column.name: column.value(at) for column in columns} for at in row_contexts(found)}
     assert table["mha"]["speed"] == pytest.approx(16_384 / 1.025)
     assert table["gqa"]["speed_delta"] == pytest.approx(1 / 0.9 - 1, rel=0.02)
     assert table["gqa"]["decode_delta"] == pytest.approx(-0.1, rel=0.02)
@@ -155,7 +155,7 @@ def test_disturbed_speeds_bear_no_percentage(comparison, wish, tmp_path):
     assert f"disturbed: {BUSY}; --run-missing measures again." in text
     assert "[+" not in text
     (column,) = chosen_columns(found, ["speed_delta"])
-    assert [column.value(at) for at in places(found)] == [None, "disturbed", "disturbed"]
+    assert [column.value(at) for at in row_contexts(found)] == [None, "disturbed", "disturbed"]
 
 
 def test_rows_are_sorted_by_measured_speeds(comparison, wish, tmp_path):

@@ -9,7 +9,7 @@ import typer
 
 from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, print_text, say, warn
-from vgpt.cli.options import JsonOption, print_settings, with_settings
+from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import TrackingError, UsageError
 from vgpt.settings.bench import BenchConfig
 from vgpt.settings.loader import Loaded, Sources, load_settings
@@ -31,11 +31,7 @@ def bench(
     show_settings: bool,
     names: Annotated[
         list[str],
-        typer.Argument(
-            metavar="VARIANT",
-            help="what --attn takes (gqa, gqa:n_kv_head=4); the first is what the others are compared with",
-            autocompletion=lambda: list(variants()),
-        ),
+        variant_argument("what --attn takes (gqa, gqa:n_kv_head=4); the first is what the others are compared with"),
     ],
     plan: Annotated[bool, typer.Option("--plan", help="say what would be measured and how long it takes")] = False,
     json: JsonOption = False,

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say, warn
 from vgpt.cli.found import mention_data
-from vgpt.cli.options import JsonOption, print_settings, with_settings
+from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import DivergedError, TrackingError, VgptError
 from vgpt.files.paths import user_path
 from vgpt.settings.compare import CompareConfig
@@ -38,10 +37,9 @@ def compare_runs(
     show_settings: bool,
     terms: Annotated[
         list[str] | None,
-        typer.Argument(
+        variant_argument(
+            "variants (gqa, gqa:n_kv_head=4) or names of runs, the baseline first; none = all that have runs",
             metavar="VARIANT|RUN",
-            help="variants (gqa, gqa:n_kv_head=4) or names of runs, the baseline first; none = all that have runs",
-            autocompletion=lambda: list(variants()),
         ),
     ] = None,
     json: JsonOption = False,

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say
-from vgpt.cli.options import JsonOption, with_settings
+from vgpt.cli.options import JsonOption, variant_argument, with_settings
 from vgpt.files.paths import user_path
 from vgpt.settings.explain import ExplainConfig
 from vgpt.settings.loader import Loaded
@@ -22,11 +21,7 @@ def explain(
     loaded: Loaded[ExplainConfig],
     variant: Annotated[
         str,
-        typer.Argument(
-            metavar="VARIANT",
-            help="as --attn takes it: mla, gqa:n_kv_head=4, 5xlocal+mha",
-            autocompletion=lambda: list(variants()),
-        ),
+        variant_argument("as --attn takes it: mla, gqa:n_kv_head=4, 5xlocal+mha"),
     ],
     png: Annotated[
         Path | None, typer.Option("--png", parser=user_path, help="also draw mask and cache into this file")

@@ -12,6 +12,7 @@ import typer
 from pydantic import BaseModel
 from rich.markup import escape
 
+from vgpt.attention.registry import variants
 from vgpt.cli.console import key_values, out, print_json, warn
 from vgpt.settings.fields import Leaf, format_value, leaves
 from vgpt.settings.loader import Loaded, Sources, load_settings
@@ -24,6 +25,11 @@ ALIASES = {"attn": ["--attention-type"], "at_seconds": ["--at-time"]}
 """Second spellings of flags."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+
+
+def variant_argument(text: str, *, metavar: str = "VARIANT") -> Any:
+    """Return the argument that names variants, which a shell completes, with its help text."""
+    return typer.Argument(metavar=metavar, help=text, autocompletion=lambda: list(variants()))
 
 
 def option(leaf: Leaf) -> Any:

@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json
-from vgpt.cli.options import JsonOption, print_settings, with_settings
+from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.settings.explain import VariantsConfig
 from vgpt.settings.loader import Sources, load_settings
 
@@ -21,11 +20,7 @@ def show_variants(
     show_settings: bool,
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="VARIANT",
-            help="those to list, also with settings (gqa:n_kv_head=4); none = all",
-            autocompletion=lambda: list(variants()),
-        ),
+        variant_argument("those to list, also with settings (gqa:n_kv_head=4); none = all"),
     ] = None,
     json: JsonOption = False,
 ) -> None:

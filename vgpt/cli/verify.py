@@ -15,10 +15,9 @@ from rich.table import Table
 import vgpt
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grammar import resolve_attention
-from vgpt.attention.registry import variants
 from vgpt.attention.stamps import FILE, distinct_layers, write_stamps
 from vgpt.cli.console import out, print_json, say, warn
-from vgpt.cli.options import JsonOption, print_settings, with_settings
+from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import SettingsError, UsageError
 from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
@@ -69,11 +68,7 @@ def verify(
     show_settings: bool,
     names: Annotated[
         list[str],
-        typer.Argument(
-            metavar="VARIANT",
-            help="what --attn takes: gqa, gqa:n_kv_head=4, also a plug-in's",
-            autocompletion=lambda: list(variants()),
-        ),
+        variant_argument("what --attn takes: gqa, gqa:n_kv_head=4, also a plug-in's"),
     ],
     json: JsonOption = False,
 ) -> None:

@@ -34,6 +34,11 @@ def digest_if_there(path: Path) -> str:
         return ""
 
 
+def bytes_digest(content: bytes) -> str:
+    """Return the digest of bytes at hand."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def json_digest(value: Any) -> str:
     """Return the digest of plain data by its JSON, whose keys are sorted: equal tables have equal digests."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return bytes_digest(json.dumps(value, sort_keys=True).encode())

@@ -19,12 +19,11 @@ from typing import Any
 from vgpt.errors import TrackingError
 from vgpt.files.writing import draft_of
 from vgpt.tracking.reasons import NEWER, OLDER, REFUSALS, StoreError, reason_of
+from vgpt.tracking.schema import MOST_OF_A_PARAM, MOST_OF_A_TAG, as_stored
 from vgpt.tracking.sqlite_file import address_of, check_database, exclusively, is_empty, spelt
 from vgpt.tracking.target import URI_VARIABLE, Target
 
 _PAGE = 500
-_MAX_TAG = 5000
-_MAX_PARAM = 6000
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,9 @@ class MlflowStore:
     def create_run(self, experiment_id: str, *, name: str, started: int, tags: Mapping[str, str]) -> str:
         """Create a run and return its id."""
         with self._calls():
-            run = self._client.create_run(experiment_id, start_time=started, tags=_clip(tags, _MAX_TAG), run_name=name)
+            run = self._client.create_run(
+                experiment_id, start_time=started, tags=as_stored(tags, MOST_OF_A_TAG), run_name=name
+            )
             return run.info.run_id
 
     def send(
@@ -104,8 +105,8 @@ class MlflowStore:
             self._client.log_batch(
                 run_id,
                 metrics=[Metric(key, value, time, step) for key, value, time, step in metrics],
-                params=[Param(key, value) for key, value in _clip(params or {}, _MAX_PARAM).items()],
-                tags=[RunTag(key, value) for key, value in _clip(tags or {}, _MAX_TAG).items()],
+                params=[Param(key, value) for key, value in as_stored(params or {}, MOST_OF_A_PARAM).items()],
+                tags=[RunTag(key, value) for key, value in as_stored(tags or {}, MOST_OF_A_TAG).items()],
                 synchronous=True,
             )
 
@@ -231,11 +232,6 @@ def _stored_run(run: Any) -> StoredRun:
 def _restored(value: float) -> float:
     """Undo MLflow's replacement of infinity by the largest float."""
     return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
-
-
-def _clip(texts: Mapping[str, str], limit: int) -> dict[str, str]:
-    """Cut what MLflow would refuse: too long a text, and bytes of file names that are no UTF-8."""
-    return {key: value[:limit].encode(errors="replace").decode() for key, value in texts.items()}
 
 
 def _silence(*, databases: bool) -> None:

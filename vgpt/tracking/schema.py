@@ -5,6 +5,8 @@ Metrics, tags and artifacts are listed below. MLflow and the local journal use t
 `SCHEMA_VERSION` keeps its meaning; a change of meaning raises the number.
 """
 
+from collections.abc import Mapping
+
 SCHEMA_VERSION = "2"
 SEALED_SINCE = 2
 """From this version on every finished run carries a seal."""
@@ -129,3 +131,11 @@ TAGS: dict[str, str] = {
 
 STATUSES = ("running", "finished", "failed", "killed", "diverged")
 END_STATUSES = STATUSES[1:]
+
+MOST_OF_A_TAG, MOST_OF_A_PARAM = 5_000, 6_000
+"""Characters that MLflow keeps of a text; the journal keeps all."""
+
+
+def as_stored(texts: Mapping[str, str], limit: int) -> dict[str, str]:
+    """Return texts as MLflow keeps them: cut at a limit, and without bytes of file names that are no UTF-8."""
+    return {name: text[:limit].encode(errors="replace").decode() for name, text in texts.items()}
