@@ -264,3 +264,15 @@ def test_the_number_of_rates_is_odd_and_reasonable(number):
 def test_a_run_cannot_be_tuned():
     with pytest.raises(UsageError, match="tunes variants, not runs"):
         ask_sweep("mha", "my_run")
+
+
+def test_a_reported_run_that_came_out_otherwise_before_is_named_and_tuning_seeds_are_not(swept, make_run):
+    make, windows = swept
+    before = make_run("mha", settings={"lr": 2e-3, "seed": 1337}, metrics={"val/loss": 2.9})
+    once = answer(make(), windows).audit
+    assert once.notes == ()
+    assert once.equal
+    twice = answer([before, *make()], windows).audit
+    assert [(one.name, one.values) for one in twice.differences] == [
+        ("trained", {"mha": "seed 1337 twice: val loss 2.5490; val loss 2.9000", "mqa": "once"})
+    ]

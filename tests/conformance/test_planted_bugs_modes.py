@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tests.conformance.test_planted_bugs import OneTooFar, OneTooNear, Window
+from tests.conformance.test_planted_bugs import OneTooFar, OneTooNear, Window, WrongGradient
 from vgpt.attention.cache import TokenCache
 from vgpt.attention.grouped.config import GQAConfig
 from vgpt.attention.grouped.module import GroupedAttention
@@ -139,20 +139,10 @@ class NoBiasUnderAutocast(GroupedAttention):
         return y - self.c_proj.bias + self.c_proj.bias.detach() if autocast() and self.shape.bias else y
 
 
-class TwiceTheGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        return 2 * grad
-
-
 class TwiceTheGradientUnderAutocast(GroupedAttention):
     def forward(self, x, cache=None):
         y = super().forward(x, cache)
-        return TwiceTheGradient.apply(y) if autocast() else y
+        return WrongGradient.apply(y, 2) if autocast() else y
 
 
 class FutureOfLongSequences(GroupedAttention):

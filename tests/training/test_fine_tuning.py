@@ -19,6 +19,7 @@ from vgpt.settings.prepare import PrepareConfig
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.journal import read_metrics
 from vgpt.tracking.record import read_record
+from vgpt.training import run
 from vgpt.training.checkpoint import find_checkpoint, steps
 from vgpt.training.display import Quiet
 from vgpt.training.run import build_model, train_run
@@ -279,6 +280,19 @@ def test_a_fork_under_equal_settings_ends_in_the_same_bits(settings):
     assert curve(fork, "train/loss") == later
     assert read_record(fork.directory).tags["vgpt.forked_from"] == "old/step-00000006"
     assert conditions(fork)["init"] == file_digest(middle / "model.safetensors")
+
+
+def test_data_is_opened_once_and_held_to_its_digest(settings, monkeypatch):
+    opened = []
+
+    def counted(place, **how):
+        opened.append(how)
+        return open_dataset(place, **how)
+
+    monkeypatch.setattr(run, "open_dataset", counted)
+    train_run(settings(run__run_name="old", train__max_steps=1), Quiet())
+    train_run(settings(run__run_name="new", train__fork="old", train__max_steps=2), Quiet())
+    assert opened == [{"verify": True}] * 2
 
 
 def test_a_fork_goes_on_from_the_newest_state_under_a_longer_schedule_and_resumes(settings):

@@ -20,7 +20,7 @@ from vgpt.compare.request import PlannedRun
 from vgpt.compare.rows import Row
 from vgpt.compare.unfinished import DIVERGED, lost
 from vgpt.settings.compare import SortKey
-from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.run_info import RunInfo, seed_of
 
 
 def tuned_comparison(
@@ -68,8 +68,9 @@ def tuned_comparison(
     if rows and rows[0].label != labels[0]:
         remarks.append(f"differences are against {rows[0].label}")
     rows = sorted_rows(rows, sort)
-    audited = audit(rows, tuned=TUNED)
     seeds = dict.fromkeys(seed for one in tried.values() for row in one.rows for seed in row.seeds)
+    # Seeds that chose a rate are not reported, on purpose.
+    audited = audit(rows, tuned=TUNED, recorded=[run for run in runs if seed_of(run) not in seeds])
     all_rows = tuple(row for one in every for row in one.rows)
     return replace(
         middle,
