@@ -76,3 +76,8 @@ def wrapping_label(label: str) -> str:
 def printable(text: str) -> str:
     """Return a text in one line, without control codes."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def flag_of(name: str) -> str:
+    """Return the option that sets a setting: `n_kv_head` -> `--n-kv-head`."""
+    return "--" + name.replace("_", "-")

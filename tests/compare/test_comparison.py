@@ -2,6 +2,9 @@ import pytest
 
 from vgpt.compare.choose import compare
 from vgpt.errors import SettingsError, UsageError
+from vgpt.settings.compare import CompareConfig
+from vgpt.settings.loader import Sources, load_settings
+from vgpt.settings.presets import load_preset
 
 
 def labels(comparison):
@@ -176,3 +179,24 @@ def test_a_variant_that_does_not_fit_the_baselines_trunk_is_a_remark(make_run, a
 def test_a_setting_from_the_environment_reaches_the_variants_that_have_it(ask):
     request = ask("mha", "gqa", "gqa:n_kv_head=1", preset="demo", env={"VGPT_N_KV_HEAD": "4", "VGPT_ATTN": "mqa"})
     assert [selector.attn for selector in request.selectors] == ["mha", "gqa:n_kv_head=4", "gqa:n_kv_head=1"]
+
+
+def test_the_settings_of_a_variant_are_loaded_once_for_all_its_seeds(ask, monkeypatch):
+    loaded = []
+
+    def counted(model, sources):
+        loaded.append(sources.command_line["attn"])
+        return load_settings(model, sources)
+
+    asked = ask("mha", "gqa", "mqa", preset="demo", seeds="5", seed="3")
+    monkeypatch.setattr("vgpt.compare.request.load_settings", counted)
+    missing = compare(asked, []).missing
+    assert loaded == ["mha", "gqa", "mqa"]
+    assert [run.seed for run in missing] == [run.config.train.seed for run in missing] == [3, 4, 5, 6, 7] * 3
+    again = [load_settings(CompareConfig, Sources(load_preset("demo"), command_line=typed(run))) for run in missing]
+    assert [one.settings.settings_hash for one in again] == [run.config.settings_hash for run in missing]
+
+
+def typed(run):
+    words = run.command.split()[4:]
+    return {flag[2:].replace("-", "_"): value for flag, value in zip(words[::2], words[1::2], strict=True)}

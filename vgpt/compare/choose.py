@@ -12,7 +12,7 @@ from vgpt.compare.curves import Histories
 from vgpt.compare.differences import row_statistics
 from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.known import KnownRuns
-from vgpt.compare.request import PlannedRun, Request, base_seed, planned_run
+from vgpt.compare.request import PlannedRun, Request, base_seed, planned_runs
 from vgpt.compare.rows import Row, like, make_row, matching, one_per_seed, with_names
 from vgpt.compare.selectors import Selector
 from vgpt.compare.snapshot import UNEQUAL_POINTS, snapshot_point_of, take_snapshots
@@ -117,7 +117,7 @@ def _choose_fixed(draft: _Draft, request: Request, selectors: Sequence[Selector]
             _choose_named(draft, selector, runs)
             continue
         try:
-            wanted = [planned_run(request, selector, seed) for seed in request.seeds_from(request.settings.train.seed)]
+            wanted = planned_runs(request, selector, request.seeds_from(request.settings.train.seed))
         except SettingsError:
             if request.selectors:
                 raise
@@ -167,7 +167,7 @@ def _choose_free(draft: _Draft, request: Request, selectors: Sequence[Selector],
 
 def _want(draft: _Draft, request: Request, selector: Selector, seeds: Iterable[int], reference: RunInfo | None) -> None:
     try:
-        draft.missing += [planned_run(request, selector, seed, reference) for seed in seeds]
+        draft.missing += planned_runs(request, selector, seeds, reference)
     except SettingsError as error:
         if reference is None:
             raise

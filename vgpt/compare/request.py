@@ -1,7 +1,7 @@
 """What a comparison asks for, and for each variant and seed the run that would answer it, with its command."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,9 @@ from vgpt.compare.audit import THREADS, condition_settings
 from vgpt.compare.selectors import Selector, parse_selectors, with_variant_flags
 from vgpt.describe.labels import full_label
 from vgpt.errors import UsageError
+from vgpt.formatting import flag_of
 from vgpt.settings.compare import CompareConfig
-from vgpt.settings.fields import Leaf, format_value, leaves
+from vgpt.settings.fields import Leaf, command_words, format_value, leaves
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
 from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.prepared import PREPARED
@@ -84,7 +85,7 @@ def make_request(words: Sequence[str], sources: Sources) -> Request:
         ("run_name", "A comparison makes several runs and names them itself; to compare runs, name them as arguments."),
     ):
         if name in sources.command_line:
-            raise UsageError(f"--{name.replace('_', '-')} {sources.command_line[name]} makes no sense here", remedy)
+            raise UsageError(f"{flag_of(name)} {sources.command_line[name]} makes no sense here", remedy)
     known = leaves(CompareConfig)
     flags = {name: str(value) for name, value in sources.command_line.items() if known[name].variants}
     environment = {**_variant_values(known, sources.dotenv), **_variant_values(known, sources.environment)}
@@ -118,21 +119,29 @@ def settings_of_first(request: Request) -> Loaded[CompareConfig]:
     return replace(loaded, origins={**loaded.origins, **dict.fromkeys(["attn", *own], "argument")})
 
 
-def planned_run(request: Request, selector: Selector, seed: int, reference: RunInfo | None = None) -> PlannedRun:
-    """Return the run of a variant under the conditions that were given or, without them, those of a reference run.
+def planned_runs(
+    request: Request, selector: Selector, seeds: Iterable[int], reference: RunInfo | None = None
+) -> list[PlannedRun]:
+    """Return the runs of a variant under the conditions that were given or, without them, those of a reference run.
+
+    Settings are loaded once: seeds are no part of what may be wrong with them.
 
     Raises:
         SettingsError: the variant does not fit these conditions.
     """
     conditions = _typed_conditions(request, reference) if reference is not None else {}
     typed = {**_found_data(request), **_typed(request.sources), **conditions}
-    backbone_of = conditions.get("match_to", request.backbone_of)
-    own_seed = load_settings(CompareConfig, _with(request.sources, {**conditions, "attn": backbone_of})).settings
-    if seed != own_seed.train.seed:
-        typed["seed"] = str(seed)
     config = load_settings(CompareConfig, _with(request.sources, {**typed, "attn": selector.attn})).settings
-    flags = (*_arguments(request.sources, selector.attn, typed), *plugin_flags(config.model.attn, config.model.n_layer))
-    return PlannedRun(full_label(config.model.attn), seed, config, flags)
+    plugins = plugin_flags(config.model.attn, config.model.n_layer)
+    found: list[PlannedRun] = []
+    for seed in seeds:
+        own, flags = config, typed
+        if seed != config.train.seed:
+            own = config.model_copy(update={"train": config.train.model_copy(update={"seed": seed})})
+            flags = {**typed, "seed": str(seed)}
+        words = (*_arguments(request.sources, selector.attn, flags), *plugins)
+        found.append(PlannedRun(full_label(config.model.attn), seed, own, words))
+    return found
 
 
 def base_seed(request: Request, baseline_runs: Sequence[RunInfo]) -> int:
@@ -167,14 +176,7 @@ def _arguments(sources: Sources, attn: str, typed: Mapping[str, Any]) -> tuple[s
     if sources.preset is not None:
         words += ["--preset", sources.preset.name]
     words += ["--attn", attn]
-    for name, leaf in leaves(TrainConfig).items():
-        if name not in typed:
-            continue
-        if leaf.is_bool:
-            words.append(leaf.flag if format_value(typed[name]) == "true" else f"--no-{leaf.flag[2:]}")
-        else:
-            words += [leaf.flag, format_value(typed[name])]
-    return tuple(words)
+    return (*words, *command_words(leaves(TrainConfig), typed))
 
 
 def _typed_conditions(request: Request, reference: RunInfo) -> dict[str, str]:

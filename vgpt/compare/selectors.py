@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from vgpt.attention.grammar import filled, format_variant, is_pattern, parse_attention, parse_pattern, resolve_attention
 from vgpt.attention.registry import variants
 from vgpt.errors import SettingsError, UsageError, did_you_mean
+from vgpt.formatting import flag_of
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def _explained(fault: ErrorDetails, fields: Sequence[str]) -> str:
 
 
 def _nobody_takes(name: str, selectors: Sequence[Selector]) -> tuple[str, str]:
-    flag = "--" + name.replace("_", "-")
+    flag = flag_of(name)
     owners = [kind for kind, config in variants().items() if name in config.model_fields]
     if any(selector.kind in owners for selector in selectors):
         return (

@@ -13,6 +13,7 @@ from vgpt.attention.build import build_attention
 from vgpt.attention.config import AttentionConfig, Shape, SoftmaxConfig
 from vgpt.attention.flex import NARROWEST
 from vgpt.errors import SettingsError
+from vgpt.formatting import flag_of
 from vgpt.model.init import stream_seed
 
 LONGEST = 1100
@@ -236,5 +237,5 @@ def _first(holds: Callable[[int], bool], low: int, high: int) -> int | None:
 
 
 def _flag(name: str, value: object) -> str:
-    flag = f"--{name.replace('_', '-')}"
+    flag = flag_of(name)
     return flag if value is True else f"{flag} {value}"

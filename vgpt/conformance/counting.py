@@ -9,6 +9,7 @@ import torch
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.conformance.case import Case
 from vgpt.conformance.measure import Finding, Worst, gap
+from vgpt.formatting import flag_of
 
 _LENGTHS = (1, 2, 3, 17, 63, 64, 65, 100, 257)
 _PROBE = 24
@@ -73,7 +74,7 @@ def switches(case: Case) -> Finding:
     alone = bool((case.visible(torch.arange(_PROBE), _PROBE).sum(1) == 1).all())
     silent = {"none", "learned"} | ({"qk_norm", "rope", "alibi"} if alone else set[str]())
     for name, change in changes:
-        flags = " ".join(f"--{key.replace('_', '-')} {value}" for key, value in change.items())
+        flags = " ".join(f"{flag_of(key)} {value}" for key, value in change.items())
         refused = bool(config.check(replace(plain.shape, **change)))
         if name not in known:
             worst.add(int(not refused), 0, f"{flags} is not among those honoured, yet check() accepts it")

@@ -10,7 +10,7 @@ from rich.text import Text
 from vgpt.attention.config import AttentionConfig
 from vgpt.describe.anatomy import Anatomy, GroupAnatomy, confounds, count, description, sources
 from vgpt.describe.labels import short_label
-from vgpt.formatting import format_bytes, format_count, wrapping_label
+from vgpt.formatting import flag_of, format_bytes, format_count, wrapping_label
 from vgpt.settings.fields import format_value
 
 
@@ -49,7 +49,7 @@ def _settings(config: AttentionConfig, title: str) -> Iterator[RenderableType]:
     table = Table.grid(padding=(0, 2))
     for name, info in type(config).model_fields.items():
         table.add_row(
-            Text(f"--{name.replace('_', '-')}"),
+            Text(flag_of(name)),
             format_value(getattr(config, name)),
             Text(info.description or "", "dim"),
         )
@@ -111,7 +111,7 @@ def _supported(found: Anatomy) -> Iterator[RenderableType]:
     """Which positions and switches apply, and why the others do not."""
     table = Table.grid(padding=(0, 2))
     for title, reasons in zip(("positions", "switches"), found.supported(), strict=True):
-        flags = {name: f"--pos {name}" if title == "positions" else f"--{name.replace('_', '-')}" for name in reasons}
+        flags = {name: f"--pos {name}" if title == "positions" else flag_of(name) for name in reasons}
         table.add_row(title, Text(", ".join(flags[name] for name in reasons if not reasons[name]) or "none"))
         for reason in dict.fromkeys(filter(None, reasons.values())):
             words = ", ".join(flags[name] for name in reasons if reasons[name] == reason)

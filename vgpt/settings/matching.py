@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grammar import format_variant, resolve_attention
 from vgpt.errors import SettingsError
+from vgpt.formatting import flag_of
 
 MULTIPLE = 8
 """What matched widths are multiples of, unless asked otherwise."""
@@ -195,7 +196,7 @@ def match_cache(match: Match, attn: AttentionConfig, reference: AttentionConfig,
         found for value in _candidates(attn, knob, target, backbone) if (found := _with(attn, knob, value, backbone))
     ]
     if not near:
-        raise ValueError(f"{flags}: no value of --{knob.replace('_', '-')} fits this model")
+        raise ValueError(f"{flags}: no value of {flag_of(knob)} fits this model")
     best = min(near, key=lambda found: abs(backbone.cache_bytes(found) - target))
     residual = backbone.cache_bytes(best) / target - 1
     if abs(residual) > MOST_CACHE_RESIDUAL:

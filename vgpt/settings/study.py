@@ -22,6 +22,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.files.text import parse_toml
+from vgpt.formatting import flag_of
 from vgpt.schema import Section
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import format_value, leaves
@@ -99,7 +100,7 @@ def listed_axes(typed: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         values = tuple(value for part in text.split(",") if (value := part.strip()))
         if not values or len(set(values)) < len(values):
             raise UsageError(
-                f"--{name.replace('_', '-')} {text!r} {'names a value twice' if values else 'names no value'}",
+                f"{flag_of(name)} {text!r} {'names a value twice' if values else 'names no value'}",
                 "Give each value once, with commas between them.",
             )
         found[name] = values

@@ -9,7 +9,7 @@ from vgpt.attention.grammar import attention_label
 from vgpt.compare.request import Request
 from vgpt.errors import VgptError
 from vgpt.settings.compare import CompareConfig
-from vgpt.settings.fields import Leaf, format_value, leaves
+from vgpt.settings.fields import Leaf, command_words, format_value, leaves
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.train import TrainConfig
 from vgpt.study.study import Study
@@ -39,7 +39,7 @@ def reproduction(run: RunInfo) -> Reproduction:
     recorded = {name: run.params[name] for name in known if name in run.params}
     plain = {name: format_value(leaf.default) for name, leaf in known.items()}
     given = {name: value for name, value in recorded.items() if name == "data" or value != plain[name]}
-    command = shlex.join(["vgpt", "train", *map(without_credentials, ["--attn", attn, *_flags(known, given)])])
+    command = shlex.join(["vgpt", "train", *map(without_credentials, ["--attn", attn, *command_words(known, given)])])
     try:
         again = load_settings(TrainConfig, Sources(command_line={**given, "attn": attn})).settings
         exact = settings_hash_of(run) in (again.settings_hash, again.spelled_hash)
@@ -64,20 +64,8 @@ def _command(selectors: Sequence[str], sources: Sources) -> str:
     words = ["vgpt", "compare", *selectors]
     if sources.preset is not None:
         words += ["--preset", sources.preset.name]
-    words += _flags(leaves(CompareConfig), {name: format_value(v) for name, v in sources.command_line.items()})
+    words += command_words(leaves(CompareConfig), sources.command_line)
     return shlex.join(map(without_credentials, words))
-
-
-def _flags(known: dict[str, Leaf], given: dict[str, str]) -> list[str]:
-    words: list[str] = []
-    for name, leaf in known.items():
-        if name not in given:
-            continue
-        if leaf.is_bool:
-            words.append(leaf.flag if given[name] == "true" else f"--no-{leaf.flag[2:]}")
-        else:
-            words += [leaf.flag, given[name]]
-    return words
 
 
 def _matters(leaf: Leaf) -> bool:

@@ -17,6 +17,7 @@ from vgpt.compare.bench_speeds import Speeds
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.metrics import PARAMS
 from vgpt.files.digests import json_digest
+from vgpt.formatting import flag_of
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters
 from vgpt.tracking.run_info import RunInfo
@@ -74,7 +75,7 @@ def wish_of(comparison: Comparison) -> tuple[Wish | None, str]:
         return None, "there is nothing to compare"
     for name in _EQUAL:
         if len({run.params.get(name, "") for run in runs}) > 1:
-            return None, f"the runs differ in --{name.replace('_', '-')}"
+            return None, f"the runs differ in {flag_of(name)}"
     for name in ("vgpt.device", "vgpt.dtype"):
         if len({run.tags.get(name, "") for run in runs}) > 1:
             return None, f"the runs differ in {name.removeprefix('vgpt.')}"

@@ -9,7 +9,7 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.curves import Histories
 from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.learning_rates import TUNING_SEEDS, grid
-from vgpt.compare.request import Request, make_request, planned_run
+from vgpt.compare.request import Request, make_request, planned_runs
 from vgpt.compare.snapshot import snapshot_point_of
 from vgpt.compare.tuning import tuned_comparison
 from vgpt.errors import UsageError
@@ -56,7 +56,8 @@ class StudyPart:
         tried = {rate: compare(request, runs) for rate, request in self.tuning.items()}
         reported = {rate: compare(request, runs) for rate, request in self.rates.items()}
         settings = self.request.settings
-        labels = [planned_run(self.request, selector, settings.train.seed).label for selector in self.request.selectors]
+        seed = settings.train.seed
+        labels = [one.label for name in self.request.selectors for one in planned_runs(self.request, name, [seed])]
         return tuned_comparison(
             list(dict.fromkeys(labels)),
             tried,
