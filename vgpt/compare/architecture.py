@@ -7,8 +7,9 @@ from vgpt.errors import SettingsError
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes
 from vgpt.tracking.run_info import RunInfo, attention_of
+from vgpt.tracking.schema import Metric, Tag
 
-KV_CONTEXT = "kv/bytes_at_context"
+KV_CONTEXT = Metric.KV_BYTES_AT_CONTEXT
 # Width in bytes of a cached number, the likeliest first.
 _WIDTHS = (2, 4, 1, 8)
 
@@ -49,7 +50,7 @@ def effective_positions(run: RunInfo) -> str:
 
     Both stand there where they differ, as after an edit of the record or of a plug-in; empty where neither is known.
     """
-    config, recorded = architecture_of(run), run.tags.get("vgpt.positions", "")
+    config, recorded = architecture_of(run), run.tags.get(Tag.POSITIONS, "")
     if config is None:
         return recorded
     known = positions_of([config.attn.at(layer) for layer in range(config.n_layer)], config.shape)

@@ -24,7 +24,7 @@ from vgpt.settings.fields import leaves
 from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.train import TrainConfig, spells_default
 from vgpt.tracking.run_info import RunInfo
-from vgpt.tracking.schema import THEN
+from vgpt.tracking.schema import THEN, Metric, Tag
 
 ASPECTS: dict[str, tuple[str, ...]] = {
     "data": ("data",),
@@ -56,21 +56,21 @@ ASPECTS: dict[str, tuple[str, ...]] = {
 """What the settings of a run are about; settings not listed here are audited as `other`."""
 
 TAGGED = {
-    "data_digest": ("data", "vgpt.data_digest"),
-    "tokenizer": ("data", "vgpt.tokenizer"),
-    "init_digest": ("start", "vgpt.init_digest"),
-    "dtype": ("precision", "vgpt.dtype"),
-    "device": ("device", "vgpt.device"),
-    "eval_windows": ("evaluation", "vgpt.eval_windows"),
-    "vgpt": ("software", "vgpt.version"),
-    "source": ("software", "vgpt.source"),
-    "replaced_functions": ("software", "vgpt.replaced"),
-    "torch": ("software", "vgpt.torch"),
-    "numpy": ("software", "vgpt.numpy"),
-    "cpu_capability": ("device", "vgpt.cpu_capability"),
-    "threads": ("device", "vgpt.threads"),
-    "allocator": ("device", "vgpt.allocator"),
-    "kernels": ("device", "vgpt.kernels"),
+    "data_digest": ("data", Tag.DATA_DIGEST),
+    "tokenizer": ("data", Tag.TOKENIZER),
+    "init_digest": ("start", Tag.INIT_DIGEST),
+    "dtype": ("precision", Tag.DTYPE),
+    "device": ("device", Tag.DEVICE),
+    "eval_windows": ("evaluation", Tag.EVAL_WINDOWS),
+    "vgpt": ("software", Tag.VERSION),
+    "source": ("software", Tag.SOURCE),
+    "replaced_functions": ("software", Tag.REPLACED),
+    "torch": ("software", Tag.TORCH),
+    "numpy": ("software", Tag.NUMPY),
+    "cpu_capability": ("device", Tag.CPU_CAPABILITY),
+    "threads": ("device", Tag.THREADS),
+    "allocator": ("device", Tag.ALLOCATOR),
+    "kernels": ("device", Tag.KERNELS),
 }
 """Conditions recorded as tags: name -> (aspect, tag). A tag says what was computed, where a setting may say `auto`."""
 
@@ -260,5 +260,5 @@ def _sequences(run: RunInfo) -> str:
 
 
 def _tokens(run: RunInfo) -> str:
-    tokens = run.metrics.get("train/tokens", math.nan)
+    tokens = run.metrics.get(Metric.TRAIN_TOKENS, math.nan)
     return f"{tokens:.0f}" if math.isfinite(tokens) else ""

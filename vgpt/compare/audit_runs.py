@@ -9,11 +9,12 @@ from vgpt.compare.rows import Row, like
 from vgpt.data.overlap import NOTABLE, share_of
 from vgpt.tracking.integrity import faults_of, is_sealed
 from vgpt.tracking.run_info import FINISHED, RunInfo, conditions_of, finished, newest_first, seed_of, settings_hash_of
+from vgpt.tracking.schema import Metric, Tag
 
 NOT_RECORDED = "not recorded"
 Found = tuple[list["UnequalCondition"], list[str]]
 
-_LOSS = "val/loss"
+_LOSS = Metric.VAL_LOSS
 _FACTS = (
     "source",
     "replaced",
@@ -107,7 +108,7 @@ def plugin_conditions(rows: Sequence[Row]) -> Found:
         if flagged:
             shown = {label: ", ".join(sorted(found)) for label, found in by_row.items()}
             differences.append(UnequalCondition("software", f"plug-in of {kind}", shown, flagged))
-    missing = bool(rows) and not any("vgpt.plugins" in run.tags for row in rows for run in row.runs)
+    missing = bool(rows) and not any(Tag.PLUGINS in run.tags for row in rows for run in row.runs)
     return differences, ["plug-ins"] * missing
 
 
@@ -170,7 +171,7 @@ def not_shown(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> list[str]:
 
 def commit_note(runs: Sequence[RunInfo]) -> list[str]:
     """Name commits that differ: where the digests of the source agree, their difference decides nothing."""
-    commits = sorted({run.tags.get("vgpt.git", "") for run in runs} - {""})
+    commits = sorted({run.tags.get(Tag.GIT, "") for run in runs} - {""})
     return (
         [f"commits differ: {', '.join(commits)}; what decides is the digest of the source"] if len(commits) > 1 else []
     )
@@ -178,7 +179,7 @@ def commit_note(runs: Sequence[RunInfo]) -> list[str]:
 
 def overlap_note(runs: Sequence[RunInfo]) -> list[str]:
     """Name validation text that stands in the training text."""
-    found = {run.tags.get("vgpt.overlap", "") for run in runs}
+    found = {run.tags.get(Tag.OVERLAP, "") for run in runs}
     return [
         f"{overlap} of the validation text stand in the training text too: losses measure memory in part"
         for overlap in sorted(found)
@@ -188,25 +189,25 @@ def overlap_note(runs: Sequence[RunInfo]) -> list[str]:
 
 def replaced_note(runs: Sequence[RunInfo]) -> list[str]:
     """Name functions of vgpt that were replaced in all runs alike: equal conditions, and yet not vgpt's own."""
-    found = sorted({run.tags.get("vgpt.replaced", "nothing") for run in runs} - {"nothing"})
+    found = sorted({run.tags.get(Tag.REPLACED, "nothing") for run in runs} - {"nothing"})
     return [f"not vgpt's own code: {', '.join(found)} were replaced at run time"] if found else []
 
 
 _BY_SEED = (
-    ("data", "batches", "vgpt.batches"),
-    ("start", "first_weights", "vgpt.start"),
-    ("start", "first_mlp_weights", "vgpt.start_mlp"),
+    ("data", "batches", Tag.BATCHES),
+    ("start", "first_weights", Tag.START),
+    ("start", "first_mlp_weights", Tag.START_MLP),
 )
 
 
 def _expects(run: RunInfo, tag: str) -> bool:
     """Return whether a run would record this: weights that were learned elsewhere have a digest of their own."""
-    return tag == "vgpt.batches" or not run.tags.get("vgpt.init_digest")
+    return tag == Tag.BATCHES or not run.tags.get(Tag.INIT_DIGEST)
 
 
 def _plugins(run: RunInfo) -> dict[str, str]:
     try:
-        found = json.loads(run.tags.get("vgpt.plugins", "{}"))
+        found = json.loads(run.tags.get(Tag.PLUGINS, "{}"))
     except ValueError:
         return {}
     return {str(kind): str(digest) for kind, digest in found.items()} if isinstance(found, dict) else {}

@@ -7,8 +7,9 @@ from vgpt.bench.result import DECODE, TRAIN, Bench, Case, Measured
 from vgpt.bench.statistics import Ratio
 from vgpt.compare.metrics import FLOPS, stat
 from vgpt.compare.rows import Row
+from vgpt.tracking.schema import Metric
 
-FLOPS_PALM = "flops/train_per_token_palm"
+FLOPS_PALM = Metric.FLOPS_TRAIN_PER_TOKEN_PALM
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from vgpt.compare.metrics import PARAMS, START_RMS, relative_change, stat
 from vgpt.compare.rows import Row
 from vgpt.settings.matching import MULTIPLE, Backbone, Budget, Match, budget, matched_width, resolve_reference
 from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Tag
 
 
 def confounds_of(row: Row) -> list[str]:
@@ -36,7 +37,7 @@ def confounds(row: Row, baseline: Row) -> list[str]:
         ratio = here.mean / there.mean
         if not 1 / NOTABLE_START <= ratio <= NOTABLE_START:
             found = [*found, f"its attention starts {ratio:.2f}x as large as {baseline.title}'s"]
-    widths = {run.tags.get("vgpt.mlp_hidden", "") for one in (row, baseline) for run in one.runs} - {""}
+    widths = {run.tags.get(Tag.MLP_HIDDEN, "") for one in (row, baseline) for run in one.runs} - {""}
     if len(widths) > 1:
         found = [*found, "MLPs of another width start from other weights"]
     return found

@@ -14,6 +14,7 @@ from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.train import SystemSettings, TrainConfig
 from vgpt.tracking.run_info import RunInfo, attention_of, newest_first, seed_of, settings_hash_of
+from vgpt.tracking.schema import Tag
 
 _SECTIONS = ("model", "train", "system", "workers")
 
@@ -58,7 +59,7 @@ class KnownRuns:
             return False
         old, new = before.identity(), wanted.identity
         if old["train"]["data"] != new["train"]["data"]:
-            if not wanted.digest or run.tags.get("vgpt.data_digest") != wanted.digest:
+            if not wanted.digest or run.tags.get(Tag.DATA_DIGEST) != wanted.digest:
                 return False
             old["train"]["data"] = new["train"]["data"]
         system = old.pop("system")
@@ -91,14 +92,14 @@ class _Target:
 
     def has_other_data(self, run: RunInfo) -> bool:
         """Tell whether the data of this name is not what the run was trained on: it was prepared anew."""
-        return bool(self.digest) and run.tags.get("vgpt.data_digest", self.digest) != self.digest
+        return bool(self.digest) and run.tags.get(Tag.DATA_DIGEST, self.digest) != self.digest
 
     def computed_as(self, run: RunInfo, before: SystemSettings) -> bool:
         """Tell whether a run was computed on the device and in the precision that these settings come to here."""
         told = {"device", "dtype"}
         if before.model_dump(exclude=told) != self.config.system.model_dump(exclude=told):
             return False
-        return (_model_of(run.tags.get("vgpt.device", "")), run.tags.get("vgpt.dtype", "")) == self._hardware
+        return (_model_of(run.tags.get(Tag.DEVICE, "")), run.tags.get(Tag.DTYPE, "")) == self._hardware
 
 
 def settings_of(run: RunInfo) -> TrainConfig | None:

@@ -13,6 +13,7 @@ from statistics import fmean
 from vgpt.compare.metrics import FLOPS, stat
 from vgpt.compare.rows import Row
 from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Metric, Tag
 from vgpt.tracking.speed import HIGH, INTERVALS, LOW, recorded_speed
 
 SPEED_PARAMS = (
@@ -30,20 +31,20 @@ SPEED_PARAMS = (
     "tracker",
 )
 SPEED_TAGS = {
-    "device": "vgpt.device",
-    "threads": "vgpt.threads",
-    "cpu_capability": "vgpt.cpu_capability",
-    "allocator": "vgpt.allocator",
-    "kernels": "vgpt.kernels",
-    "dtype": "vgpt.dtype",
-    "torch": "vgpt.torch",
-    "vgpt": "vgpt.version",
-    "source": "vgpt.source",
+    "device": Tag.DEVICE,
+    "threads": Tag.THREADS,
+    "cpu_capability": Tag.CPU_CAPABILITY,
+    "allocator": Tag.ALLOCATOR,
+    "kernels": Tag.KERNELS,
+    "dtype": Tag.DTYPE,
+    "torch": Tag.TORCH,
+    "vgpt": Tag.VERSION,
+    "source": Tag.SOURCE,
 }
 """What bears on speed besides the variant, and must be recorded and equal: settings, and facts by their tags."""
 
 WITHIN = "within spread"
-PALM_FLOPS = "flops/train_per_token_palm"
+PALM_FLOPS = Metric.FLOPS_TRAIN_PER_TOKEN_PALM
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def common_peaks(rows: Sequence[Row]) -> dict[tuple[str, str], CommonPeak]:
     """
     found: dict[tuple[str, str], CommonPeak] = {}
     for run in (run for row in rows for run in row.runs):
-        flops, source = run.metrics.get("flops/peak", math.nan), run.tags.get("vgpt.peak_source", "")
+        flops, source = run.metrics.get(Metric.FLOPS_PEAK, math.nan), run.tags.get(Tag.PEAK_SOURCE, "")
         if not (math.isfinite(flops) and flops > 0):
             continue
         before = found.get(_kind(run))
@@ -157,7 +158,7 @@ def _unequal_fact(runs: Sequence[RunInfo]) -> str:
 
 
 def _kind(run: RunInfo) -> tuple[str, str]:
-    return run.tags.get("vgpt.device", ""), run.tags.get("vgpt.dtype", "")
+    return run.tags.get(Tag.DEVICE, ""), run.tags.get(Tag.DTYPE, "")
 
 
 def _processes(run: RunInfo) -> int:

@@ -8,16 +8,17 @@ from typing import Literal
 from vgpt.compare.rows import Row
 from vgpt.tracking import speed
 from vgpt.tracking.run_info import RunInfo, seed_of
+from vgpt.tracking.schema import Metric
 
-LOSS, LOSS_SE = "val/loss", "val/loss_se"
-PERPLEXITY, BITS = "val/perplexity", "val/bits_per_byte"
-PARAMS = "params/total"
-FLOPS = "flops/train_per_token"
+LOSS, LOSS_SE = Metric.VAL_LOSS, Metric.VAL_LOSS_SE
+PERPLEXITY, BITS = Metric.VAL_PERPLEXITY, Metric.VAL_BITS_PER_BYTE
+PARAMS = Metric.PARAMS_TOTAL
+FLOPS = Metric.FLOPS_TRAIN_PER_TOKEN
 SPEED = speed.SPEED
-DECODE = "perf/decode_seconds"
-START_RMS = "start/attention_rms"
-MEMORY, PROCESS_MEMORY = "memory/train_bytes", "memory/peak_bytes"
-KV_TOKEN, KV_CONTEXT, KV_MEASURED = "kv/bytes_per_token", "kv/bytes_at_context", "kv/bytes_measured"
+DECODE = Metric.PERF_DECODE_SECONDS
+START_RMS = Metric.START_ATTENTION_RMS
+MEMORY, PROCESS_MEMORY = Metric.MEMORY_TRAIN_BYTES, Metric.MEMORY_PEAK_BYTES
+KV_TOKEN, KV_CONTEXT, KV_MEASURED = Metric.KV_BYTES_PER_TOKEN, Metric.KV_BYTES_AT_CONTEXT, Metric.KV_BYTES_MEASURED
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from vgpt.compare.metrics import LOSS
 from vgpt.compare.rows import Row, like, one_per_seed
 from vgpt.tracking.run_info import FINISHED, RunInfo, seed_of
-from vgpt.tracking.schema import TAG_RUN_DIR
+from vgpt.tracking.schema import Metric, Tag
 from vgpt.tracking.store import local_history, read_local_run
 
 DIVERGED = "diverged"
@@ -68,11 +68,11 @@ def unfinished_remarks(runs: Iterable[tuple[str, RunInfo]]) -> list[str]:
 
 def progress(run: RunInfo) -> str:
     """Return `step 300/1000` as far as this machine's journal of the run tells; empty where it does not."""
-    directory = Path(run.tags.get(TAG_RUN_DIR, ""))
-    local = read_local_run(directory) if TAG_RUN_DIR in run.tags else None
+    directory = Path(run.tags.get(Tag.RUN_DIR, ""))
+    local = read_local_run(directory) if Tag.RUN_DIR in run.tags else None
     if local is None or local.id != run.id:
         return ""
-    steps = local_history(directory, "train/loss")
+    steps = local_history(directory, Metric.TRAIN_LOSS)
     return f"step {steps[-1][0]}/{run.params.get('max_steps', '?')}" if steps else ""
 
 

@@ -38,6 +38,7 @@ from vgpt.formatting import (
     format_relative,
 )
 from vgpt.report.captions import flags
+from vgpt.tracking.schema import Metric
 
 Value = float | str | None
 
@@ -240,8 +241,8 @@ _ALL = (
     Column("kv_delta", "Δ KV", _relative(KV_CONTEXT), format_relative),
     Column("kv_at", "KV at --kv-at", _kv_at, format_bytes),
     Column("kv_measured", "KV measured", _measured),
-    Column("tokens", "tokens", _mean("train/tokens"), format_count),
-    Column("seconds", "seconds", _mean("train/seconds"), "{:,.4g}".format),
+    Column("tokens", "tokens", _mean(Metric.TRAIN_TOKENS), format_count),
+    Column("seconds", "seconds", _mean(Metric.TRAIN_SECONDS), "{:,.4g}".format),
     Column("runs", "runs", lambda at: " ".join(run.run_name for run in at.row.runs)),
     Column("flags", "flags", lambda at: "; ".join(flags(at.comparison, at.row)) or None),
 )

@@ -10,6 +10,7 @@ from vgpt.settings.fields import format_value, leaves
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.listing import list_run
 from vgpt.tracking.run_info import RunInfo, attention_of, finished
+from vgpt.tracking.schema import Metric
 
 _SPEED = ("batch", "trunk", "positions", "precision", "device")
 _WORKERS = ("nproc", "nnodes", "parallel")
@@ -32,7 +33,7 @@ class ThroughputEstimate:
         self._recorded: dict[Key, dict[str, list[float]]] = {}
         self._timed: dict[Key, dict[str, list[float]]] = {}
         for run in finished(runs):
-            seconds, tokens = run.metrics.get("train/seconds", 0.0), run.metrics.get("train/tokens", 0.0)
+            seconds, tokens = run.metrics.get(Metric.TRAIN_SECONDS, 0.0), run.metrics.get(Metric.TRAIN_TOKENS, 0.0)
             if run.directory is not None and seconds > 0 and tokens > 0:
                 _add(self._recorded, _key(run.params), attention_label(*attention_of(run)), seconds / tokens)
 

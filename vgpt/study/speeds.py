@@ -21,6 +21,7 @@ from vgpt.formatting import flag_of
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters
 from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Tag
 from vgpt.training.source_code import source_digest
 
 FOLDER = "bench"
@@ -76,7 +77,7 @@ def wish_of(comparison: Comparison) -> tuple[Wish | None, str]:
     for name in _EQUAL:
         if len({run.params.get(name, "") for run in runs}) > 1:
             return None, f"the runs differ in {flag_of(name)}"
-    for name in ("vgpt.device", "vgpt.dtype"):
+    for name in (Tag.DEVICE, Tag.DTYPE):
         if len({run.tags.get(name, "") for run in runs}) > 1:
             return None, f"the runs differ in {name.removeprefix('vgpt.')}"
     first = runs[0]
@@ -94,8 +95,8 @@ def wish_of(comparison: Comparison) -> tuple[Wish | None, str]:
         grad_accum=int(first.params["grad_accum"]),
         context=next(iter(known.values())).block_size,
         device=first.params.get("device", "auto"),
-        device_name=first.tags.get("vgpt.device", ""),
-        dtype=first.tags.get("vgpt.dtype", ""),
+        device_name=first.tags.get(Tag.DEVICE, ""),
+        dtype=first.tags.get(Tag.DTYPE, ""),
         system={name: first.params.get(name) == "true" for name in _SYSTEM},
         threads=int(threads) if (threads := first.params.get("threads", "")).isdecimal() else None,
     ), ""

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 from vgpt.errors import TrackingError
 from vgpt.tracking.journal import Point, read_metrics
 from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Metric
 from vgpt.tracking.store import READ_TIMEOUT, artifact, directory_on_this_machine, metric_history
 from vgpt.tracking.windows import WINDOWS_FILE, WindowLosses, parse_window_losses
 
-TRAIN_LOSS, LOSS, LOSS_SE, BITS = "train/loss", "val/loss", "val/loss_se", "val/bits_per_byte"
-RATE = "perf/tokens_per_second"
-_MODEST = (TRAIN_LOSS, LOSS, RATE)
+TRAIN_LOSS, LOSS, LOSS_SE, BITS = Metric.TRAIN_LOSS, Metric.VAL_LOSS, Metric.VAL_LOSS_SE, Metric.VAL_BITS_PER_BYTE
+RATE = Metric.PERF_TOKENS_PER_SECOND
+_MODEST: tuple[str, ...] = (TRAIN_LOSS, LOSS, RATE)
 """What is asked of MLflow for curves; the noise and the bits of an evaluation are asked for where one is picked."""
 
 
@@ -112,13 +113,15 @@ def _of_points(points: Sequence[Point]) -> History:
         }
         return tuple(found[step] for step in sorted(found))
 
-    others = {key: {reading.step: reading.value for reading in readings(key)} for key in (LOSS_SE, BITS)}
+    others: dict[str, dict[int, float]] = {
+        key: {reading.step: reading.value for reading in readings(key)} for key in (LOSS_SE, BITS)
+    }
     return History(readings(TRAIN_LOSS), readings(LOSS), others)
 
 
 def _of_metrics(run: RunInfo, found: dict[str, list[tuple[int, float]]]) -> History:
     """Return the course that metrics alone tell: tokens follow from steps, and training time from tokens per second."""
-    steps, tokens = run.metrics.get("train/steps", 0.0), run.metrics.get("train/tokens", 0.0)
+    steps, tokens = run.metrics.get(Metric.TRAIN_STEPS, 0.0), run.metrics.get(Metric.TRAIN_TOKENS, 0.0)
     per_step = tokens / steps if steps > 0 else 0.0
     clock = _Clock(found[RATE], per_step)
 
@@ -129,7 +132,7 @@ def _of_metrics(run: RunInfo, found: dict[str, list[tuple[int, float]]]) -> Hist
             return tuple(plain)
         return tuple(replace(one, tokens=round(one.step * per_step), seconds=clock.at(one.step)) for one in plain)
 
-    others = {key: dict(values) for key, values in found.items() if key in (LOSS_SE, BITS)}
+    others: dict[str, dict[int, float]] = {key: dict(values) for key, values in found.items() if key in (LOSS_SE, BITS)}
     return History(readings(TRAIN_LOSS), readings(LOSS), others)
 
 

@@ -16,28 +16,13 @@ from vgpt.tracking.journal import METRICS_FILE
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.record import SUMMARY_FILE
 from vgpt.tracking.run_info import RunInfo
-from vgpt.tracking.schema import (
-    MOST_OF_A_PARAM,
-    MOST_OF_A_TAG,
-    SEALED_SINCE,
-    TAG_COMPARED,
-    TAG_GROUP,
-    TAG_ID,
-    TAG_KIND,
-    TAG_RUN_DIR,
-    TAG_RUN_NAME,
-    TAG_SCHEMA,
-    TAG_SEAL,
-    TAG_SEALED,
-    TAG_STATUS,
-    as_stored,
-)
+from vgpt.tracking.schema import MOST_OF_A_PARAM, MOST_OF_A_TAG, SEALED_SINCE, Metric, Tag, as_stored
 from vgpt.tracking.windows import WINDOWS_FILE, parse_window_losses
 
-_NOT_SEALED = {TAG_SEAL, TAG_ID, TAG_STATUS, TAG_GROUP, TAG_RUN_DIR, TAG_KIND, TAG_COMPARED}
+_NOT_SEALED = {Tag.SEAL, Tag.ID, Tag.STATUS, Tag.GROUP, Tag.RUN_DIR, Tag.KIND, Tag.COMPARED}
 """Tags that may change after the end, or that differ between a run's copies."""
-_NOT_COMPARED = {*_NOT_SEALED, TAG_RUN_NAME} - {TAG_SEAL}
-_LOSS = "val/loss"
+_NOT_COMPARED = {*_NOT_SEALED, Tag.RUN_NAME} - {Tag.SEAL}
+_LOSS = Metric.VAL_LOSS
 _ROUNDING = 1e-5
 """Windows keep 7 digits."""
 _MOST_NAMED = 3
@@ -72,7 +57,7 @@ def _as_stored(params: Mapping[str, str], tags: Mapping[str, str]) -> tuple[dict
 
 def is_sealed(run: RunInfo) -> bool:
     """Return whether a run carries a seal, as those that finished before there were seals do not."""
-    return bool(run.tags.get(TAG_SEAL))
+    return bool(run.tags.get(Tag.SEAL))
 
 
 def faults_of(run: RunInfo) -> list[str]:
@@ -81,11 +66,11 @@ def faults_of(run: RunInfo) -> list[str]:
     if not is_sealed(run) and _version(run) >= SEALED_SINCE:
         found.append("it is called finished, and carries no seal")
     if is_sealed(run) and not found:
-        names = [name for name in run.tags.get(TAG_SEALED, "").split(",") if name]
+        names = [name for name in run.tags.get(Tag.SEALED_METRICS, "").split(",") if name]
         metrics = {name: run.metrics.get(name, math.nan) for name in names}
         # Earlier versions sealed also what MLflow cuts off.
         known = {make(run.id, run.params, run.tags, metrics) for make in (seal_of, _seal_of)}
-        if run.tags[TAG_SEAL] not in known:
+        if run.tags[Tag.SEAL] not in known:
             found.append("params, tags or final metrics are not those that were sealed")
     if run.directory is not None:
         found += _faults_in(run.directory, run)
@@ -99,7 +84,7 @@ def disagreements(journal: RunInfo, stored: RunInfo) -> tuple[str, ...]:
     """
     if journal.status != "finished" or stored.status != "finished":
         return ()
-    sealed = [name for name in journal.tags.get(TAG_SEALED, "").split(",") if name]
+    sealed = [name for name in journal.tags.get(Tag.SEALED_METRICS, "").split(",") if name]
     params, all_tags = _as_stored(journal.params, journal.tags)
     tags = {name: text for name, text in all_tags.items() if name.startswith("vgpt.") and name not in _NOT_COMPARED}
     pairs: list[tuple[str, object, object]] = [
@@ -122,7 +107,7 @@ def _faults_in(directory: Path, run: RunInfo) -> list[str]:
     found: list[str] = []
     content = _read(directory / WINDOWS_FILE)
     journal, windows_now = digest_if_there(directory / METRICS_FILE), bytes_digest(content) if content else ""
-    for tag, file, now in (("vgpt.journal", METRICS_FILE, journal), ("vgpt.windows", WINDOWS_FILE, windows_now)):
+    for tag, file, now in ((Tag.JOURNAL, METRICS_FILE, journal), (Tag.WINDOWS, WINDOWS_FILE, windows_now)):
         if (recorded := run.tags.get(tag)) and now and now != recorded:
             found.append(f"{file} was changed after the run finished")
     summary = (read_json(directory / SUMMARY_FILE) or {}).get("metrics", {})
@@ -139,7 +124,7 @@ def _faults_in(directory: Path, run: RunInfo) -> list[str]:
 
 
 def _version(run: RunInfo) -> int:
-    version = run.tags.get(TAG_SCHEMA, "")
+    version = run.tags.get(Tag.SCHEMA, "")
     return int(version) if version.isdecimal() else 0
 
 

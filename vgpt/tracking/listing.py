@@ -21,6 +21,7 @@ from vgpt.tracking.journal import METRICS_FILE
 from vgpt.tracking.lines import parse_line, read_json
 from vgpt.tracking.lock import RUN_LOCK_FILE, lock_owner
 from vgpt.tracking.record import RECORD_FILE, SUMMARY_FILE
+from vgpt.tracking.schema import Metric
 
 STATES: dict[str, str] = {
     "running": "a process trains it now",
@@ -113,9 +114,9 @@ def list_run(directory: Path) -> Listed | None:
     summary = _table(_read(directory / SUMMARY_FILE), "metrics")
     step = max([int(saved[-1].name.removeprefix("step-"))] if saved else [0])
     step = max(step, *(int(_number(point.get("step")) or 0) for point in points), 0)
-    losses = [value for point in points if (value := _metric(point, "train/loss")) is not None]
-    best = [_number(summary.get("val/best_loss")), _number(state.get("best_loss"))]
-    best += [_metric(point, "val/loss") for point in points]
+    losses = [value for point in points if (value := _metric(point, Metric.TRAIN_LOSS)) is not None]
+    best = [_number(summary.get(Metric.VAL_BEST_LOSS)), _number(state.get("best_loss"))]
+    best += [_metric(point, Metric.VAL_LOSS) for point in points]
     started = _number(record.get("started"))
     return Listed(
         name=directory.name,

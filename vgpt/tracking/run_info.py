@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vgpt.tracking.schema import TAG_ID
+from vgpt.tracking.schema import Tag
 
 FINISHED = "finished"
 
@@ -42,14 +42,14 @@ class RunInfo:
     @property
     def id(self) -> str:
         """The identity that the journal and MLflow share; empty for a run that vgpt did not record."""
-        return self.tags.get(TAG_ID, "")
+        return self.tags.get(Tag.ID, "")
 
 
 def attention_of(run: RunInfo) -> tuple[str, dict[str, Any]]:
     """Return a run's variant and the variant's own settings; a damaged record counts as one without settings."""
-    kind = run.tags.get("vgpt.attn") or run.params.get("attn", "?")
+    kind = run.tags.get(Tag.ATTN) or run.params.get("attn", "?")
     try:
-        settings = json.loads(run.tags.get("vgpt.attn_settings", "{}"))
+        settings = json.loads(run.tags.get(Tag.ATTN_SETTINGS, "{}"))
     except ValueError:
         settings = {}
     if not isinstance(settings, dict):
@@ -59,17 +59,17 @@ def attention_of(run: RunInfo) -> tuple[str, dict[str, Any]]:
 
 def seed_of(run: RunInfo) -> str:
     """Return a run's seed, or `?` where none is recorded."""
-    return run.tags.get("vgpt.seed") or run.params.get("seed", "?")
+    return run.tags.get(Tag.SEED) or run.params.get("seed", "?")
 
 
 def conditions_of(run: RunInfo) -> str:
     """Return the hash of everything that a fair comparison holds equal."""
-    return run.tags.get("vgpt.conditions", "")
+    return run.tags.get(Tag.CONDITIONS, "")
 
 
 def settings_hash_of(run: RunInfo) -> str:
     """Return the hash of the settings that decide what a run learns."""
-    return run.tags.get("vgpt.settings_hash", "")
+    return run.tags.get(Tag.SETTINGS_HASH, "")
 
 
 def finished(runs: Iterable[RunInfo]) -> list[RunInfo]:

@@ -19,6 +19,7 @@ from vgpt.report.html.elements import blocks, element, inline_svg, plain, plain_
 from vgpt.report.tables import number_tables
 from vgpt.study.reproduce import reproduction
 from vgpt.tracking.run_info import RunInfo, seed_of
+from vgpt.tracking.schema import Tag
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -48,14 +49,14 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What the browser may load: nothing."""
 
 _PROVENANCE = {
-    "commit": "vgpt.git",
-    "vgpt": "vgpt.version",
-    "torch": "vgpt.torch",
-    "device": "vgpt.device",
-    "precision": "vgpt.dtype",
-    "data": "vgpt.data_digest",
-    "tokenizer": "vgpt.tokenizer",
-    "evaluation": "vgpt.eval_windows",
+    "commit": Tag.GIT,
+    "vgpt": Tag.VERSION,
+    "torch": Tag.TORCH,
+    "device": Tag.DEVICE,
+    "precision": Tag.DTYPE,
+    "data": Tag.DATA_DIGEST,
+    "tokenizer": Tag.TOKENIZER,
+    "evaluation": Tag.EVAL_WINDOWS,
 }
 """What a run says of where it is from: head of the column -> tag."""
 
