@@ -6,7 +6,7 @@ from vgpt.attention.config import positions_of
 from vgpt.errors import SettingsError
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes
-from vgpt.tracking.run_info import RunInfo, attention_of
+from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Metric, Tag
 
 KV_CONTEXT = Metric.KV_BYTES_AT_CONTEXT
@@ -20,7 +20,7 @@ def architecture_of(run: RunInfo) -> GPT2Config | None:
     The vocabulary, which costs of the cache do not depend on, is not that of the run.
     """
     names = [name for name in GPT2Config.model_fields if name in run.params and name != "attn"]
-    kind, settings = attention_of(run)
+    kind, settings = run.attention
     # "none" is a value of these, and no value of all others.
     words = ("out_gate", "match")
     given = {name: None if run.params[name] == "none" and name not in words else run.params[name] for name in names}

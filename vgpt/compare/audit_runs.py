@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from vgpt.compare.rows import Row, like
 from vgpt.data.overlap import NOTABLE, share_of
 from vgpt.tracking.integrity import faults_of, is_sealed
-from vgpt.tracking.run_info import FINISHED, RunInfo, conditions_of, finished, newest_first, seed_of, settings_hash_of
+from vgpt.tracking.run_info import FINISHED, RunInfo, finished, newest_first
 from vgpt.tracking.schema import Metric, Tag
 
 NOT_RECORDED = "not recorded"
@@ -70,11 +70,7 @@ def seed_conditions(rows: Sequence[Row]) -> Found:
         for row in rows:
             for run in row.runs:
                 if _expects(run, tag):
-                    key = (
-                        f"{seed_of(run)}/{run.tags.get('vgpt.mlp_hidden', '')}"
-                        if tag.endswith("_mlp")
-                        else seed_of(run)
-                    )
+                    key = f"{run.seed}/{run.tags.get('vgpt.mlp_hidden', '')}" if tag.endswith("_mlp") else run.seed
                     values[row.label][key] = run.tags.get(tag) or NOT_RECORDED
         keys = dict.fromkeys(key for found in values.values() for key in found)
         unequal = [key for key in keys if len({found[key] for found in values.values() if key in found}) > 1]
@@ -136,20 +132,20 @@ def trained_again(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> tuple[lis
     for row in rows:
         found: list[str] = []
         for run in row.runs:
-            alike = draws.get(_draw(run), []) if settings_hash_of(run) else []
+            alike = draws.get(_draw(run), []) if run.settings_hash else []
             others = [one for one in alike if _identity(one) != _identity(run)]
             ended = [one for one in others if one.status in (FINISHED, "diverged") and not _equal(one, run)]
             same = [one for one in ended if _same_facts(one, run)]
             if same:
-                found.append(f"seed {seed_of(run)} {_times(1 + len(same))}: {_results([run, *same])}")
+                found.append(f"seed {run.seed} {_times(1 + len(same))}: {_results([run, *same])}")
             if elsewhere := [one for one in ended if one not in same]:
                 notes.append(
-                    f"{row.title}, seed {seed_of(run)}: trained before by other code or on another machine, with "
+                    f"{row.title}, seed {run.seed}: trained before by other code or on another machine, with "
                     f"{_results(elsewhere)}; the newest is shown"
                 )
             stopped = sum(one.status not in (FINISHED, "diverged") for one in others)
             if stopped:
-                notes.append(f"{row.title}, seed {seed_of(run)}: {stopped} more of the same settings did not finish")
+                notes.append(f"{row.title}, seed {run.seed}: {stopped} more of the same settings did not finish")
         if found:
             values[row.label] = _listed(found)
     if not values:
@@ -163,8 +159,8 @@ def not_shown(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> list[str]:
     notes: list[str] = []
     for row in rows:
         seeds = set(row.seeds)
-        absent = sorted({seed_of(run) for run in like(finished(recorded), row.runs[0])} - seeds, key=_as_number)
-        if absent and conditions_of(row.runs[0]):
+        absent = sorted({run.seed for run in like(finished(recorded), row.runs[0])} - seeds, key=_as_number)
+        if absent and row.runs[0].conditions:
             notes.append(f"{row.title}: on record and not shown: seed{'s' * (len(absent) > 1)} {', '.join(absent)}")
     return notes
 
@@ -223,7 +219,7 @@ def _identity(run: RunInfo) -> str:
 
 def _draw(run: RunInfo) -> tuple[str, str]:
     """Return what separate trainings of the same settings, seed and conditions have in common."""
-    return settings_hash_of(run), conditions_of(run)
+    return run.settings_hash, run.conditions
 
 
 def _same_facts(one: RunInfo, run: RunInfo) -> bool:

@@ -20,16 +20,7 @@ from vgpt.compare.unfinished import DIVERGED, diverged_beside, unfinished_remark
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.settings.fields import format_value
 from vgpt.settings.matching import Match
-from vgpt.tracking.run_info import (
-    FINISHED,
-    RunInfo,
-    attention_of,
-    conditions_of,
-    finished,
-    newest_first,
-    seed_of,
-    settings_hash_of,
-)
+from vgpt.tracking.run_info import FINISHED, RunInfo, finished, newest_first
 
 
 @dataclass
@@ -148,20 +139,18 @@ def _choose_free(draft: _Draft, request: Request, selectors: Sequence[Selector],
             _choose_named(draft, selector, runs)
             continue
         candidates = _candidates(selector, done)
-        fair = [run for run in candidates if reference is not None and conditions_of(run) == conditions_of(reference)]
+        fair = [run for run in candidates if reference is not None and run.conditions == reference.conditions]
         chosen = one_per_seed(like(candidates, (fair or candidates)[0])) if candidates else []
         if strict_seeds:
-            chosen = [run for run in chosen if seed_of(run) in map(str, seeds)]
+            chosen = [run for run in chosen if run.seed in map(str, seeds)]
         if chosen:
             failed = diverged_beside(runs, chosen, seeds if strict_seeds else ())
             draft.rows.append(make_row(chosen, wanted=len(seeds) if strict_seeds else 0, failed=failed))
         if not fair or strict_seeds:
-            answered = {seed_of(run) for run in chosen} if fair else set[str]()
+            answered = {run.seed for run in chosen} if fair else set[str]()
             _want(draft, request, selector, [seed for seed in seeds if str(seed) not in answered], reference)
-        hashes = {settings_hash_of(run) for run in done}
-        alive = matching(
-            [r for r in runs if settings_hash_of(r) not in hashes], selector.kind, selector.typed_settings()
-        )
+        hashes = {run.settings_hash for run in done}
+        alive = matching([r for r in runs if r.settings_hash not in hashes], selector.kind, selector.typed_settings())
         draft.unfinished += [(selector.attn, run) for run in alive]
 
 
@@ -186,7 +175,7 @@ def _choose_named(draft: _Draft, selector: Selector, runs: Sequence[RunInfo]) ->
     if done:
         draft.rows.append(make_row(done[:1], named=True))
     else:
-        draft.unfinished.append((attention_label(*attention_of(found[0])), found[0]))
+        draft.unfinished.append((found[0].attention_label, found[0]))
 
 
 def _candidates(selector: Selector, done: Sequence[RunInfo]) -> list[RunInfo]:
@@ -199,7 +188,7 @@ def _candidates(selector: Selector, done: Sequence[RunInfo]) -> list[RunInfo]:
 def _seeds(request: Request, reference: RunInfo | None, done: Sequence[RunInfo]) -> list[int]:
     """Return the seeds wanted of each variant: as asked for, otherwise those of the baseline."""
     baseline = like(done, reference) if reference is not None else []
-    recorded = sorted({int(seed) for run in baseline if (seed := seed_of(run)).isdecimal()})
+    recorded = sorted({int(seed) for run in baseline if (seed := run.seed).isdecimal()})
     if request.seeds_given or request.origins["seed"] != "default" or not recorded:
         return request.seeds_from(base_seed(request, baseline))
     return recorded
@@ -208,7 +197,7 @@ def _seeds(request: Request, reference: RunInfo | None, done: Sequence[RunInfo])
 def _stored_selectors(done: Sequence[RunInfo]) -> list[Selector]:
     """Return every variant, with its settings, that has finished runs: in the registry's order."""
     order = list(variants())
-    found = {attention_label(kind, settings): (kind, settings) for kind, settings in map(attention_of, done)}
+    found = {attention_label(kind, settings): (kind, settings) for kind, settings in (run.attention for run in done)}
     known = sorted((order.index(kind), label) for label, (kind, _) in found.items() if kind in order)
     return [
         Selector(label, kind, {name: format_value(value) for name, value in settings.items()})
@@ -218,12 +207,12 @@ def _stored_selectors(done: Sequence[RunInfo]) -> list[Selector]:
 
 
 def _mention_other_seeds(draft: _Draft, request: Request, run: RunInfo, done: Iterable[RunInfo]) -> None:
-    recorded = {seed_of(other) for other in like(done, run)}
+    recorded = {other.seed for other in like(done, run)}
     first, count = request.settings.train.seed, 0
     while str(first + count) in recorded:
         count += 1
     if count > request.settings.compare.seeds:
-        draft.remarks.append(f"{attention_label(*attention_of(run))} has {count} seeds on record: --seeds {count}")
+        draft.remarks.append(f"{run.attention_label} has {count} seeds on record: --seeds {count}")
 
 
 def _belongs(row: Row, selector: Selector) -> bool:

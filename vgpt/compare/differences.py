@@ -15,7 +15,6 @@ from vgpt.compare.pooled import pooled_variance
 from vgpt.compare.rows import Row
 from vgpt.compare.statistics import ALPHA, Interval, TTest, mean_interval, paired_t, sign_flip_p, welch_t
 from vgpt.compare.unfinished import lost
-from vgpt.tracking.run_info import seed_of
 
 LEAST_SEEDS = 3
 """With fewer seeds on a side no verdict is given, whatever the p-value: their spread is hardly known."""
@@ -171,7 +170,7 @@ def _judged(found: Sequence[LossDifference | None], pairs: Sequence[Pairing | No
     for number, (one, pair) in enumerate(zip(found, pairs, strict=True)):
         if one is None or pair is None or one.verdict:
             continue
-        shared = tuple(map(seed_of, (run for run, _ in pair.here)))
+        shared = tuple(run.seed for run, _ in pair.here)
         blocks.setdefault(shared if one.method == "paired" else number, []).append(number)
     total = sum(map(len, blocks.values()))
     result = list(found)

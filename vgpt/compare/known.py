@@ -6,14 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vgpt.attention.grammar import attention_label
 from vgpt.data.manifest import Manifest
 from vgpt.errors import DataError, VgptError
 from vgpt.files.paths import DEMO
 from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.train import SystemSettings, TrainConfig
-from vgpt.tracking.run_info import RunInfo, attention_of, newest_first, seed_of, settings_hash_of
+from vgpt.tracking.run_info import RunInfo, newest_first
 from vgpt.tracking.schema import Tag
 
 _SECTIONS = ("model", "train", "system", "workers")
@@ -32,7 +31,7 @@ class KnownRuns:
 
     def __init__(self, runs: Iterable[RunInfo]) -> None:
         self._runs: Sequence[RunInfo] = newest_first(runs)
-        self._hashes = {settings_hash_of(run) for run in self._runs}
+        self._hashes = {run.settings_hash for run in self._runs}
         self._read: dict[int, TrainConfig | None] = {}
 
     def find(self, config: TrainConfig) -> RunInfo | None:
@@ -44,18 +43,18 @@ class KnownRuns:
         wanted = _Target(config)
         for name in (config.settings_hash, config.spelled_hash):
             if name in self._hashes:
-                named = [run for run in self._runs if settings_hash_of(run) == name]
+                named = [run for run in self._runs if run.settings_hash == name]
                 return [run for run in named if not wanted.has_other_data(run)]
         return [run for run in self._runs if self._is_same(run, wanted)]
 
     def _is_same(self, run: RunInfo, wanted: "_Target") -> bool:
         config = wanted.config
-        if attention_of(run)[0] != config.model.attn.kind or seed_of(run) != str(config.train.seed):
+        if run.attention[0] != config.model.attn.kind or run.seed != str(config.train.seed):
             return False
         if id(run) not in self._read:
             self._read[id(run)] = settings_of(run)
         before = self._read[id(run)]
-        if before is None or settings_hash_of(run) not in (before.settings_hash, before.spelled_hash):
+        if before is None or run.settings_hash not in (before.settings_hash, before.spelled_hash):
             return False
         old, new = before.identity(), wanted.identity
         if old["train"]["data"] != new["train"]["data"]:
@@ -108,7 +107,7 @@ def settings_of(run: RunInfo) -> TrainConfig | None:
     names = [name for name, leaf in known.items() if leaf.path[0] in _SECTIONS and not leaf.variants]
     recorded = {name: run.params[name] for name in names if name in run.params}
     try:
-        attn = attention_label(*attention_of(run))
+        attn = run.attention_label
         return load_settings(TrainConfig, Sources(command_line={**recorded, "attn": attn})).settings
     except (VgptError, KeyError, TypeError, ValueError):
         return None

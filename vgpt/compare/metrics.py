@@ -7,7 +7,7 @@ from typing import Literal
 
 from vgpt.compare.rows import Row
 from vgpt.tracking import speed
-from vgpt.tracking.run_info import RunInfo, seed_of
+from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Metric
 
 LOSS, LOSS_SE = Metric.VAL_LOSS, Metric.VAL_LOSS_SE
@@ -115,8 +115,8 @@ def pairing(row: Row, baseline: Row, metric: str) -> Pairing | None:
     here, there = _values(row, metric), _values(baseline, metric)
     if not here or not there:
         return None
-    by_seed = {seed_of(run): (run, value) for run, value in there}
-    pairs = [(one, by_seed[seed]) for one in here if (seed := seed_of(one[0])) in by_seed and seed != "?"]
+    by_seed = {run.seed: (run, value) for run, value in there}
+    pairs = [(one, by_seed[seed]) for one in here if (seed := one[0].seed) in by_seed and seed != "?"]
     if len(pairs) > 1:
         return Pairing("paired", tuple(one for one, _ in pairs), tuple(other for _, other in pairs))
     if min(len(here), len(there)) > 1:

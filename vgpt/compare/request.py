@@ -18,7 +18,7 @@ from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
 from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.prepared import PREPARED
 from vgpt.settings.train import TrainConfig
-from vgpt.tracking.run_info import RunInfo, seed_of
+from vgpt.tracking.run_info import RunInfo
 
 _BACKBONE_ONLY = "mha"
 
@@ -146,7 +146,7 @@ def planned_runs(
 
 def base_seed(request: Request, baseline_runs: Sequence[RunInfo]) -> int:
     """Return the first seed: the given one, or without one the lowest of the baseline's runs."""
-    seeds = [int(seed) for run in baseline_runs if (seed := seed_of(run)).isdecimal()]
+    seeds = [int(seed) for run in baseline_runs if (seed := run.seed).isdecimal()]
     given = request.settings.train.seed
     if request.origins["seed"] != "default" or given in seeds or not seeds:
         return given

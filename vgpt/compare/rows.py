@@ -8,7 +8,7 @@ from vgpt.attention.grammar import attention_label
 from vgpt.compare.architecture import architecture_of
 from vgpt.describe.labels import display_label
 from vgpt.formatting import printable, wrapping_label
-from vgpt.tracking.run_info import RunInfo, attention_of, conditions_of, newest_first, seed_of
+from vgpt.tracking.run_info import RunInfo, newest_first
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Row:
     @property
     def seeds(self) -> tuple[str, ...]:
         """Seeds of the runs, in their order."""
-        return tuple(seed_of(run) for run in self.runs)
+        return tuple(run.seed for run in self.runs)
 
 
 def matching(runs: Iterable[RunInfo], kind: str, settings: dict[str, Any]) -> list[RunInfo]:
@@ -49,22 +49,22 @@ def matching(runs: Iterable[RunInfo], kind: str, settings: dict[str, Any]) -> li
     return [
         run
         for run in runs
-        for found_kind, found in [attention_of(run)]
+        for found_kind, found in [run.attention]
         if found_kind == kind and all(name in found and found[name] == value for name, value in settings.items())
     ]
 
 
 def like(runs: Iterable[RunInfo], model: RunInfo) -> list[RunInfo]:
     """Return the runs with the variant, variant's settings and conditions of `model`."""
-    key = (attention_of(model), conditions_of(model))
-    return [run for run in runs if (attention_of(run), conditions_of(run)) == key]
+    key = (model.attention, model.conditions)
+    return [run for run in runs if (run.attention, run.conditions) == key]
 
 
 def one_per_seed(runs: Iterable[RunInfo]) -> list[RunInfo]:
     """Return the newest run of each seed, by seed."""
     newest: dict[str, RunInfo] = {}
     for run in newest_first(runs):
-        newest.setdefault(seed_of(run), run)
+        newest.setdefault(run.seed, run)
     return sorted(newest.values(), key=_seed_order)
 
 
@@ -77,7 +77,7 @@ def make_row(runs: Sequence[RunInfo], *, named: bool = False, wanted: int = 0, f
         wanted: how many runs were asked for; 0 = as many as there are.
         failed: diverged runs that belong to it.
     """
-    kind, settings = attention_of(runs[0])
+    kind, settings = runs[0].attention
     label = attention_label(kind, settings)
     if named:
         label = f"{runs[0].run_name} ({label})"
@@ -85,7 +85,7 @@ def make_row(runs: Sequence[RunInfo], *, named: bool = False, wanted: int = 0, f
 
 
 def _seed_order(run: RunInfo) -> tuple[int, str]:
-    seed = seed_of(run)
+    seed = run.seed
     return (int(seed) if seed.isdecimal() else -1, seed)
 
 

@@ -20,7 +20,7 @@ from vgpt.compare.request import PlannedRun
 from vgpt.compare.rows import Row
 from vgpt.compare.unfinished import DIVERGED, lost
 from vgpt.settings.compare import SortKey
-from vgpt.tracking.run_info import RunInfo, seed_of
+from vgpt.tracking.run_info import RunInfo
 
 
 def tuned_comparison(
@@ -70,7 +70,7 @@ def tuned_comparison(
     rows = sorted_rows(rows, sort)
     seeds = dict.fromkeys(seed for one in tried.values() for row in one.rows for seed in row.seeds)
     # Seeds that chose a rate are not reported, on purpose.
-    audited = audit(rows, tuned=TUNED, recorded=[run for run in runs if seed_of(run) not in seeds])
+    audited = audit(rows, tuned=TUNED, recorded=[run for run in runs if run.seed not in seeds])
     all_rows = tuple(row for one in every for row in one.rows)
     return replace(
         middle,

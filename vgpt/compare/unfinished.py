@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vgpt.compare.metrics import LOSS
 from vgpt.compare.rows import Row, like, one_per_seed
-from vgpt.tracking.run_info import FINISHED, RunInfo, seed_of
+from vgpt.tracking.run_info import FINISHED, RunInfo
 from vgpt.tracking.schema import Metric, Tag
 from vgpt.tracking.store import local_history, read_local_run
 
@@ -21,9 +21,9 @@ def diverged_beside(runs: Iterable[RunInfo], shown: Collection[RunInfo], seeds: 
         shown: the runs of a row, at least one.
         seeds: which seeds were asked for; none = all.
     """
-    answered, asked = {seed_of(run) for run in shown}, set(map(str, seeds))
+    answered, asked = {run.seed for run in shown}, set(map(str, seeds))
     alike = like([run for run in runs if run.status == DIVERGED], next(iter(shown)))
-    return [run for run in one_per_seed(alike) if seed_of(run) not in answered and (not asked or seed_of(run) in asked)]
+    return [run for run in one_per_seed(alike) if run.seed not in answered and (not asked or run.seed in asked)]
 
 
 def lost(row: Row) -> str:

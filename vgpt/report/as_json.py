@@ -15,7 +15,6 @@ from vgpt.report.curve_tables import snapshot_json
 from vgpt.report.equal_effort import sweep_json
 from vgpt.report.speed_tables import speed_json, speeds_json
 from vgpt.report.study_tables import power_json
-from vgpt.tracking.run_info import seed_of
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -63,7 +62,7 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
         "n": len(row.runs),
         "wanted": row.wanted,
         "failed": [
-            {"run_name": run.run_name, "run_id": run.run_id, "seed": seed_of(run), "status": run.status}
+            {"run_name": run.run_name, "run_id": run.run_id, "seed": run.seed, "status": run.status}
             for run in lost_runs(row)
         ],
         "unequal_conditions": list(comparison.audit.flagged.get(row.label, ())),
@@ -80,7 +79,7 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
             {
                 "run_name": run.run_name,
                 "run_id": run.run_id,
-                "seed": seed_of(run),
+                "seed": run.seed,
                 "start_time": run.start_time,
                 "metrics": {name: _finite(value) for name, value in run.metrics.items()},
                 "params": run.params,

@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Mapping
 from statistics import median
 
-from vgpt.attention.grammar import attention_label
 from vgpt.compare.audit import ASPECTS
 from vgpt.compare.request import PlannedRun
 from vgpt.settings.fields import format_value, leaves
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.listing import list_run
-from vgpt.tracking.run_info import RunInfo, attention_of, finished
+from vgpt.tracking.run_info import RunInfo, finished
 from vgpt.tracking.schema import Metric
 
 _SPEED = ("batch", "trunk", "positions", "precision", "device")
@@ -35,7 +34,7 @@ class ThroughputEstimate:
         for run in finished(runs):
             seconds, tokens = run.metrics.get(Metric.TRAIN_SECONDS, 0.0), run.metrics.get(Metric.TRAIN_TOKENS, 0.0)
             if run.directory is not None and seconds > 0 and tokens > 0:
-                _add(self._recorded, _key(run.params), attention_label(*attention_of(run)), seconds / tokens)
+                _add(self._recorded, _key(run.params), run.attention_label, seconds / tokens)
 
     def note(self, planned: PlannedRun, seconds: float, tokens: int) -> None:
         """Take the time of a run that has just been trained: `tokens` of it in `seconds`."""

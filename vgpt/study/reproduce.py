@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vgpt.addresses import without_credentials
-from vgpt.attention.grammar import attention_label
 from vgpt.compare.request import Request
 from vgpt.errors import VgptError
 from vgpt.settings.compare import CompareConfig
@@ -13,7 +12,7 @@ from vgpt.settings.fields import Leaf, command_words, format_value, leaves
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.train import TrainConfig
 from vgpt.study.study import Study
-from vgpt.tracking.run_info import RunInfo, attention_of, settings_hash_of
+from vgpt.tracking.run_info import RunInfo
 
 _SECTIONS = ("model", "train", "system", "workers")
 _NOT_OF_THE_RUN = ("node_rank", "rdzv_endpoint", "collective_timeout", "retries")
@@ -34,7 +33,7 @@ class Reproduction:
 
 def reproduction(run: RunInfo) -> Reproduction:
     """Return the command that trains a recorded run again: its data, and all its settings that are not defaults."""
-    attn = attention_label(*attention_of(run))
+    attn = run.attention_label
     known = {name: leaf for name, leaf in leaves(TrainConfig).items() if _matters(leaf)}
     recorded = {name: run.params[name] for name in known if name in run.params}
     plain = {name: format_value(leaf.default) for name, leaf in known.items()}
@@ -42,7 +41,7 @@ def reproduction(run: RunInfo) -> Reproduction:
     command = shlex.join(["vgpt", "train", *map(without_credentials, ["--attn", attn, *command_words(known, given)])])
     try:
         again = load_settings(TrainConfig, Sources(command_line={**given, "attn": attn})).settings
-        exact = settings_hash_of(run) in (again.settings_hash, again.spelled_hash)
+        exact = run.settings_hash in (again.settings_hash, again.spelled_hash)
     except VgptError:
         exact = False
     return Reproduction(command, exact)

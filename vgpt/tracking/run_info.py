@@ -3,9 +3,11 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vgpt.attention.grammar import attention_label
 from vgpt.tracking.schema import Tag
 
 FINISHED = "finished"
@@ -44,32 +46,37 @@ class RunInfo:
         """The identity that the journal and MLflow share; empty for a run that vgpt did not record."""
         return self.tags.get(Tag.ID, "")
 
+    @cached_property
+    def attention(self) -> tuple[str, dict[str, Any]]:
+        """The variant and its own settings; a damaged record counts as one without settings."""
+        kind = self.tags.get(Tag.ATTN) or self.params.get("attn", "?")
+        try:
+            settings = json.loads(self.tags.get(Tag.ATTN_SETTINGS, "{}"))
+        except ValueError:
+            settings = {}
+        if not isinstance(settings, dict):
+            settings = {}
+        return kind, {name: value for name, value in settings.items() if name != "kind"}
 
-def attention_of(run: RunInfo) -> tuple[str, dict[str, Any]]:
-    """Return a run's variant and the variant's own settings; a damaged record counts as one without settings."""
-    kind = run.tags.get(Tag.ATTN) or run.params.get("attn", "?")
-    try:
-        settings = json.loads(run.tags.get(Tag.ATTN_SETTINGS, "{}"))
-    except ValueError:
-        settings = {}
-    if not isinstance(settings, dict):
-        settings = {}
-    return kind, {name: value for name, value in settings.items() if name != "kind"}
+    @property
+    def attention_label(self) -> str:
+        """The variant with its settings as a person would write it."""
+        return attention_label(*self.attention)
 
+    @property
+    def seed(self) -> str:
+        """The seed, or `?` where none is recorded."""
+        return self.tags.get(Tag.SEED) or self.params.get("seed", "?")
 
-def seed_of(run: RunInfo) -> str:
-    """Return a run's seed, or `?` where none is recorded."""
-    return run.tags.get(Tag.SEED) or run.params.get("seed", "?")
+    @property
+    def conditions(self) -> str:
+        """The hash of everything that a fair comparison holds equal; empty where none is recorded."""
+        return self.tags.get(Tag.CONDITIONS, "")
 
-
-def conditions_of(run: RunInfo) -> str:
-    """Return the hash of everything that a fair comparison holds equal."""
-    return run.tags.get(Tag.CONDITIONS, "")
-
-
-def settings_hash_of(run: RunInfo) -> str:
-    """Return the hash of the settings that decide what a run learns."""
-    return run.tags.get(Tag.SETTINGS_HASH, "")
+    @property
+    def settings_hash(self) -> str:
+        """The hash of the settings that decide what the run learns; empty where none is recorded."""
+        return self.tags.get(Tag.SETTINGS_HASH, "")
 
 
 def finished(runs: Iterable[RunInfo]) -> list[RunInfo]:

@@ -18,7 +18,7 @@ from vgpt.report.formats import notes
 from vgpt.report.html.elements import blocks, element, inline_svg, plain, plain_table
 from vgpt.report.tables import number_tables
 from vgpt.study.reproduce import reproduction
-from vgpt.tracking.run_info import RunInfo, seed_of
+from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Tag
 
 _STYLE = """
@@ -199,7 +199,7 @@ def _provenance(comparisons: Sequence[Comparison], command: str) -> str:
 def _line(run: RunInfo) -> list[str]:
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(run.start_time / 1000))
     told = [_shortened(run.tags.get(tag, "-")) for tag in _PROVENANCE.values()]
-    return [run.run_name, seed_of(run), started, *told, run.run_id or "-"]
+    return [run.run_name, run.seed, started, *told, run.run_id or "-"]
 
 
 def _shortened(value: str) -> str:
