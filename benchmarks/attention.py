@@ -25,8 +25,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vgpt.attention.base import CausalSelfAttention
+from vgpt.attention.build import build_attention
 from vgpt.attention.config import Shape
-from vgpt.attention.registry import build_attention, resolve_attention
+from vgpt.attention.grammar import resolve_attention
 from vgpt.errors import VgptError
 from vgpt.training.allocator import keep_freed_memory
 

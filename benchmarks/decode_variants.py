@@ -23,9 +23,10 @@ from torch import Tensor
 
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache
+from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.latent.config import MLAConfig
 from vgpt.attention.latent.module import LatentAttention
-from vgpt.attention.registry import resolve_attention, variants
+from vgpt.attention.registry import variants
 from vgpt.errors import VgptError
 from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder

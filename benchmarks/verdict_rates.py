@@ -1,7 +1,7 @@
 """How often verdicts and intervals of `vgpt compare` are wrong, and how often they show what is there.
 
 Made-up losses go through the code that makes the tables: rows of recorded runs -> `row_statistics`, and for tuned
-learning rates a study part -> `Part.answer`. Nothing is trained.
+learning rates a study part -> `StudyPart.answer`. Nothing is trained.
 
     python benchmarks/verdict_rates.py --out benchmarks/results/verdict_rates.json
 """
@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 from _hardware import add_out, hardware, write
 
-from vgpt.report.audit import Audit
-from vgpt.report.differences import Difference, row_statistics
-from vgpt.report.grouping import Row, make_row
-from vgpt.report.study import Part, make_study
+from vgpt.compare.audit import Audit
+from vgpt.compare.differences import LossDifference, row_statistics
+from vgpt.compare.rows import Row, make_row
 from vgpt.settings.loader import Sources
 from vgpt.settings.presets import load_preset
-from vgpt.tracking.store import RunInfo
+from vgpt.study.study import StudyPart, make_study
+from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.windows import WindowLosses
 
 SD = 0.01
@@ -77,7 +77,7 @@ def rows_of(variants: int, seeds: int) -> list[Row]:
     return [make_row([run_of(f"v{v}", s) for s in range(seeds)]) for v in range(variants + 1)]
 
 
-def judged(rows: list[Row], losses: np.ndarray, windows: Any = None) -> list[Difference]:
+def judged(rows: list[Row], losses: np.ndarray, windows: Any = None) -> list[LossDifference]:
     """Return what the tables would say of these losses, (rows, seeds)."""
     for row, own in zip(rows, losses.tolist(), strict=True):
         for run, loss in zip(row.runs, own, strict=True):
@@ -173,9 +173,9 @@ def sweep(number: int) -> dict[str, float]:
     }
 
 
-def _all_runs(part: Part) -> list[Any]:
+def _all_runs(part: StudyPart) -> list[Any]:
     """Return every run of both stages."""
-    from vgpt.report.comparison import compare
+    from vgpt.compare.choose import compare
 
     requests = [*part.tuning.values(), *part.rates.values()]
     return [wanted for request in requests for wanted in compare(request, []).missing]

@@ -8,19 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vgpt.files import (
-    access_hint,
-    may_replace,
-    near_place,
-    parse_json,
-    parse_toml,
-    plain_place,
-    read_text,
-    shown_name,
-    typed_name,
-    user_path,
-    wide_encoding,
-)
+from vgpt.files.digests import digest_if_there, file_digest, json_digest, size_and_digest
+from vgpt.files.paths import access_hint, format_name, may_replace, near_place, plain_place, typed_name, user_path
+from vgpt.files.text import parse_json, parse_toml, read_text, wide_encoding
+from vgpt.files.writing import draft_of, replace_bytes, replace_json
 from vgpt.settings.evaluate import EvalConfig
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.prepare import PrepareConfig
@@ -75,8 +66,8 @@ def test_places_that_are_the_same_have_one_spelling_and_the_demo_is_no_folder(tm
 
 def test_a_name_of_any_bytes_can_be_shown(tmp_path):
     name = os.fsdecode(b"caf\xe9.txt")
-    assert shown_name(name) == "caf\\xe9.txt"
-    assert shown_name("café.txt") == "café.txt"
+    assert format_name(name) == "caf\\xe9.txt"
+    assert format_name("café.txt") == "café.txt"
 
 
 @pytest.mark.parametrize("name", [b"a b.txt", b"it's.txt", b"caf\xe9's $x.txt", "ü.txt".encode(), b"\xff"])
@@ -129,3 +120,40 @@ def test_a_picture_or_a_page_replaces_its_own_kind_alone(tmp_path, kind, own):
     path.write_bytes(b"import os\n")
     assert not may_replace(path, kind)
     assert not may_replace(tmp_path, kind)
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path):
+    file = tmp_path / "record.json"
+    replace_json(file, {"n": 1}, sync=True)
+
+    def fill() -> None:
+        with draft_of(file) as draft:
+            draft.write_text("half of")
+            raise OSError("no room")
+
+    with pytest.raises(OSError, match="no room"):
+        fill()
+    with pytest.raises(TypeError):
+        replace_json(file, {"n": object()})
+    with pytest.raises(OSError, match="nowhere"):
+        replace_bytes(tmp_path / "nowhere" / "record.json", b"")
+    assert json.loads(file.read_text()) == {"n": 1}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_reader_never_finds_half_a_file(tmp_path):
+    file = tmp_path / "record.json"
+    replace_bytes(file, b"old")
+    with file.open("rb") as reader:
+        replace_bytes(file, b"new", sync=True)
+        assert (reader.read(), file.read_bytes()) == (b"old", b"new")
+
+
+def test_digests_are_those_of_sha256sum(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(bytes(range(256)) * 9000)
+    told = subprocess.run(["sha256sum", str(file)], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert size_and_digest(file) == (256 * 9000, told)
+    assert file_digest(file) == digest_if_there(file) == told
+    assert digest_if_there(tmp_path / "b") == ""
+    assert json_digest({"a": 1, "b": [2]}) == json_digest({"b": [2], "a": 1}) != json_digest({"a": 1, "b": [3]})

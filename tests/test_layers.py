@@ -1,43 +1,48 @@
 import ast
 import subprocess
 import sys
+from collections import defaultdict
+from functools import cache
 from pathlib import Path
+from statistics import median
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vgpt"
-# A folder imports only from those before it; attention's settings side stands left of settings, its torch side, which
-# is whatever imports torch, right of data, and the kit that tries variants inside models right of the model.
+LEAVES = ("errors", "schema", "files", "formatting", "threads", "addresses", "launchers")
+# A room imports only from those before it; attention's settings side stands left of settings, its torch side, which is
+# whatever imports torch, right of data.
 ORDER = [
-    ("errors", "files", "schema", "threads", "addresses", "plain_json", "file_locks", "launchers"),
+    LEAVES,
     ("text",),
     ("attention, settings side",),
     ("settings",),
     ("data",),
     ("attention",),
     ("model",),
-    ("attention.conformance",),
+    ("conformance",),
     ("tracking",),
     ("evaluation",),
-    ("training", "bench"),
+    ("training",),
+    ("bench",),
+    ("describe",),
+    ("compare",),
+    ("study",),
     ("report",),
     ("cli",),
 ]
-LEAVES = ["errors", "files", "schema", "threads", "addresses", "plain_json", "file_locks", "launchers"]
-TORCH_FREE = [*LEAVES, "text", "settings", "data", "report", "cli"]
-
-
-def layer(module: str) -> int:
-    parts = module.split(".")[1:]
-    if not parts:
-        return 0
-    if parts[:2] == ["attention", "conformance"]:
-        return ORDER.index(("attention.conformance",))
-    if parts[0] == "attention":
-        return 5 if any(name.split(".")[0] == "torch" for name in imports(file_of(module))) else 2
-    names = [i for i, group in enumerate(ORDER) if parts[0] in group]
-    assert names, f"{module} has no place in the order of layers"
-    return names[0]
+TORCH_FREE = [*LEAVES, "text", "settings", "data", "describe", "compare", "study", "report", "cli"]
+MOST_FILES, MOST_LINES, LONGEST_FUNCTION, MEDIAN_FILE = 25, 3_500, 60, 130
+TOO_FULL = {"vgpt.training"}
+"""Folders beyond these limits: to be mended, and then left out here."""
+TOO_LONG = {
+    "vgpt.cli.compare.compare_runs",
+    "vgpt.cli.evaluate.evaluate",
+    "vgpt.cli.sample.sample",
+    "vgpt.model.generation.generate",
+    "vgpt.training.record.open_record",
+}
+"""Functions beyond them; most are the parameters of a command, each with its help."""
 
 
 def module_name(path: Path) -> str:
@@ -49,14 +54,36 @@ def file_of(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-def imports(path: Path) -> list[str]:
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imports(path: Path) -> tuple[str, ...]:
+    """Every import of a file, at its head, in its functions and under TYPE_CHECKING; of vgpt's own the file meant."""
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
-            found.append(node.module)
+            files = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [
+                file if node.module.startswith("vgpt") and file_of(file).is_file() else node.module for file in files
+            ]
         elif isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-    return found
+    return tuple(dict.fromkeys(found))
+
+
+def layer(module: str) -> int:
+    parts = module.split(".")[1:]
+    if not parts:
+        return 0
+    if parts[0] == "attention":
+        torch_side = any(name.split(".")[0] == "torch" for name in imports(file_of(module)))
+        return ORDER.index(("attention",) if torch_side else ("attention, settings side",))
+    names = [i for i, group in enumerate(ORDER) if parts[0] in group]
+    assert names, f"{module} has no place in the order of layers"
+    return names[0]
 
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__main__.py"]
@@ -66,8 +93,63 @@ FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__main_
 def test_a_module_imports_only_from_layers_to_its_left(path):
     own = module_name(path)
     for name in imports(path):
-        if name.startswith("vgpt") and not (own == "vgpt.attention.registry" and name.endswith("attention.base")):
+        if name.startswith("vgpt"):
             assert layer(name) <= layer(own), f"{own} imports {name}"
+
+
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """Take away what imports nothing that is left, as long as there is any: circles and their users remain."""
+    left = {name: targets & arrows.keys() - {name} for name, targets in arrows.items()}
+    while free := {name for name, targets in left.items() if not targets & left.keys()}:
+        left = {name: targets for name, targets in left.items() if name not in free}
+    return sorted(left)
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    assert circles({module_name(path): {n for n in imports(path) if n.startswith("vgpt")} for path in FILES}) == []
+
+
+def test_no_room_imports_itself_by_way_of_others():
+    rooms = defaultdict[str, set[str]](set)
+    for path in FILES:
+        own, *_ = [*module_name(path).split(".")[1:], "vgpt"]
+        rooms[own] |= {[*name.split(".")[1:], "vgpt"][0] for name in imports(path) if name.startswith("vgpt")}
+    assert circles(rooms) == []
+
+
+def test_a_circle_is_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}, "e": set()}) == ["a", "b", "c", "d"]
+    assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_folder_holds_more_than_a_reader_can_survey():
+    folders = defaultdict[Path, list[Path]](list)
+    for path in FILES:
+        folders[path.parent].append(path)
+    lines = {folder: sum(len(p.read_text().splitlines()) for p in paths) for folder, paths in folders.items()}
+    full = {module_name(f) for f, paths in folders.items() if len(paths) > MOST_FILES or lines[f] > MOST_LINES}
+    assert full == TOO_FULL
+
+
+def test_a_function_fits_a_screen():
+    long = {
+        f"{module_name(path)}.{node.name}"
+        for path in FILES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (node.end_lineno or 0) - node.lineno + 1 > LONGEST_FUNCTION
+    }
+    assert long == TOO_LONG
+
+
+def test_files_are_long_enough_to_hold_an_idea(record_property, capsys):
+    lengths = [n for path in FILES if (n := len(path.read_text().splitlines())) > 1]
+    middle = median(lengths)
+    record_property("median file length", middle)
+    if middle < MEDIAN_FILE:
+        with capsys.disabled():
+            sys.stdout.write(f"\nmedian file length {middle:g} of {len(lengths)} files; {MEDIAN_FILE} is wanted\n")
+    assert middle >= 105
 
 
 def test_only_one_file_imports_mlflow():
@@ -77,7 +159,7 @@ def test_only_one_file_imports_mlflow():
 
 def test_nothing_that_loads_a_file_can_execute_it():
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in {"eval", "exec", "torch.load", "torch.save"}, f"{path}: {called}"
@@ -105,7 +187,7 @@ def test_help_answers_without_torch_and_mlflow():
     code = (
         "import sys\nfrom vgpt.cli.app import build_app\n"
         "try: build_app()(['--help'])\nexcept SystemExit: pass\n"
-        "slow = ('torch', 'mlflow', 'numpy', 'vgpt.report.comparison')\n"
+        "slow = ('torch', 'mlflow', 'numpy', 'vgpt.compare.comparison')\n"
         "print([m for m in slow if m in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

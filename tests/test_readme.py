@@ -15,7 +15,7 @@ import pytest
 
 from vgpt.attention.config import Shape
 from vgpt.attention.registry import variants
-from vgpt.settings.fields import shown
+from vgpt.settings.fields import format_value
 from vgpt.settings.presets import preset_names
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +33,9 @@ def variant_table():
         if not config.__module__.startswith("vgpt."):
             continue
         fields = config.model_fields.items()
-        settings = ", ".join(f"`--{name.replace('_', '-')} {shown(info.default)}`" for name, info in fields) or "-"
+        settings = (
+            ", ".join(f"`--{name.replace('_', '-')} {format_value(info.default)}`" for name, info in fields) or "-"
+        )
         layers = [config().at(layer) for layer in range(LAYERS)]
         cache = sum(layer.cache_cost(SMALL).nbytes(SMALL.block_size, BFLOAT16) for layer in layers)
         yield f"| `{kind}` | {config.summary} | {settings} | {cache / 2**20:.4g} MiB |"
@@ -195,8 +197,9 @@ def test_the_variant_of_ones_own_trains_from_its_entry_point(tmp_path):
 
 CHECK_OF_THE_VARIANT = """
 import torch, my_attention
+from vgpt.attention.build import build_attention
 from vgpt.attention.config import Shape
-from vgpt.attention.registry import build_attention, resolve_attention
+from vgpt.attention.grammar import resolve_attention
 config = resolve_attention("near:reach=3")
 layer = build_attention(config, Shape(n_embd=8, n_head=2, block_size=16))
 for parameter in layer.parameters():

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 
-from vgpt.files import user_path
+from vgpt.files.paths import user_path
 
 Place = Annotated[str, AfterValidator(lambda word: str(user_path(word)) if word.startswith("~") else word)]
 """A word that may name a path, beside other things."""

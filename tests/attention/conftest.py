@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from vgpt.attention.base import CausalSelfAttention
+from vgpt.attention.build import build_attention
 from vgpt.attention.config import Shape
-from vgpt.attention.conformance import failures
-from vgpt.attention.registry import build_attention, resolve_attention
+from vgpt.attention.grammar import resolve_attention
 
 VARIANTS = ("mha", "mqa", "gqa:n_kv_head=2")
 
@@ -48,16 +48,3 @@ def layer():
 def noise():
     """The function that makes random tensors."""
     return random
-
-
-@pytest.fixture
-def caught():
-    """A function that asserts that one check fails, and says why."""
-
-    def caught(config, check, phrase):
-        found = failures(config, only=[check])
-        assert len(found) == 1, "not caught"
-        assert f": {check}: " in found[0]
-        assert phrase in found[0]
-
-    return caught

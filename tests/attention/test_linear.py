@@ -7,9 +7,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vgpt.attention.backends import alibi_slopes
 from vgpt.attention.config import Shape
+from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.linear.cache import StateCache
 from vgpt.attention.linear.config import LinearConfig
-from vgpt.attention.registry import resolve_attention
 from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.errors import SettingsError, VgptError
 from vgpt.model.config import GPT2Config

@@ -7,9 +7,9 @@ import torch
 
 from vgpt.attention import backends, flex
 from vgpt.attention.backends import alibi_slopes, attend
+from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.local import module as local_module
 from vgpt.attention.reference import attention_by_loop
-from vgpt.attention.registry import resolve_attention
 from vgpt.attention.ring import RingCache
 from vgpt.model import costs
 from vgpt.model.config import GPT2Config

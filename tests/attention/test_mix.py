@@ -3,9 +3,8 @@
 import pytest
 import torch
 
+from vgpt.attention.grammar import filled, format_pattern, is_pattern, parse_pattern, resolve_attention
 from vgpt.attention.mix.config import MixConfig, cut_off
-from vgpt.attention.mix.grammar import filled, format_pattern, is_pattern, parse_pattern
-from vgpt.attention.registry import resolve_attention
 from vgpt.errors import SettingsError
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, count_parameters, decode_flops, forward_flops

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vgpt.attention.config import Shape
-from vgpt.attention.registry import resolve_attention
+from vgpt.attention.grammar import resolve_attention
 from vgpt.errors import SettingsError
 from vgpt.model import costs
 from vgpt.model.config import GPT2Config

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from vgpt.attention.build import build_attention
 from vgpt.attention.config import Shape
 from vgpt.attention.latent.config import MLAConfig
-from vgpt.attention.registry import build_attention
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 LAYERS = [("v2", None), ("v2", 7), ("v3", None), ("v3", 7)]

@@ -4,7 +4,6 @@ import pytest
 
 from vgpt.attention.cache import TokenCache
 from vgpt.attention.config import Shape
-from vgpt.attention.conformance import failures
 from vgpt.attention.grouped.config import GQAConfig, MHAConfig
 from vgpt.attention.grouped.module import GroupedAttention
 from vgpt.attention.latent.config import MLAConfig
@@ -13,6 +12,7 @@ from vgpt.attention.local.config import LocalConfig
 from vgpt.attention.local.module import LocalAttention
 from vgpt.attention.place import Place
 from vgpt.attention.registry import build_attention
+from vgpt.conformance import failures
 
 
 class Plain(GQAConfig):

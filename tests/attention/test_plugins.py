@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from vgpt.attention import plugins, registry
+from vgpt.attention.build import build_attention
 from vgpt.attention.config import Shape
+from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.plugins import VARIABLE, Plugin, load_plugins, named, origin_of
-from vgpt.attention.registry import build_attention, resolve_attention, variants
+from vgpt.attention.registry import variants
 from vgpt.errors import CheckpointError, UsageError
 from vgpt.settings.fields import leaves
 from vgpt.settings.train import TrainConfig

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-import vgpt.attention
+import vgpt
 from vgpt.attention import stamps
+from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.plugins import load_plugin, named
-from vgpt.attention.registry import resolve_attention
 from vgpt.attention.stamps import stamp_for, write_stamps
 
 TODAY = f"verified {date.today().isoformat()}"
@@ -83,13 +83,14 @@ def test_a_plug_in_that_was_changed_has_not_been_verified(tmp_path):
 
 
 def test_the_digest_is_that_of_all_sources_but_the_kit(tmp_path, monkeypatch):
-    copy = tmp_path / "attention"
-    shutil.copytree(Path(vgpt.attention.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    package = tmp_path / "vgpt"
+    shutil.copytree(Path(vgpt.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    copy = package / "attention"
     monkeypatch.setattr(stamps, "__file__", str(copy / "stamps.py"))
     digest = stamps.attention_digest.__wrapped__
     before = digest()
     assert before == stamps.attention_digest()
-    (copy / "conformance" / "kit.py").write_text("")
+    (package / "conformance" / "kit.py").write_text("")
     assert digest() == before
     (copy / "linear" / "module.py").write_text("")
     assert digest() != before

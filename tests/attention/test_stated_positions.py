@@ -3,12 +3,12 @@
 import pytest
 
 from vgpt.attention.config import AttentionConfig, Shape, positions_of
-from vgpt.attention.conformance import check_variant
+from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.grouped.module import GroupedAttention
 from vgpt.attention.latent.config import MLAConfig
 from vgpt.attention.latent.module import LatentAttention
-from vgpt.attention.registry import resolve_attention
+from vgpt.conformance import check_variant
 
 
 class Hidden(MHAConfig):

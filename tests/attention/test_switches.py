@@ -8,8 +8,8 @@ import torch
 
 from vgpt.attention.backends import alibi_slopes
 from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.reference import attention_by_loop
-from vgpt.attention.registry import resolve_attention
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters
 from vgpt.model.gpt2 import GPT2Model

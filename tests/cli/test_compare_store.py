@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import vgpt as package
-from vgpt.settings.fields import shown
+from vgpt.settings.fields import format_value
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.presets import load_preset
 from vgpt.settings.train import TrainConfig
@@ -53,7 +53,7 @@ def fill(uri, count):
         history = [("val/loss", 9.0 - 0.06 * step, step, step) for step in range(0, 100, 20)]
         ends = [(name, value, 100, 100) for name, value in (last | others).items()]
         run_id = store.create_run(place, name=f"{kind}-{number}", started=1_000_000 + number, tags=tags)
-        params = {name: shown(value) for name, value in config.flat().items()}
+        params = {name: format_value(value) for name, value in config.flat().items()}
         store.send(run_id, metrics=[*history, *ends], params=params)
         store.set_status(run_id, "FINISHED", ended=2_000_000)
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from vgpt.attention import plugins, registry
+from vgpt.attention.build import build_attention, parameter_shapes
 from vgpt.attention.config import Shape
+from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.grouped.config import MHAConfig
-from vgpt.attention.registry import build_attention, resolve_attention, variants
-from vgpt.attention.tensors import parameter_shapes
+from vgpt.attention.registry import variants
+from vgpt.describe.labels import full_label, short_label
+from vgpt.describe.mask import mask_for_terminal, mask_of
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, cache_read_bytes, count_parameters, decode_flops, forward_flops
-from vgpt.report.labels import full_label, short_label
-from vgpt.report.mask import mask_for_terminal, mask_of
 
 PLUGIN = '''
 """Patterns for pictures.
@@ -25,7 +26,8 @@ second, other.
 """
 from vgpt.attention.config import AttentionConfig, CacheCost
 from vgpt.attention.grouped.config import MHAConfig
-from vgpt.attention.registry import register_attention, resolve_attention
+from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.registry import register_attention
 
 MODULE = "vgpt.attention.grouped.module:GroupedAttention"
 

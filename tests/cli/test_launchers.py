@@ -9,7 +9,7 @@ import torch
 
 from vgpt.errors import UsageError
 from vgpt.launchers import lonely_note, refuse_missing_srun, refuse_two_counts, without_launcher
-from vgpt.report import missing
+from vgpt.study import train_missing as missing
 
 SRUN = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": "7"}
 BATCH = {"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_LOCALID": "0", "SLURM_JOB_ID": "7"}

@@ -5,7 +5,7 @@ import io
 from rich.console import Console
 
 from vgpt.cli.live import _LiveDisplay, data_bars, training_display
-from vgpt.report.sparklines import sparkline
+from vgpt.report.layout import sparkline
 from vgpt.training.display import Progress
 
 FIGURES = Progress(step=20, loss=3.25, grad_norm=0.5, lr=1e-3, tokens_per_second=12_345.6, mfu=0.25, seconds_left=3725)

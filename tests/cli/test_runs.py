@@ -11,9 +11,9 @@ from contextlib import contextmanager
 import pytest
 
 from vgpt.data.prepare import prepare
-from vgpt.report.listing import STATES
 from vgpt.settings.prepare import PrepareConfig
 from vgpt.tracking.journal import read_metrics
+from vgpt.tracking.listing import STATES
 from vgpt.tracking.lock import RunLock
 from vgpt.tracking.tracker import RunStart, open_tracker
 

@@ -12,7 +12,7 @@ import pytest
 from tests.cli.tiny import TINY
 from vgpt.cli.console import make_printable, print_json, with_noise
 from vgpt.cli.switches import plain_switches
-from vgpt.plain_json import to_json
+from vgpt.files.text import to_json
 
 
 def started(place: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[bytes]:

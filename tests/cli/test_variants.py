@@ -24,7 +24,7 @@ class Failing(MHAConfig):
 @register_attention("alternating", module="", summary="mha and mqa in turn")
 class Alternating(MHAConfig):
     def at(self, layer):
-        from vgpt.attention.registry import resolve_attention
+        from vgpt.attention.grammar import resolve_attention
         return resolve_attention("mqa" if layer % 3 else "mha")
 """
 

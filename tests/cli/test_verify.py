@@ -119,7 +119,7 @@ def test_a_reference_tells_what_is_wrong_everywhere_alike(vgpt, register):
 
 
 def test_only_a_full_pass_is_recorded_beside_the_runs(vgpt, tmp_path, monkeypatch):
-    from vgpt.attention.conformance import kit
+    from vgpt.conformance import kit
 
     kept = {name: kit.LAYER_CHECKS[name] for name in ("parameters", "switches")}
     monkeypatch.setattr(kit, "LAYER_CHECKS", kept)
@@ -140,7 +140,7 @@ def test_only_a_full_pass_is_recorded_beside_the_runs(vgpt, tmp_path, monkeypatc
 def test_what_fails_is_not_recorded_and_a_directory_that_cannot_be_made_costs_only_the_record(
     vgpt, register, tmp_path, monkeypatch
 ):
-    from vgpt.attention.conformance import kit
+    from vgpt.conformance import kit
 
     monkeypatch.setattr(kit, "LAYER_CHECKS", {"parameters": kit.LAYER_CHECKS["parameters"]})
     monkeypatch.setattr(kit, "MODEL_CHECKS", {})

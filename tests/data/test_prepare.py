@@ -18,7 +18,7 @@ from vgpt.data.manifest import MANIFEST_NAME, Manifest
 from vgpt.data.prepare import prepare, prepare_demo
 from vgpt.errors import DataError, TokenizerError, UsageError
 from vgpt.settings.prepare import PrepareConfig
-from vgpt.text.corpus import Cutter
+from vgpt.text.pieces import Cutter
 from vgpt.text.tokenizer import Tokenizer
 
 

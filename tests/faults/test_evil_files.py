@@ -17,13 +17,14 @@ import torch
 import vgpt
 from vgpt.data.dataset import open_dataset
 from vgpt.errors import CheckpointError, VgptError
+from vgpt.files.digests import file_digest
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.presets import load_preset
 from vgpt.settings.train import TrainConfig
 from vgpt.text.tokenizer import Tokenizer
 from vgpt.training.checkpoint import find_checkpoint, newest, open_checkpoint, read_tensors, rotate, steps
 from vgpt.training.display import Quiet
-from vgpt.training.files import MANIFEST, sha256, sweep
+from vgpt.training.files import MANIFEST, sweep
 from vgpt.training.run import train_run
 
 SOURCES = sorted(Path(vgpt.__file__).parent.rglob("*.py"))
@@ -57,7 +58,7 @@ def config(settings, memory):
 def vouch(directory: Path) -> None:
     """Write a manifest that fits the files, as whoever made an evil checkpoint would."""
     files = [path for path in directory.iterdir() if path.name != MANIFEST]
-    table = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    table = {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in files}
     (directory / MANIFEST).write_text(json.dumps({"version": 1, "files": table}))
 
 
@@ -137,7 +138,7 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(config, name):
     directory = steps(config.directory / "ckpt")[-1]
     (directory.parent / "outside").write_text("x")
     table = json.loads((directory / MANIFEST).read_text())
-    table["files"][name] = {"bytes": 1, "sha256": sha256(directory.parent / "outside")}
+    table["files"][name] = {"bytes": 1, "sha256": file_digest(directory.parent / "outside")}
     (directory / MANIFEST).write_text(json.dumps(table))
     with pytest.raises(CheckpointError):
         open_checkpoint(directory)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.model.test_generation import prompts, tiny
-from vgpt.attention.conformance.recording import record
+from vgpt.conformance.recording import record
 from vgpt.errors import VgptError
 from vgpt.model import decoding, generation
 from vgpt.model.costs import cache_bytes

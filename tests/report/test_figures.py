@@ -4,14 +4,12 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
+from vgpt.compare.choose import compare
+from vgpt.compare.curves import curve
 from vgpt.errors import VgptError
-from vgpt.report.comparison import compare
-from vgpt.report.curves import curve
-from vgpt.report.figures.caches import draw_caches
-from vgpt.report.figures.losses import draw_losses
-from vgpt.report.figures.positions import draw_positions, spans
-from vgpt.report.figures.style import COLOURS, as_png, as_svg, looks
-from vgpt.report.figures.tradeoffs import draw_tradeoffs, pareto_front
+from vgpt.report.figures.costs import draw_caches, draw_tradeoffs, pareto_front
+from vgpt.report.figures.curves import draw_losses, draw_positions, spans
+from vgpt.report.figures.style import COLORS, as_png, as_svg, line_styles
 from vgpt.report.figures.write import draw_all, save_figures
 from vgpt.tracking.histories import History
 
@@ -81,7 +79,7 @@ def test_lines_and_bands_are_those_of_the_curves(three, course):
         assert list(line.get_xdata()) == list(expected.x)
         assert list(line.get_ydata()) == list(expected.mean)
     assert len(axis.collections) == 3
-    assert [line.get_color() for line in axis.lines] == list(COLOURS[:3])
+    assert [line.get_color() for line in axis.lines] == list(COLORS[:3])
 
 
 def test_the_front_is_what_nothing_else_beats():
@@ -121,7 +119,7 @@ def test_the_loss_by_position_is_the_mean_over_spans_that_widen(three, evaluated
         assert (found[0][0], found[-1][1]) == (0, length)
         assert all(first < end <= max(first + 1, round(1.5 * first)) for first, end in found)
     axis = draw_positions(three, evaluated).figure.axes[0]
-    assert [line.get_color() for line in axis.lines] == list(COLOURS[:3])
+    assert [line.get_color() for line in axis.lines] == list(COLORS[:3])
     losses = [run.metrics["val/loss"] for run in three.rows[0].runs]
     assert axis.lines[0].get_ydata()[0] == pytest.approx(sum(losses) / 3 + 1)
     assert axis.lines[0].get_ydata()[-1] == pytest.approx(
@@ -139,10 +137,10 @@ def test_names_are_never_read_as_formulas_and_never_left_out(make_run, ask, rena
             as_png(drawn)
 
 
-def test_more_rows_than_colours_are_told_apart_by_their_marks(make_run, ask):
+def test_more_rows_than_colors_are_told_apart_by_their_marks(make_run, ask):
     runs = [make_run("mha", run_name=f"r{number}") for number in range(10)]
-    found = looks(compare(ask(*(f"r{number}" for number in range(10))), runs).rows)
-    assert len({(look.colour, look.marker, look.dash) for look in found.values()}) == 10
+    found = line_styles(compare(ask(*(f"r{number}" for number in range(10))), runs).rows)
+    assert len({(look.color, look.marker, look.dash) for look in found.values()}) == 10
 
 
 def test_without_numbers_there_is_no_figure(make_run, ask):

@@ -7,9 +7,9 @@ import subprocess
 import pytest
 from rich.console import Console
 
+from vgpt.compare.choose import compare
 from vgpt.errors import UsageError
 from vgpt.report.columns import COLUMNS, USUAL, check_columns
-from vgpt.report.comparison import compare
 from vgpt.report.formats import as_csv, as_latex, as_markdown, compact_table
 
 NASTY = r"=cmd|<b>a_b</b> 100% $x^2$ {\#1} & ~`[c](d)"

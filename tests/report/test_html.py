@@ -7,10 +7,10 @@ from html.parser import HTMLParser
 
 import pytest
 
+from vgpt.compare.choose import compare
 from vgpt.errors import VgptError
-from vgpt.report.comparison import compare
 from vgpt.report.figures.write import draw_all
-from vgpt.report.html.page import Section, as_html, save_html
+from vgpt.report.html.page import ReportSection, as_html, save_html
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 EVIL = '<script>alert("x")</script><img src="http://evil.example/x.png" onerror=alert(1)>'
@@ -49,7 +49,7 @@ class Page(HTMLParser):
 def page(course, evaluated):
     """Make the report of a comparison."""
     return lambda found: as_html(
-        [Section(found, draw_all(found, course, evaluated))], command="vgpt compare mha gqa", made=0.0
+        [ReportSection(found, draw_all(found, course, evaluated))], command="vgpt compare mha gqa", made=0.0
     )
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from vgpt.compare.choose import compare
 from vgpt.report.as_json import as_json
-from vgpt.report.comparison import compare
 from vgpt.report.formats import as_csv, as_markdown
-from vgpt.report.html.page import Section, as_html
+from vgpt.report.html.page import ReportSection, as_html
 from vgpt.report.tables import tables
 from vgpt.tracking.windows import WindowLosses
 
@@ -152,7 +152,7 @@ def test_a_row_with_diverged_seeds_gets_no_verdict_and_says_so_everywhere(half_d
     (line,) = list(csv.DictReader(io.StringIO(as_csv(found))))[1:]
     assert (line["verdict"], line["flags"]) == ("diverged 2/5: no verdict", "diverged 2/5")
     assert "diverged 2/5" in as_markdown(found).replace("\\", "")
-    assert "mqa: diverged 2/5, no verdict." in as_html([Section(found, [])], command="vgpt", made=0)
+    assert "mqa: diverged 2/5, no verdict." in as_html([ReportSection(found, [])], command="vgpt", made=0)
 
 
 def test_the_same_holds_for_given_conditions(half_diverged, ask):
@@ -236,9 +236,9 @@ def test_a_baseline_whose_own_runs_disagree_gives_nobody_a_verdict(runs_of, ask,
 
 @pytest.mark.parametrize("variants", [1, 3])
 def test_verdicts_on_simulated_nulls_are_wrong_in_at_most_5_percent_of_comparisons(runs_of, ask, variants):
-    from vgpt.report.audit import audit
-    from vgpt.report.differences import row_statistics
-    from vgpt.report.grouping import make_row
+    from vgpt.compare.audit import audit
+    from vgpt.compare.differences import row_statistics
+    from vgpt.compare.rows import make_row
 
     names = ["mha", "mqa", "gqa", "gqa:n_kv_head=4"][: variants + 1]
     rows = [make_row(runs_of(name, [0.0] * 3)) for name in names]

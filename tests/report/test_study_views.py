@@ -8,8 +8,8 @@ import re
 import pytest
 
 from vgpt.cli.compare_views import Views, chosen_format
-from vgpt.report.study import Answered, make_study
 from vgpt.settings.loader import Sources
+from vgpt.study.study import Answered, make_study
 
 STUDY = """
 name = "widths"

@@ -4,8 +4,8 @@ import json
 import pytest
 from rich.console import Console
 
+from vgpt.compare.choose import compare
 from vgpt.report.as_json import as_json
-from vgpt.report.comparison import compare
 from vgpt.report.tables import tables
 
 

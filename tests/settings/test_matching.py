@@ -4,10 +4,11 @@ import pytest
 from pydantic import ValidationError
 
 from vgpt.attention.config import Shape
-from vgpt.attention.registry import resolve_attention, variants
+from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.registry import variants
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, count_parameters, forward_flops
-from vgpt.settings.matching import Match, Trunk, budget, match_cache, nearest_width, resolve_reference
+from vgpt.settings.matching import Backbone, Match, budget, match_cache, nearest_width, resolve_reference
 from vgpt.settings.model import ModelSettings
 from vgpt.settings.train import TrainConfig
 
@@ -74,7 +75,7 @@ def test_whole_models_at_gpt2_small_are_matched_within_a_thousandth(attn):
 def test_budgets_are_what_the_costs_of_whole_models_say(attn, bias):
     there = small("mha", bias=bias, n_layer=3, mlp_hidden=2000)
     here = small(attn, bias=bias, n_layer=3, mlp_hidden=2304)
-    trunk = Trunk(there.shape, 3, 2000)
+    trunk = Backbone(there.shape, 3, 2000)
     left, right = trunk.params(here.attn, 2304), trunk.params(there.attn, 2000)
     assert left - right == count_parameters(here).total - count_parameters(there).total
     count = count_parameters(there)
@@ -169,7 +170,7 @@ def test_no_other_value_of_the_setting_comes_nearer_in_cache(attn, reference, kn
 
 
 def test_a_setting_whose_values_have_gaps_is_searched_on_both_sides():
-    trunk = Trunk(Shape(n_embd=768, n_head=12, block_size=64), 1, 3072)
+    trunk = Backbone(Shape(n_embd=768, n_head=12, block_size=64), 1, 3072)
     for heads, nearest in [(1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (12, 12)]:
         reference = resolve_reference(f"gqa:n_kv_head={heads}", trunk.shape)
         match = Match("cache", f"gqa:n_kv_head={heads}", 8)

@@ -14,8 +14,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vgpt.errors import DataError
-from vgpt.text.corpus import Cutter, find_corpus, find_seam, read_corpus
+from vgpt.text.corpus import find_corpus, read_corpus
 from vgpt.text.patterns import Splitter, resolve_pattern
+from vgpt.text.pieces import Cutter, find_seam
 
 TEXT = "First line, ünïcode 😀.\n\n\tSecond\r\nthird  line\n"
 

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
+from vgpt.files.writing import replace_json
 from vgpt.tracking.journal import Journal, JournalReader, Point, latest_metrics, read_events, read_metrics
-from vgpt.tracking.lines import LineFile, replace_json
+from vgpt.tracking.lines import LineFile
 
 
 def log(journal, *steps):

@@ -1,9 +1,11 @@
 import sqlite3
 import time
+from dataclasses import replace
 
 import pytest
 
 from vgpt.errors import TrackingError
+from vgpt.tracking.integrity import faults_of, is_sealed
 from vgpt.tracking.lock import RunLock
 from vgpt.tracking.mirror import sync_run
 from vgpt.tracking.mlflow_client import MlflowStore
@@ -118,3 +120,17 @@ def test_a_run_that_is_in_both_places_is_shown_once(record, store_uri, tmp_path)
     runs = merge_runs(read_local_runs(tmp_path / "runs"), read_runs(tracking_uri=store_uri))
     assert sorted(run.run_name for run in runs) == ["both", "local", "stored"]
     assert [run.start_time for run in runs] == sorted((run.start_time for run in runs), reverse=True)
+
+
+def test_a_text_that_mlflow_cuts_or_cannot_hold_is_no_disagreement(record, store_uri, tmp_path):
+    tags = {"vgpt.plugins": "p" * 5_001, "vgpt.forked_from": "caf\udce9/step-00000006", "vgpt.attn": "mha"}
+    sync_run(record("run", tags=tags, params={"data": "d" * 6_001}, summary={"val/loss": 2.0}), tracking_uri=store_uri)
+    (stored,) = read_runs(tracking_uri=store_uri)
+    (local,) = read_local_runs(tmp_path / "runs")
+    (merged,) = merge_runs([local], [stored])
+    assert (len(stored.tags["vgpt.plugins"]), len(stored.params["data"])) == (5_000, 6_000)
+    assert merged.conflicts == ()
+    assert (is_sealed(local), faults_of(local)) == (is_sealed(stored), faults_of(stored)) == (True, [])
+    changed = replace(stored, params=stored.params | {"data": "d" * 5_999 + "e"})
+    (merged,) = merge_runs([local], [changed])
+    assert [conflict.split(" is ")[0] for conflict in merged.conflicts] == ["data"]

@@ -5,7 +5,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vgpt.attention.conformance import check_variant
+from vgpt.conformance import check_variant
 from vgpt.errors import UsageError
 from vgpt.evaluation.loss import exact
 from vgpt.settings.train import SystemSettings

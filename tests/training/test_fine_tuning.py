@@ -12,15 +12,16 @@ import vgpt
 from vgpt.data.dataset import open_dataset
 from vgpt.data.prepare import prepare
 from vgpt.errors import CheckpointError, DivergedError, SettingsError, UsageError
+from vgpt.files.digests import file_digest
 from vgpt.model.init import initialise
 from vgpt.model.interchange import to_hf
 from vgpt.settings.prepare import PrepareConfig
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.journal import read_metrics
 from vgpt.tracking.record import read_record
+from vgpt.training import run
 from vgpt.training.checkpoint import find_checkpoint, steps
 from vgpt.training.display import Quiet
-from vgpt.training.files import sha256
 from vgpt.training.run import build_model, train_run
 
 
@@ -88,7 +89,7 @@ def test_fine_tuning_starts_at_the_sources_loss_on_a_schedule_of_its_own(setting
     assert max(rates.values()) == pytest.approx(1e-3)
     first = curve(source, "train/loss")[1]
     assert curve(tuned, "train/loss")[1] < first - 0.3
-    digest = sha256(find_checkpoint(source.directory).directory / "model.safetensors")
+    digest = file_digest(find_checkpoint(source.directory).directory / "model.safetensors")
     assert read_record(tuned.directory).tags["vgpt.init_digest"] == digest == conditions(tuned)["init"]
     assert "vgpt.init_digest" not in read_record(source.directory).tags
 
@@ -194,7 +195,7 @@ def test_gpt2s_published_files_are_a_start_too(settings, corpus, tmp_path):
     want = net.state_dict()
     want["wpe.weight"] = want["wpe.weight"][:8]
     assert equal(start, want)
-    assert read_record(tuned.directory).tags["vgpt.init_digest"] == sha256(place / "model.safetensors")
+    assert read_record(tuned.directory).tags["vgpt.init_digest"] == file_digest(place / "model.safetensors")
 
 
 def test_published_files_without_a_tokenizer_want_gpt2s_where_they_have_its_ids(settings, tmp_path):
@@ -241,7 +242,7 @@ def test_weights_that_are_no_numbers_are_refused_before_anything_is_trained(sett
     spoilt["ln_f.weight"][0] = value
     save_file(spoilt, best / "model.safetensors")
     listing = json.loads((best / "manifest.json").read_text())
-    listing["files"]["model.safetensors"]["sha256"] = sha256(best / "model.safetensors")
+    listing["files"]["model.safetensors"]["sha256"] = file_digest(best / "model.safetensors")
     listing["files"]["model.safetensors"]["bytes"] = (best / "model.safetensors").stat().st_size
     (best / "manifest.json").write_text(json.dumps(listing))
     for start in ("init_from", "fork"):
@@ -278,7 +279,20 @@ def test_a_fork_under_equal_settings_ends_in_the_same_bits(settings):
     later = {step: loss for step, loss in curve(old, "train/loss").items() if step > 6}
     assert curve(fork, "train/loss") == later
     assert read_record(fork.directory).tags["vgpt.forked_from"] == "old/step-00000006"
-    assert conditions(fork)["init"] == sha256(middle / "model.safetensors")
+    assert conditions(fork)["init"] == file_digest(middle / "model.safetensors")
+
+
+def test_data_is_opened_once_and_held_to_its_digest(settings, monkeypatch):
+    opened = []
+
+    def counted(place, **how):
+        opened.append(how)
+        return open_dataset(place, **how)
+
+    monkeypatch.setattr(run, "open_dataset", counted)
+    train_run(settings(run__run_name="old", train__max_steps=1), Quiet())
+    train_run(settings(run__run_name="new", train__fork="old", train__max_steps=2), Quiet())
+    assert opened == [{"verify": True}] * 2
 
 
 def test_a_fork_goes_on_from_the_newest_state_under_a_longer_schedule_and_resumes(settings):

@@ -28,14 +28,10 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import Any, TypeVar
 
-from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.mix.grammar import is_pattern, parse_pattern
-from vgpt.errors import SettingsError, VgptError, did_you_mean
-
-if TYPE_CHECKING:
-    from vgpt.attention.base import CausalSelfAttention
+from vgpt.attention.config import AttentionConfig
+from vgpt.errors import VgptError, did_you_mean
 
 Config = TypeVar("Config", bound=type[AttentionConfig])
 
@@ -115,90 +111,22 @@ def transaction() -> Generator[None]:
         raise
 
 
-def parse_attention(text: str) -> dict[str, Any]:
-    """Read `gqa:n_kv_head=4,...` as the settings table `{"kind": "gqa", "n_kv_head": "4"}`.
-
-    A pattern of layers, `5xlocal+mha`, becomes `{"kind": "mix", "pattern": "5xlocal+mha"}`.
-
-    Raises:
-        SettingsError: an unknown variant, or a malformed setting or pattern.
-    """
-    if is_pattern(text):
-        parse_pattern(text)
-        return {"kind": "mix", "pattern": text}
-    return parse_variant(text)
-
-
-def parse_variant(text: str) -> dict[str, Any]:
-    """Read one variant, as `parse_attention` does.
-
-    Raises:
-        SettingsError: an unknown variant or a malformed setting.
-    """
-    kind, _, rest = text.partition(":")
-    kind = kind.strip()
-    known = variants()
-    if kind not in known:
-        raise SettingsError([unknown_variant(kind)])
-    table: dict[str, Any] = {"kind": kind}
-    for item in filter(None, rest.split(",")):
-        name, equals, value = item.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or not name or not value.strip():
-            raise SettingsError([f"--attn {text}: {item!r} is not of the form setting=value"])
-        table[name] = value.strip()
-    return table
-
-
-def resolve_attention(value: Any) -> AttentionConfig:
-    """Build a variant's settings from a table with a `kind`, a text like `gqa:n_kv_head=4`, or settings as they are.
-
-    Raises:
-        SettingsError: an unknown variant.
-        pydantic.ValidationError: wrong settings of a known variant.
-    """
-    if isinstance(value, AttentionConfig):
-        return value
-    table: dict[str, Any] = parse_attention(value) if isinstance(value, str) else dict(value)
-    kind = table.pop("kind", None)
-    config = variants().get(str(kind))
-    if config is None:
-        raise SettingsError([unknown_variant(str(kind))])
-    return config.model_validate({name: _typed(config, name, given) for name, given in table.items()})
-
-
-def _typed(config: type[AttentionConfig], name: str, value: Any) -> Any:
-    """Return None for the word `none`, unless it is one of the words that the setting takes."""
-    if not isinstance(value, str) or value.lower() != "none" or name not in config.model_fields:
-        return value
-    return value if "none" in get_args(config.model_fields[name].annotation) else None
-
-
 def unknown_variant(kind: str) -> str:
     """Return the sentence for a name that is no variant."""
     known = variants()
     return f"unknown attention {kind!r}{did_you_mean(kind, known)} (known: {', '.join(known)})"
 
 
-def build_attention(config: AttentionConfig, shape: Shape, layer: int = 0) -> CausalSelfAttention:
-    """Build the module of a variant; its parameters are created, not initialised: the model fills them.
-
-    Args:
-        config: the variant's settings.
-        shape: the trunk.
-        layer: index of the block, for variants whose pattern depends on it.
+def module_of(kind: str) -> type[Any]:
+    """Return the `CausalSelfAttention` of a variant, loaded when it is first asked for.
 
     Raises:
-        SettingsError: the settings do not fit the trunk.
-        VgptError: the variant's module cannot be found.
+        VgptError: it cannot be found.
     """
-    if faults := config.check(shape):
-        raise SettingsError(faults)
-    if not _modules[config.kind]:
-        raise VgptError(f"attention {config.kind!r} has no layer of its own", "Build its layers: config.at(layer).")
-    path, _, name = _modules[config.kind].partition(":")
+    if not _modules[kind]:
+        raise VgptError(f"attention {kind!r} has no layer of its own", "Build its layers: config.at(layer).")
+    path, _, name = _modules[kind].partition(":")
     try:
-        cls = getattr(import_module(path), name)
+        return getattr(import_module(path), name)
     except (ImportError, AttributeError) as error:
-        raise VgptError(f"attention {config.kind!r}: its module {path}:{name} cannot be loaded: {error}") from error
-    return cls(config, shape, layer)
+        raise VgptError(f"attention {kind!r}: its module {path}:{name} cannot be loaded: {error}") from error

@@ -6,7 +6,6 @@ vgpt's own attention, on which a plug-in rests too. Code that has changed since 
 
 import hashlib
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date
@@ -17,6 +16,7 @@ from typing import Any
 from vgpt.attention.config import AttentionConfig
 from vgpt.attention.mix.config import pattern_of
 from vgpt.attention.plugins import origin_of
+from vgpt.files.writing import replace_json
 
 FILE = "verified.json"
 """Name of the record in the directory of all runs."""
@@ -64,13 +64,7 @@ def write_stamps(
             **digests(config),
             **about,
         }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(json.dumps({"version": VERSION, "variants": known}, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    replace_json(path, {"version": VERSION, "variants": known}, indent=2, sort_keys=False)
     return path
 
 
@@ -105,13 +99,12 @@ def digests(config: AttentionConfig) -> dict[str, str]:
 
 @cache
 def attention_digest() -> str:
-    """Return the SHA-256 of the names and contents of vgpt's attention sources, but for the kit that checks them."""
+    """Return the SHA-256 of the names and contents of vgpt's attention sources."""
     root = Path(__file__).parent
     files = {path.relative_to(root).as_posix(): path for path in root.rglob("*.py")}
     total = hashlib.sha256()
     for name in sorted(files):
-        if not name.startswith("conformance/"):
-            total.update(f"{name}\0".encode() + hashlib.sha256(files[name].read_bytes()).digest())
+        total.update(f"{name}\0".encode() + hashlib.sha256(files[name].read_bytes()).digest())
     return total.hexdigest()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.bench.statistics import Ratio, Spread, paired_ratio
+from vgpt.files.writing import replace_bytes
 
 FORMAT = 1
 TRAIN, PREFILL, DECODE = "train", "prefill", "decode"
@@ -160,9 +161,7 @@ class Bench:
 def save(bench: Bench, path: Path) -> None:
     """Write a record, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(json.dumps(bench.as_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+    replace_bytes(path, f"{json.dumps(bench.as_json(), indent=1, allow_nan=False)}\n".encode())
 
 
 def load(path: Path) -> Bench | None:

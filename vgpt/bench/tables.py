@@ -52,14 +52,14 @@ def _columns(machine: Machine, case: Case) -> list[Column]:
         (_STEP[case.phase], lambda _, one: f"{1000 * one.spread.median:.4g}"),
         ("spread", lambda _, one: f"{one.spread.relative:.0%}"),
         ("tokens/s", lambda _, one: f"{one.tokens_per_second:,.0f}"),
-        ("Δ speed\nand 95% interval", shown_speedup),
+        ("Δ speed\nand 95% interval", format_speedup),
     ]
     if case.phase == DECODE:
         return [
             *shared,
             ("MBU", lambda _, one: f"{one.mbu(machine) or 0:.1%}"),
             ("MFU", lambda _, one: f"{one.mfu(machine):.1%}"),
-            ("cache", lambda _, one: shown_cache(one)),
+            ("cache", lambda _, one: format_cache(one)),
         ]
     return [
         *shared,
@@ -68,22 +68,22 @@ def _columns(machine: Machine, case: Case) -> list[Column]:
     ]
 
 
-def shown_speedup(case: Case, one: Measured) -> str:
+def format_speedup(case: Case, one: Measured) -> str:
     """Return the difference in speed to the first variant, with its interval; the word where it was disturbed."""
     if one is case.variants[0]:
         return "-"
     ratio = case.speedup(one.label)
-    return DISTURBED if ratio is None else shown_ratio(ratio)
+    return DISTURBED if ratio is None else format_ratio(ratio)
 
 
-def shown_ratio(ratio: Ratio) -> str:
+def format_ratio(ratio: Ratio) -> str:
     """Return a ratio of speeds as percent with its interval: `+5.2% [+1.0 +9.8]`; a dash without an interval."""
     if ratio.low is None or ratio.high is None:
         return "-"
     return f"{100 * (ratio.value - 1):+.1f}% [{100 * (ratio.low - 1):+.1f} {100 * (ratio.high - 1):+.1f}]"
 
 
-def shown_cache(one: Measured) -> str:
+def format_cache(one: Measured) -> str:
     """Return the size of the caches; with the analytic size where that is another."""
     size = _mebibytes(one.cache_bytes)
     return size if one.cache_bytes == one.cache_analytic else f"{size} ≠ {_mebibytes(one.cache_analytic)}"

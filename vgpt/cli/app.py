@@ -18,7 +18,7 @@ from vgpt.errors import UsageError, VgptError
 from vgpt.threads import wait_asleep
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """A group of commands that turns the errors users can cause into one panel and an exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -110,7 +110,7 @@ def build_app(words: Sequence[str] = ()) -> typer.Typer:
 def _assemble(fault: UsageError | None = None) -> typer.Typer:
     app = typer.Typer(
         name="vgpt",
-        cls=Group,
+        cls=CommandGroup,
         no_args_is_help=True,
         rich_markup_mode="rich",
         pretty_exceptions_enable=False,

@@ -9,7 +9,7 @@ import typer
 
 from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, print_text, say, warn
-from vgpt.cli.options import JsonOption, print_settings, with_settings
+from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import TrackingError, UsageError
 from vgpt.settings.bench import BenchConfig
 from vgpt.settings.loader import Loaded, Sources, load_settings
@@ -31,11 +31,7 @@ def bench(
     show_settings: bool,
     names: Annotated[
         list[str],
-        typer.Argument(
-            metavar="VARIANT",
-            help="what --attn takes (gqa, gqa:n_kv_head=4); the first is what the others are compared with",
-            autocompletion=lambda: list(variants()),
-        ),
+        variant_argument("what --attn takes (gqa, gqa:n_kv_head=4); the first is what the others are compared with"),
     ],
     plan: Annotated[bool, typer.Option("--plan", help="say what would be measured and how long it takes")] = False,
     json: JsonOption = False,
@@ -73,20 +69,20 @@ def _settings_of_each(names: Sequence[str], sources: Sources) -> "dict[str, Load
     Raises:
         UsageError: a name is no variant, stands twice, or a setting belongs to none of them.
     """
-    from vgpt.report.labels import telling_label
-    from vgpt.report.terms import parse_terms, with_variant_flags
+    from vgpt.compare.selectors import parse_selectors, with_variant_flags
+    from vgpt.describe.labels import display_label
     from vgpt.settings.fields import leaves
 
     own = {name for name, leaf in leaves(BenchConfig).items() if leaf.variants}
     flags = {name: str(value) for name, value in sources.command_line.items() if name in own}
-    terms = parse_terms(names)
+    terms = parse_selectors(names)
     if runs := [term.text for term in terms if not term.kind]:
         raise UsageError(f"{runs[0]!r} is no variant", f"Variants: {', '.join(variants())}.")
     rest = {name: value for name, value in sources.command_line.items() if name not in own}
     found: dict[str, Loaded[BenchConfig]] = {}
     for term in with_variant_flags(terms, flags, strict=True):
         loaded = load_settings(BenchConfig, replace(sources, command_line={**rest, "attn": term.attn}))
-        label = telling_label(loaded.settings.model.attn)
+        label = display_label(loaded.settings.model.attn)
         if label in found:
             raise UsageError(f"{label} would be measured twice", "Name each variant once.")
         found[label] = loaded
@@ -103,7 +99,7 @@ def _vocabulary(config: BenchConfig) -> int:
     """Return the size of the vocabulary: as asked for, otherwise that of the data that runs would be trained on."""
     from vgpt.data.demo import DEMO_VOCAB_SIZE
     from vgpt.data.manifest import MANIFEST_NAME, Manifest
-    from vgpt.files import DEMO
+    from vgpt.files.paths import DEMO
 
     if config.bench.vocab_size is not None:
         return config.bench.vocab_size
@@ -122,7 +118,7 @@ def _measure(config: BenchConfig, models: "Mapping[str, GPT2Config]", *, only_pl
     from vgpt.bench.run import Plan, run_bench
     from vgpt.bench.work import Point
     from vgpt.cli.live import data_bars
-    from vgpt.report.expected import shown_duration
+    from vgpt.formatting import format_duration
     from vgpt.training.devices import resolve
 
     compute = resolve(config.system)
@@ -137,7 +133,7 @@ def _measure(config: BenchConfig, models: "Mapping[str, GPT2Config]", *, only_pl
     where = machine(compute)
     expected = planned.expected(where, compute.device.type)
     size = f"{len(models)} variants, {len(points)} cases, {asked.rounds} rounds"
-    say(f"plan: {size}: about {shown_duration(expected)} on a quiet machine")
+    say(f"plan: {size}: about {format_duration(expected)} on a quiet machine")
     if only_plan:
         return None
     return run_bench(planned, compute, config.system, where, data_bars(), threads=torch.get_num_threads())

@@ -6,26 +6,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say, warn
 from vgpt.cli.found import mention_data
-from vgpt.cli.options import JsonOption, print_settings, with_settings
+from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import DivergedError, TrackingError, VgptError
-from vgpt.files import user_path
+from vgpt.files.paths import user_path
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
 from vgpt.settings.prepared import PREPARED
 
 # What reads, compares and draws takes a third of a second to import, which other commands and --help are spared.
 if TYPE_CHECKING:
-    from vgpt.report.agenda import Agenda
-    from vgpt.report.comparison import Comparison
-    from vgpt.report.expected import Paces
-    from vgpt.report.missing import Failure
-    from vgpt.report.plan import Request
-    from vgpt.report.study import Answered, Study
-    from vgpt.tracking.store import RunInfo
-    from vgpt.tracking.windows import WindowReader
+    from vgpt.compare.comparison import Comparison
+    from vgpt.compare.request import Request
+    from vgpt.study.estimate import ThroughputEstimate
+    from vgpt.study.plan import Plan
+    from vgpt.study.study import Answered, Study
+    from vgpt.study.train_missing import Failure
+    from vgpt.tracking.histories import WindowReader
+    from vgpt.tracking.run_info import RunInfo
 
 
 def add_to(app: typer.Typer) -> None:
@@ -38,17 +37,16 @@ def compare_runs(
     show_settings: bool,
     terms: Annotated[
         list[str] | None,
-        typer.Argument(
+        variant_argument(
+            "variants (gqa, gqa:n_kv_head=4) or names of runs, the baseline first; none = all that have runs",
             metavar="VARIANT|RUN",
-            help="variants (gqa, gqa:n_kv_head=4) or names of runs, the baseline first; none = all that have runs",
-            autocompletion=lambda: list(variants()),
         ),
     ] = None,
     json: JsonOption = False,
     csv: Annotated[bool, typer.Option("--csv", help="print one table as CSV, numbers raw")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="print one table as Markdown")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="print one table for LaTeX, with booktabs")] = False,
-    curves: Annotated[bool, typer.Option("--curves", help="show the course of the losses under the tables")] = False,
+    curves: Annotated[bool, typer.Option("--curves", help="show loss curves under the tables")] = False,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="DIR", parser=user_path, help="draw figures, as PNG and SVG, into a directory"),
@@ -68,11 +66,11 @@ def compare_runs(
     """
     from vgpt.cli.compare_speeds import attach_speeds, measure_speeds
     from vgpt.cli.compare_views import Views, chosen_format
-    from vgpt.report.agenda import distinct, make_agenda
-    from vgpt.report.expected import Paces
-    from vgpt.report.plan import settings_of_first
-    from vgpt.report.study import make_study
-    from vgpt.tracking.windows import WindowReader
+    from vgpt.compare.request import settings_of_first
+    from vgpt.study.estimate import ThroughputEstimate
+    from vgpt.study.plan import distinct, make_plan
+    from vgpt.study.study import make_study
+    from vgpt.tracking.histories import WindowReader
 
     study = make_study(terms or [], sources)
     stdout = chosen_format(json=json, csv=csv, markdown=markdown, latex=latex)
@@ -89,19 +87,19 @@ def compare_runs(
         mention_data(study.first.settings.train.data, origin)
     runs = _recorded(study.first)
     answers = _answers(study, runs, windows)
-    paces = Paces(runs)
-    agenda = make_agenda([answer.comparison for answer in answers], paces)
+    throughput = ThroughputEstimate(runs)
+    plan = make_plan([answer.comparison for answer in answers], throughput)
     if options.plan:
-        _print_plan(agenda, as_json=json)
+        _print_plan(plan, as_json=json)
         return
     failures: list[Failure] = []
     stages = 2 if options.sweep_lr else 1  # the second trains what the first has chosen
-    while options.run_missing and agenda.missing and stages and not failures:
-        failures = _train(agenda, paces)
+    while options.run_missing and plan.missing and stages and not failures:
+        failures = _train(plan, throughput)
         if options.sweep_lr:  # a rate that is too high is an answer, and no failure
             failures = [failure for failure in failures if failure.code != DivergedError.exit_code]
         answers = _answers(study, _recorded(study.first), windows)
-        agenda, stages = make_agenda([answer.comparison for answer in answers], paces), stages - 1
+        plan, stages = make_plan([answer.comparison for answer in answers], throughput), stages - 1
         _gather(study, answers)
     if options.run_missing and options.bench and not failures:
         measure_speeds(answers)
@@ -118,8 +116,8 @@ def compare_runs(
 
 def _answers(study: "Study", runs: "Sequence[RunInfo]", windows: "WindowReader") -> "list[Answered]":
     from vgpt.cli.compare_views import histories_of, mention_failure
-    from vgpt.report.one_family import as_one_family
-    from vgpt.report.study import Answered
+    from vgpt.compare.comparison import as_one_family
+    from vgpt.study.study import Answered
 
     histories = histories_of(study.first, details=True)
     try:
@@ -145,12 +143,12 @@ def _recorded(request: "Request") -> "list[RunInfo]":
     return merge_runs(local, stored)
 
 
-def _train(agenda: "Agenda", paces: "Paces") -> "list[Failure]":
-    from vgpt.report.missing import TrainingInterrupted, train_missing
+def _train(plan: "Plan", throughput: "ThroughputEstimate") -> "list[Failure]":
+    from vgpt.study.train_missing import TrainingInterrupted, train_missing
 
-    say(agenda.sentence())
+    say(plan.sentence())
     try:
-        return train_missing(agenda.missing, say, paces=paces)
+        return train_missing(plan.missing, say, throughput=throughput)
     except TrainingInterrupted as stop:
         warn("stopped; what was trained is saved, and the same command resumes it")
         raise typer.Exit(stop.code) from None
@@ -170,22 +168,22 @@ def _gather(study: "Study", answers: "Sequence[Answered]") -> None:
         warn(f"the runs are not gathered under {study.name!r} in MLflow: {error.message}")
 
 
-def _print_plan(agenda: "Agenda", *, as_json: bool) -> None:
-    from vgpt.report.agenda import agenda_json, agenda_table
+def _print_plan(plan: "Plan", *, as_json: bool) -> None:
+    from vgpt.report.study_tables import plan_json, plan_table
 
     if as_json:
-        print_json(agenda_json(agenda))
+        print_json(plan_json(plan))
     else:
-        out().print(agenda_table(agenda), soft_wrap=False)
+        out().print(plan_table(plan), soft_wrap=False)
 
 
 def _conclude(request: "Request", comparisons: "Sequence[Comparison]", failures: "Sequence[Failure]") -> None:
     """End with an error where runs failed, or where there is nothing to show."""
-    from vgpt.report.agenda import distinct
+    from vgpt.study.plan import distinct
 
     missing = distinct(wanted for comparison in comparisons for wanted in comparison.missing)
     if failures:
-        names = ", ".join(f"{failure.wanted.label} (exit code {failure.code})" for failure in failures)
+        names = ", ".join(f"{failure.planned.label} (exit code {failure.code})" for failure in failures)
         raise VgptError(f"{len(failures)} of the missing runs failed: {names}", "Their errors stand above the tables.")
     if request.settings.compare.run_missing and missing:
         names = ", ".join(wanted.label for wanted in missing)
@@ -194,7 +192,7 @@ def _conclude(request: "Request", comparisons: "Sequence[Comparison]", failures:
         )
     if any(comparison.rows for comparison in comparisons):
         return
-    what = ", ".join(term.text for term in request.terms) or "any variant"
+    what = ", ".join(term.text for term in request.selectors) or "any variant"
     where = " under these conditions" if request.fixed else ""
     remedy = "vgpt compare mha gqa mqa --run-missing --preset demo trains three."
     if missing:

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 
 from vgpt.cli.console import say, warn
 from vgpt.errors import VgptError
-from vgpt.report.study import Answered
 from vgpt.settings.compare import CompareConfig
+from vgpt.study.study import Answered
 
 if TYPE_CHECKING:
-    from vgpt.report.bench_speeds import Wish
+    from vgpt.study.speeds import Wish
 
 ROUNDS, SECONDS = 10, 0.2
 
 
 def measure_speeds(answers: Sequence[Answered]) -> None:
     """Measure the variants of each comparison at their runs' shape, where no undisturbed record does so already."""
-    from vgpt.report.bench_speeds import find_speeds, wish_of
+    from vgpt.study.speeds import find_speeds, wish_of
 
     for answer in answers:
         wish, reason = wish_of(answer.comparison)
@@ -33,7 +33,7 @@ def measure_speeds(answers: Sequence[Answered]) -> None:
 
 def attach_speeds(answers: Sequence[Answered]) -> list[Answered]:
     """Return answers with the speeds on record for them."""
-    from vgpt.report.bench_speeds import with_speeds
+    from vgpt.study.speeds import with_speeds
 
     found: list[Answered] = []
     for answer in answers:
@@ -53,7 +53,7 @@ def _measure(wish: "Wish", settings: CompareConfig) -> None:
     from vgpt.bench.run import Plan, run_bench
     from vgpt.bench.work import Point
     from vgpt.cli.live import data_bars
-    from vgpt.report.expected import shown_duration
+    from vgpt.formatting import format_duration
     from vgpt.settings.train import SystemSettings
     from vgpt.training.devices import resolve
 
@@ -71,7 +71,7 @@ def _measure(wish: "Wish", settings: CompareConfig) -> None:
         points = [Point("train", wish.batch_size, wish.context, wish.grad_accum), Point("decode", 1, wish.context)]
         plan = Plan(wish.variants, points, ROUNDS, SECONDS)
         where = machine(compute)
-        expected = shown_duration(plan.expected(where, compute.device.type))
+        expected = format_duration(plan.expected(where, compute.device.type))
         say(f"measuring speeds side by side (--no-bench leaves it out): about {expected} on a quiet machine")
         bench = run_bench(plan, compute, system, where, data_bars(), threads=torch.get_num_threads())
         save(replace(bench, shape={**bench.shape, "key": wish.key}), place)

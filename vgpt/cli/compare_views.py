@@ -9,26 +9,25 @@ from typing import Any
 from rich.text import Text
 
 from vgpt.cli.console import out, print_json, print_text, say, warn
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.evaluation_noise import Windows
+from vgpt.compare.request import Request
+from vgpt.compare.rows import row_names
 from vgpt.errors import TrackingError, UsageError
-from vgpt.files import may_replace
-from vgpt.plain_json import to_json
+from vgpt.files.paths import may_replace
+from vgpt.files.text import to_json
 from vgpt.report.as_json import as_json
 from vgpt.report.captions import audit_lines
-from vgpt.report.columns import check_columns, chosen_columns, places
-from vgpt.report.comparison import Comparison
-from vgpt.report.evaluation_noise import Windows
-from vgpt.report.figures.style import Drawn, as_png, as_svg
+from vgpt.report.columns import check_columns, chosen_columns, row_contexts
+from vgpt.report.curve_tables import curves_table
+from vgpt.report.figures.style import Figure, as_png, as_svg
 from vgpt.report.figures.write import draw_all, save_figures
 from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_csv
-from vgpt.report.html.page import Section, as_html, save_html
-from vgpt.report.names import row_names
-from vgpt.report.plan import Request
-from vgpt.report.power import power_lines
-from vgpt.report.reproduce import study_command
-from vgpt.report.signs import signs_json, signs_table
-from vgpt.report.sparklines import curves_table
-from vgpt.report.study import Answered, Study
+from vgpt.report.html.page import ReportSection, as_html, save_html
+from vgpt.report.study_tables import power_lines, signs_json, signs_table
 from vgpt.report.tables import tables
+from vgpt.study.reproduce import study_command
+from vgpt.study.study import Answered, Study
 from vgpt.tracking.comparison_run import log_comparison
 from vgpt.tracking.histories import HistoryReader
 
@@ -131,7 +130,7 @@ class Views:
 
     def _draw(self, study: Study, answers: Sequence[Answered], histories: HistoryReader) -> None:
         sections = [
-            Section(answer.comparison, _figures_of(answer, histories, self.windows), answer.part.title)
+            ReportSection(answer.comparison, _figures_of(answer, histories, self.windows), answer.part.title)
             for answer in _told(answers)
         ]
         if self.plot is not None:
@@ -149,13 +148,13 @@ class Views:
             _log(study, answers, sections, page)
 
 
-def _figures_of(answer: Answered, histories: HistoryReader, windows: Windows) -> list[Drawn]:
+def _figures_of(answer: Answered, histories: HistoryReader, windows: Windows) -> list[Figure]:
     """Return the figures of a part, under names that no other part's have."""
     before = f"{answer.part.slug}_" if answer.part.slug else ""
     return [replace(one, name=f"{before}{one.name}") for one in draw_all(answer.comparison, histories, windows)]
 
 
-def _log(study: Study, answers: Sequence[Answered], sections: Sequence[Section], page: str) -> None:
+def _log(study: Study, answers: Sequence[Answered], sections: Sequence[ReportSection], page: str) -> None:
     run = study.first.settings.run
     comparisons = [answer.comparison for answer in answers]
     figures = [figure for section in sections for figure in section.figures]
@@ -197,7 +196,7 @@ def _json_of(study: Study, answers: Sequence[Answered]) -> Any:
 
 def _columns_json(comparison: Comparison, columns: Sequence[str]) -> list[dict[str, Any]]:
     chosen = chosen_columns(comparison, columns)
-    return [{"attention": at.row.label} | {c.name: c.value(at) for c in chosen} for at in places(comparison)]
+    return [{"attention": at.row.label} | {c.name: c.value(at) for c in chosen} for at in row_contexts(comparison)]
 
 
 def _columns_of(study: Study) -> Sequence[str]:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vgpt.errors import VgptError
-from vgpt.plain_json import to_json
+from vgpt.files.text import to_json
 
 _LEAST_COLUMNS = 20
 """Narrower terminals are not believed: a width of 0 or 1 is what programs set that have none."""

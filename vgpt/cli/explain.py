@@ -5,10 +5,9 @@ from typing import Annotated
 
 import typer
 
-from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json, say
-from vgpt.cli.options import JsonOption, with_settings
-from vgpt.files import user_path
+from vgpt.cli.options import JsonOption, variant_argument, with_settings
+from vgpt.files.paths import user_path
 from vgpt.settings.explain import ExplainConfig
 from vgpt.settings.loader import Loaded
 
@@ -22,11 +21,7 @@ def explain(
     loaded: Loaded[ExplainConfig],
     variant: Annotated[
         str,
-        typer.Argument(
-            metavar="VARIANT",
-            help="as --attn takes it: mla, gqa:n_kv_head=4, 5xlocal+mha",
-            autocompletion=lambda: list(variants()),
-        ),
+        variant_argument("as --attn takes it: mla, gqa:n_kv_head=4, 5xlocal+mha"),
     ],
     png: Annotated[
         Path | None, typer.Option("--png", parser=user_path, help="also draw mask and cache into this file")
@@ -35,13 +30,13 @@ def explain(
 ) -> None:
     """Explain one attention variant: parameters, FLOPs, cache and mask in a model of these settings."""
     # Neither torch nor numpy is needed for --help.
-    from vgpt.attention.tensors import parameter_shapes
-    from vgpt.report.anatomy import anatomy, anatomy_json
-    from vgpt.report.explain import explanation
+    from vgpt.attention.build import parameter_shapes
+    from vgpt.describe.anatomy import anatomy, anatomy_json
+    from vgpt.describe.explain import explanation
 
     found = anatomy(loaded.settings, parameter_shapes)
     if png is not None:
-        from vgpt.report.figure import draw
+        from vgpt.describe.figure import draw
 
         draw(found, png)
         say(f"drawn: {png}")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from vgpt.cli.console import say, warn
 from vgpt.errors import CheckpointError
-from vgpt.files import DEMO
-from vgpt.report.listing import Listed, list_run, list_runs
+from vgpt.files.paths import DEMO
 from vgpt.settings.prepared import PREPARED
+from vgpt.tracking.listing import Listed, list_run, list_runs
 
 if TYPE_CHECKING:
     from vgpt.text.tokenizer import Tokenizer

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from vgpt.cli.console import talk
 from vgpt.data.progress import Progress as DataProgress
-from vgpt.report.sparklines import sparkline
+from vgpt.report.layout import sparkline
 from vgpt.training.display import Display
 from vgpt.training.display import Progress as Figures
 

@@ -12,8 +12,9 @@ import typer
 from pydantic import BaseModel
 from rich.markup import escape
 
+from vgpt.attention.registry import variants
 from vgpt.cli.console import key_values, out, print_json, warn
-from vgpt.settings.fields import Leaf, leaves, shown
+from vgpt.settings.fields import Leaf, format_value, leaves
 from vgpt.settings.loader import Loaded, Sources, load_settings
 from vgpt.settings.misspelt import unknown_variables
 from vgpt.settings.presets import load_preset, preset_names
@@ -24,6 +25,11 @@ ALIASES = {"attn": ["--attention-type"], "at_seconds": ["--at-time"]}
 """Second spellings of flags."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="print the result as JSON")]
+
+
+def variant_argument(text: str, *, metavar: str = "VARIANT") -> Any:
+    """Return the argument that names variants, which a shell completes, with its help text."""
+    return typer.Argument(metavar=metavar, help=text, autocompletion=lambda: list(variants()))
 
 
 def option(leaf: Leaf) -> Any:
@@ -48,7 +54,7 @@ def option(leaf: Leaf) -> Any:
 def _default(leaf: Leaf) -> Any:
     if leaf.variants:
         return None
-    return leaf.default if leaf.is_bool else shown(leaf.default)
+    return leaf.default if leaf.is_bool else format_value(leaf.default)
 
 
 def given_on_command_line(ctx: typer.Context, values: dict[str, Any], names: dict[str, Leaf]) -> dict[str, Any]:
@@ -140,9 +146,9 @@ def print_settings(loaded: Loaded[Any], *, as_json: bool = False) -> NoReturn:
         if (value := _value(loaded.settings, leaf)) is not _MISSING
     ]
     if as_json:
-        print_json({name: {"value": shown(value), "origin": origin} for name, value, origin in rows})
+        print_json({name: {"value": format_value(value), "origin": origin} for name, value, origin in rows})
     else:
-        lines = [(name, f"{shown(value):<24} {origin}") for name, value, origin in rows]
+        lines = [(name, f"{format_value(value):<24} {origin}") for name, value, origin in rows]
         out().print(key_values("", lines))
     raise typer.Exit
 

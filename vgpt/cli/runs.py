@@ -8,10 +8,10 @@ from rich.text import Text
 
 from vgpt.cli.console import out, print_json, say
 from vgpt.cli.options import JsonOption, with_settings
-from vgpt.report.listing import Listed, list_runs
-from vgpt.report.numbers import shown_bytes
+from vgpt.formatting import format_bytes
 from vgpt.settings.loader import Loaded
 from vgpt.settings.runs import RunsConfig
+from vgpt.tracking.listing import Listed, list_runs
 
 _NUMBERS = ("step", "loss", "best val", "size", "age")
 _STYLES = {"running": "green", "finished": "", "diverged": "red", "failed": "red"}
@@ -55,8 +55,8 @@ def _cells(run: Listed) -> list[Text]:
         Text(f"{run.step}/{'?' if run.steps is None else run.steps}"),
         Text(_loss(run.loss)),
         Text(_loss(run.best_loss)),
-        Text(shown_bytes(run.bytes)),
-        Text(shown_age(run.age)),
+        Text(format_bytes(run.bytes)),
+        Text(format_age(run.age)),
     ]
 
 
@@ -93,7 +93,7 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
-def shown_age(seconds: float) -> str:
+def format_age(seconds: float) -> str:
     """Return a time as its largest unit: 42s, 7m, 3h, 12d."""
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds >= size:

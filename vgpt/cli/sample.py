@@ -13,7 +13,8 @@ from vgpt.cli.console import print_json, say, warn
 from vgpt.cli.found import chosen_run, mention_special
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import TokenizerError, UsageError
-from vgpt.files import access_hint, decode_text
+from vgpt.files.paths import access_hint
+from vgpt.files.text import decode_text
 from vgpt.settings.loader import Loaded
 from vgpt.settings.sample import SampleConfig
 
@@ -180,7 +181,7 @@ def spelled(tokenizer: "Tokenizer", ids: list[int]) -> bytes:
 
 
 def visible(text: str) -> str:
-    r"""Return the text with control characters spelt out (\x1b), so that a model cannot command the terminal.
+    r"""Return the text with control characters spelled out (\x1b), so that a model cannot command the terminal.
 
     Line breaks and tabs stay; so do characters that only change the direction of writing, which every text may hold.
     """

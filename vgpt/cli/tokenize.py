@@ -12,7 +12,8 @@ from vgpt.cli.console import key_values, out, print_json
 from vgpt.cli.found import mention_special
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import UsageError
-from vgpt.files import access_hint, decode_text, user_path
+from vgpt.files.paths import access_hint, user_path
+from vgpt.files.text import decode_text
 from vgpt.settings.loader import Loaded
 from vgpt.settings.tokenize import TokenizerConfig, TokenizerTrainConfig
 

@@ -12,6 +12,7 @@ from vgpt.errors import VgptError
 from vgpt.launchers import launcher_of, lonely_note, refuse_missing_srun, refuse_two_counts
 from vgpt.settings.loader import Loaded
 from vgpt.settings.train import TrainConfig
+from vgpt.tracking.schema import Metric
 from vgpt.tracking.speed import recorded_speed
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def _print(result: "RunResult", *, as_json: bool) -> None:
         figures = result.summary
         rows = [
             ("run", result.directory),
-            ("validation loss", with_noise(figures["val/loss"], figures["val/loss_se"], "evaluation noise")),
+            ("validation loss", with_noise(figures[Metric.VAL_LOSS], figures[Metric.VAL_LOSS_SE], "evaluation noise")),
             ("bits per byte", f"{figures['val/bits_per_byte']:.4f}"),
             ("perplexity", f"{figures['val/perplexity']:.2f}"),
             ("tokens/s", f"{recorded_speed(figures)[0]:,.0f} (from logs)"),

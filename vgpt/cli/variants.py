@@ -4,9 +4,8 @@ from typing import Annotated
 
 import typer
 
-from vgpt.attention.registry import variants
 from vgpt.cli.console import out, print_json
-from vgpt.cli.options import JsonOption, print_settings, with_settings
+from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.settings.explain import VariantsConfig
 from vgpt.settings.loader import Sources, load_settings
 
@@ -21,16 +20,12 @@ def show_variants(
     show_settings: bool,
     names: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="VARIANT",
-            help="those to list, also with settings (gqa:n_kv_head=4); none = all",
-            autocompletion=lambda: list(variants()),
-        ),
+        variant_argument("those to list, also with settings (gqa:n_kv_head=4); none = all"),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """List the attention variants with what each costs in a model of these settings."""
-    from vgpt.report.variants import list_variants, listing_json, listing_tables
+    from vgpt.describe.variants import list_variants, listing_json, listing_tables
 
     if show_settings:
         print_settings(load_settings(VariantsConfig, sources), as_json=json)

@@ -14,17 +14,17 @@ from rich.table import Table
 
 import vgpt
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.registry import resolve_attention, variants
+from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.stamps import FILE, distinct_layers, write_stamps
 from vgpt.cli.console import out, print_json, say, warn
-from vgpt.cli.options import JsonOption, print_settings, with_settings
+from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import SettingsError, UsageError
 from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
 from vgpt.settings.verify import TRUNK, VerifyConfig
 
 if TYPE_CHECKING:
-    from vgpt.attention.conformance.kit import Result, Step
+    from vgpt.conformance.kit import Result, Step
 
 BASE = "mha"
 """The variant that fits every trunk: what is wrong with it is wrong with the trunk."""
@@ -53,7 +53,7 @@ class _Plan:
     @property
     def lengths(self) -> str:
         """One line on where the checks look."""
-        from vgpt.attention.conformance.kit import probed
+        from vgpt.conformance.kit import probed
 
         return probed(self.steps)
 
@@ -68,11 +68,7 @@ def verify(
     show_settings: bool,
     names: Annotated[
         list[str],
-        typer.Argument(
-            metavar="VARIANT",
-            help="what --attn takes: gqa, gqa:n_kv_head=4, also a plug-in's",
-            autocompletion=lambda: list(variants()),
-        ),
+        variant_argument("what --attn takes: gqa, gqa:n_kv_head=4, also a plug-in's"),
     ],
     json: JsonOption = False,
 ) -> None:
@@ -121,7 +117,7 @@ def _loaded(sources: Sources, name: str) -> Loaded[VerifyConfig]:
 
 
 def _plan(name: str, settings: VerifyConfig, sources: Sources) -> _Plan:
-    from vgpt.attention.conformance.kit import steps
+    from vgpt.conformance.kit import steps
 
     options: dict[str, Any] = {"seed": settings.seed, "device": settings.device, "only": settings.checks}
     if settings.oracle is not None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vgpt.data.manifest import PREPARE_HINT, Manifest, record_file
 from vgpt.errors import DataError
-from vgpt.files import access_hint
+from vgpt.files.paths import access_hint
 from vgpt.text.tokenizer import Tokenizer
 
 _FULL_CHECK_IDS = 1 << 24

@@ -8,12 +8,13 @@ from typing import Literal
 from pydantic import ValidationError
 
 from vgpt.errors import DataError
-from vgpt.files import access_hint, read_text
+from vgpt.files.digests import size_and_digest
+from vgpt.files.paths import access_hint
+from vgpt.files.text import read_text
 from vgpt.schema import Section
 
 MANIFEST_NAME = "manifest.json"
 PREPARE_HINT = "Run `vgpt prepare` again with --overwrite."
-_CHUNK = 1 << 20
 _SIGNATURE = b'"vgpt-data"'
 _HEAD = 1024
 
@@ -142,10 +143,5 @@ def _no_data_set(directory: Path) -> DataError:
 
 def record_file(path: Path) -> FileRecord:
     """Return size and SHA-256 of a file, read in pieces."""
-    digest = hashlib.sha256()
-    size = 0
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
-    return FileRecord(size=size, sha256=digest.hexdigest())
+    size, digest = size_and_digest(path)
+    return FileRecord(size=size, sha256=digest)

@@ -26,7 +26,8 @@ from vgpt.data.split import Plan, plan_split
 from vgpt.data.spool import Spool, write_spool
 from vgpt.data.staging import SPOOL_NAME, check_replaceable, publish, real_target, staging
 from vgpt.errors import DataError, UsageError
-from vgpt.files import DEMO, shown_name
+from vgpt.files.paths import DEMO, format_name
+from vgpt.formatting import flag_of
 from vgpt.settings.prepare import DEFAULT_PATTERN, DEFAULT_VOCAB_SIZE, PrepareConfig
 from vgpt.text.bpe import train_bpe
 from vgpt.text.choose import open_tokenizer
@@ -138,7 +139,7 @@ def _present(out: Path) -> Manifest | None:
 def _require_same(out: Path, present: dict[str, str | int | float], wanted: dict[str, str | int | float]) -> None:
     for name, value in wanted.items():
         if present.get(name) != value:
-            flag = "--" + name.replace("_", "-")
+            flag = flag_of(name)
             raise _occupied(out, f"was prepared with {flag} {present.get(name)}, not {value}")
 
 
@@ -227,7 +228,7 @@ def _manifest(
         },
         files=files,
         source=SourceRecord(
-            inputs=tuple(map(shown_name, inputs)),
+            inputs=tuple(map(format_name, inputs)),
             files=len(corpus.files),
             skipped_files=corpus.skipped,
             documents=spool.documents,

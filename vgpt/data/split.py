@@ -12,7 +12,7 @@ import numpy as np
 
 from vgpt.data.spool import Spool
 from vgpt.errors import DataError
-from vgpt.text.corpus import find_seam
+from vgpt.text.pieces import find_seam
 
 FEWEST_DOCUMENTS = 20
 _SEAM_SEARCH = 4096

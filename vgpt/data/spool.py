@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from vgpt.text.clean import DEDUP, Cleaner
-from vgpt.text.corpus import Piece, document_name
+from vgpt.text.pieces import Piece, document_name
 from vgpt.text.vocabulary import END_OF_TEXT
 
 _DIGEST_BYTES = 16

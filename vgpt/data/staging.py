@@ -17,7 +17,8 @@ from pathlib import Path
 
 from vgpt.data.manifest import MANIFEST_NAME, Manifest, is_manifest
 from vgpt.errors import DataError
-from vgpt.file_locks import Lock, lock_file
+from vgpt.files.locks import Lock, lock_file
+from vgpt.files.writing import flush
 
 _LOCK = ".lock"
 SPOOL_NAME = "spool.tmp"
@@ -68,11 +69,11 @@ def publish(folder: Path, target: Path, *, overwrite: bool) -> None:
     folder.chmod(0o777 & ~mask)
     # The manifest vouches for the others, so it goes to the disk after them.
     for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST_NAME):
-        _sync(path)
-    _sync(folder)
+        flush(path)
+    flush(folder)
     with _alone_in(target.parent):
         _swap(folder, target, overwrite)
-        _sync(target.parent)
+        flush(target.parent)
 
 
 def _swap(folder: Path, target: Path, overwrite: bool) -> None:
@@ -185,16 +186,6 @@ def _abandoned(folder: Path) -> bool:
         return folder.stat().st_mtime < time.time() - 3600
     except OSError:
         return False
-
-
-def _sync(path: Path) -> None:
-    if path.is_dir() and os.name == "nt":
-        return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _disk_error(error: OSError, target: Path) -> DataError:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vgpt.attention.build import build_attention
 from vgpt.attention.cache import Cache
 from vgpt.attention.place import Place
-from vgpt.attention.registry import build_attention
 from vgpt.errors import VgptError
 from vgpt.model.activations import activation
 from vgpt.model.config import GPT2Config

@@ -1,1 +1,1 @@
-"""Comparison of runs: grouping, fairness audit, tables."""
+"""From a comparison to what people see: tables, figures, pages and files."""

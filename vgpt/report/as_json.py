@@ -4,19 +4,17 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from vgpt.report.architecture import cache_bytes_at
-from vgpt.report.bench_speeds import speeds_json
-from vgpt.report.comparison import Comparison
-from vgpt.report.confounds import confounds
-from vgpt.report.differences import RowStatistics
-from vgpt.report.failed import lost_runs
-from vgpt.report.grouping import Row, seed_of
-from vgpt.report.matched import budget_of
-from vgpt.report.numbers import cache_disagrees, change, stat
-from vgpt.report.power import power_json
-from vgpt.report.speed_table import speed_json
-from vgpt.report.standings import standing_json
-from vgpt.report.sweep_table import sweep_json
+from vgpt.compare.architecture import cache_bytes_at
+from vgpt.compare.budgets import budget_of, confounds
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.differences import RowStatistics
+from vgpt.compare.metrics import cache_disagrees, change, stat
+from vgpt.compare.rows import Row
+from vgpt.compare.unfinished import lost_runs
+from vgpt.report.curve_tables import snapshot_json
+from vgpt.report.equal_effort import sweep_json
+from vgpt.report.speed_tables import speed_json, speeds_json
+from vgpt.report.study_tables import power_json
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -45,7 +43,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         },
         "forced": comparison.force,
         "match": asdict(comparison.match) if comparison.match else None,
-        "milestone": {"axis": point.axis, "amount": point.amount} if (point := comparison.milestone) else None,
+        "milestone": {"axis": point.axis, "amount": point.amount} if (point := comparison.snapshot_point) else None,
         "sweep": sweep_json(comparison.sweep) if comparison.sweep else None,
         "power": power_json(comparison),
         "speeds": speeds_json(comparison),
@@ -64,7 +62,7 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
         "n": len(row.runs),
         "wanted": row.wanted,
         "failed": [
-            {"run_name": run.run_name, "run_id": run.run_id, "seed": seed_of(run), "status": run.status}
+            {"run_name": run.run_name, "run_id": run.run_id, "seed": run.seed, "status": run.status}
             for run in lost_runs(row)
         ],
         "unequal_conditions": list(comparison.audit.flagged.get(row.label, ())),
@@ -76,12 +74,12 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
         "speed": speed_json(row, comparison.rows),
         "budget": _budget(comparison, row),
         "unequal_point": comparison.unequal_points.get(row.label),
-        "at_milestone": [standing_json(one) for one in comparison.standings.get(row.label, ())] or None,
+        "take_snapshots": [snapshot_json(one) for one in comparison.snapshots.get(row.label, ())] or None,
         "runs": [
             {
                 "run_name": run.run_name,
                 "run_id": run.run_id,
-                "seed": seed_of(run),
+                "seed": run.seed,
                 "start_time": run.start_time,
                 "metrics": {name: _finite(value) for name, value in run.metrics.items()},
                 "params": run.params,

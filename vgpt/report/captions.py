@@ -1,15 +1,16 @@
-"""What stands below the tables: which noise the numbers carry, what memory is of, whether conditions are equal."""
+"""What stands beside and below the tables: flags of rows, which noise numbers carry, whether conditions are equal."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from rich.text import Text
 
-from vgpt.report.audit import Audit
-from vgpt.report.comparison import Comparison
-from vgpt.report.confounds import confounds
-from vgpt.report.evaluation_noise import CLUSTERS
-from vgpt.report.grouping import Row
-from vgpt.report.numbers import of_process
+from vgpt.compare.audit import Audit
+from vgpt.compare.budgets import confounds
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.evaluation_noise import CLUSTERS
+from vgpt.compare.metrics import cache_disagrees, of_process
+from vgpt.compare.rows import Row
+from vgpt.compare.unfinished import lost
 
 _FACTS = {
     "n_layer": "{} layers",
@@ -111,3 +112,20 @@ def _short(value: str) -> str:
 
 def _is_hex(value: Iterable[str]) -> bool:
     return all(character in "0123456789abcdef" for character in value)
+
+
+def flags(comparison: Comparison, row: Row) -> list[str]:
+    """Return the flags of a row, in a few words each."""
+    found: list[str] = []
+    if names := comparison.audit.flagged.get(row.label):
+        first, *others = names
+        found.append(f"≠ {first} +{len(others)}" if others else f"≠ {first}")
+    if row.label in comparison.unequal_points:
+        found.append("≠ point")
+    if gone := lost(row):
+        found.append(gone)
+    if len(row.runs) < row.wanted:
+        found.append(f"{len(row.runs)} of {row.wanted} seeds")
+    if cache_disagrees(row):
+        found.append("KV cache ≠ formula")
+    return found

@@ -3,17 +3,42 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from vgpt.compare.architecture import cache_bytes_at
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.differences import LossDifference, RowStatistics
+from vgpt.compare.family import Judged
+from vgpt.compare.log_speeds import PALM_FLOPS, RowSpeed, SpeedChange, row_speed, speed_change, utilization
+from vgpt.compare.metrics import (
+    BITS,
+    DECODE,
+    FLOPS,
+    KV_CONTEXT,
+    KV_MEASURED,
+    KV_TOKEN,
+    LOSS,
+    MEMORY,
+    PARAMS,
+    PERPLEXITY,
+    SPEED,
+    cache_disagrees,
+    relative_change,
+    stat,
+)
+from vgpt.compare.rows import Row
+from vgpt.compare.statistics import Interval, TTest
 from vgpt.errors import UsageError, did_you_mean
-from vgpt.report import numbers
-from vgpt.report.architecture import cache_bytes_at
-from vgpt.report.comparison import Comparison
-from vgpt.report.differences import Difference, RowStatistics
-from vgpt.report.family import Judged
-from vgpt.report.flags import flags
-from vgpt.report.grouping import Row
-from vgpt.report.numbers import DASH, cache_disagrees, relative_change, stat
-from vgpt.report.speeds import PALM_FLOPS, RowSpeed, SpeedChange, row_speed, speed_change, utilisation
-from vgpt.report.statistics import Interval, TTest
+from vgpt.formatting import (
+    DASH,
+    format_bytes,
+    format_change,
+    format_count,
+    format_milliseconds,
+    format_p,
+    format_percent,
+    format_relative,
+)
+from vgpt.report.captions import flags
+from vgpt.tracking.schema import Metric
 
 Value = float | str | None
 
@@ -24,7 +49,7 @@ USUAL = (
 
 
 @dataclass(frozen=True)
-class Place:
+class RowContext:
     """A row in its comparison: what a column looks at."""
 
     comparison: Comparison
@@ -50,12 +75,12 @@ class Column:
 
     name: str
     title: str
-    value: Callable[[Place], Value]
+    value: Callable[[RowContext], Value]
     show: Callable[[float], str] = "{:.4g}".format
 
-    def shown(self, place: Place) -> str:
+    def format(self, context: RowContext) -> str:
         """Return the value as people read it; a dash where there is none."""
-        value = self.value(place)
+        value = self.value(context)
         if value is None:
             return DASH
         return value if isinstance(value, str) else self.show(value)
@@ -88,9 +113,11 @@ def chosen_columns(comparison: Comparison, names: Sequence[str]) -> list[Column]
     return [COLUMNS.get(name) or Column(name, name, _mean(name)) for name in names]
 
 
-def places(comparison: Comparison) -> list[Place]:
+def row_contexts(comparison: Comparison) -> list[RowContext]:
     """Return the rows, the baseline first."""
-    return [Place(comparison, row, found) for row, found in zip(comparison.rows, comparison.statistics, strict=True)]
+    return [
+        RowContext(comparison, row, found) for row, found in zip(comparison.rows, comparison.statistics, strict=True)
+    ]
 
 
 def _unknown(name: str, known: Iterable[str]) -> UsageError:
@@ -100,66 +127,66 @@ def _unknown(name: str, known: Iterable[str]) -> UsageError:
     )
 
 
-def _mean(metric: str) -> Callable[[Place], Value]:
+def _mean(metric: str) -> Callable[[RowContext], Value]:
     return lambda at: found.mean if (found := stat(at.row, metric)) else None
 
 
-def _measured_or(from_logs: Callable[[Place], Value], name: str) -> Callable[[Place], Value]:
+def _measured_or(from_logs: Callable[[RowContext], Value], name: str) -> Callable[[RowContext], Value]:
     """Return what was measured side by side where that was done, otherwise what training logs tell."""
 
-    def read(at: Place) -> Value:
+    def read(at: RowContext) -> Value:
         speeds = at.comparison.speeds
         return from_logs(at) if speeds is None else speeds.column(name, at.row, at.baseline)
 
     return read
 
 
-def _utilisation(flops: str = numbers.FLOPS) -> Callable[[Place], Value]:
-    return lambda at: utilisation(at.row, at.comparison.rows, flops)
+def _utilization(flops: str = FLOPS) -> Callable[[RowContext], Value]:
+    return lambda at: utilization(at.row, at.comparison.rows, flops)
 
 
-def _sd(metric: str) -> Callable[[Place], Value]:
+def _sd(metric: str) -> Callable[[RowContext], Value]:
     return lambda at: found.sd if (found := stat(at.row, metric)) else None
 
 
-def _relative(metric: str) -> Callable[[Place], Value]:
+def _relative(metric: str) -> Callable[[RowContext], Value]:
     return lambda at: None if at.row is at.baseline else relative_change(at.row, at.baseline, metric)
 
 
-def _interval(read: Callable[[Interval], float]) -> Callable[[Place], Value]:
+def _interval(read: Callable[[Interval], float]) -> Callable[[RowContext], Value]:
     return lambda at: None if at.found.interval is None else read(at.found.interval)
 
 
-def _difference(read: Callable[[Difference], Value]) -> Callable[[Place], Value]:
+def _difference(read: Callable[[LossDifference], Value]) -> Callable[[RowContext], Value]:
     return lambda at: None if at.found.difference is None else read(at.found.difference)
 
 
-def _test(read: Callable[[TTest], Value]) -> Callable[[Place], Value]:
+def _test(read: Callable[[TTest], Value]) -> Callable[[RowContext], Value]:
     return _difference(lambda one: None if one.test is None else read(one.test))
 
 
-def _speed(read: Callable[[RowSpeed], Value]) -> Callable[[Place], Value]:
+def _speed(read: Callable[[RowSpeed], Value]) -> Callable[[RowContext], Value]:
     return lambda at: None if (found := row_speed(at.row)) is None else read(found)
 
 
-def _speed_change(read: Callable[[SpeedChange], Value]) -> Callable[[Place], Value]:
+def _speed_change(read: Callable[[SpeedChange], Value]) -> Callable[[RowContext], Value]:
     return lambda at: None if at.row is at.baseline else read(speed_change(at.row, at.baseline))
 
 
-def _judged(read: Callable[[Judged], Value]) -> Callable[[Place], Value]:
+def _judged(read: Callable[[Judged], Value]) -> Callable[[RowContext], Value]:
     return _difference(lambda one: None if one.judged is None else read(one.judged))
 
 
-def _end(sign: int) -> Callable[[Place], Value]:
+def _end(sign: int) -> Callable[[RowContext], Value]:
     return _difference(lambda one: None if one.half_width is None else one.delta + sign * one.half_width)
 
 
-def _kv_at(at: Place) -> Value:
+def _kv_at(at: RowContext) -> Value:
     return cache_bytes_at(at.row.runs[0], at.comparison.kv_at)
 
 
-def _measured(at: Place) -> Value:
-    if stat(at.row, numbers.KV_MEASURED) is None:
+def _measured(at: RowContext) -> Value:
+    if stat(at.row, KV_MEASURED) is None:
         return None
     return "differs" if cache_disagrees(at.row) else "as analytic"
 
@@ -174,48 +201,48 @@ def _whole(value: float) -> str:
 
 _ALL = (
     Column("seeds", "seeds", lambda at: len(at.row.runs), _whole),
-    Column("loss", "val loss", _mean(numbers.LOSS), _loss),
-    Column("loss_sd", "sd of seeds", _sd(numbers.LOSS), _loss),
+    Column("loss", "val loss", _mean(LOSS), _loss),
+    Column("loss_sd", "sd of seeds", _sd(LOSS), _loss),
     Column("loss_se", "eval SE", lambda at: at.found.loss_se, _loss),
     Column("loss_low", "95% low", _interval(lambda one: one.low), _loss),
     Column("loss_high", "95% high", _interval(lambda one: one.high), _loss),
-    Column("delta", "Δ loss", _difference(lambda one: one.delta), numbers.shown_change),
-    Column("delta_low", "Δ 95% low", _end(-1), numbers.shown_change),
-    Column("delta_high", "Δ 95% high", _end(1), numbers.shown_change),
-    Column("p", "p (t)", _test(lambda one: one.p), numbers.shown_p),
-    Column("p_flip", "p (flip)", _difference(lambda one: one.p_permutation), numbers.shown_p),
-    Column("p_adjusted", "p (adjusted)", _judged(lambda one: one.p), numbers.shown_p),
+    Column("delta", "Δ loss", _difference(lambda one: one.delta), format_change),
+    Column("delta_low", "Δ 95% low", _end(-1), format_change),
+    Column("delta_high", "Δ 95% high", _end(1), format_change),
+    Column("p", "p (t)", _test(lambda one: one.p), format_p),
+    Column("p_flip", "p (flip)", _difference(lambda one: one.p_permutation), format_p),
+    Column("p_adjusted", "p (adjusted)", _judged(lambda one: one.p), format_p),
     Column("detectable", "MDE (80% power)", _judged(lambda one: one.detectable), _loss),
     Column("eval_se", "Δ eval SE", _difference(lambda one: one.noise and one.noise.se), _loss),
     Column("verdict", "verdict", _difference(lambda one: one.verdict)),
-    Column("perplexity", "perplexity", _mean(numbers.PERPLEXITY), "{:.2f}".format),
-    Column("bits", "bits/byte", _mean(numbers.BITS), _loss),
-    Column("params", "params", _mean(numbers.PARAMS), numbers.shown_count),
-    Column("params_delta", "Δ params", _relative(numbers.PARAMS), numbers.shown_relative),
-    Column("flops", "FLOPs/token", _mean(numbers.FLOPS), numbers.shown_count),
-    Column("flops_delta", "Δ FLOPs", _relative(numbers.FLOPS), numbers.shown_relative),
-    Column("speed", "tokens/s", _measured_or(_mean(numbers.SPEED), "speed"), _whole),
+    Column("perplexity", "perplexity", _mean(PERPLEXITY), "{:.2f}".format),
+    Column("bits", "bits/byte", _mean(BITS), _loss),
+    Column("params", "params", _mean(PARAMS), format_count),
+    Column("params_delta", "Δ params", _relative(PARAMS), format_relative),
+    Column("flops", "FLOPs/token", _mean(FLOPS), format_count),
+    Column("flops_delta", "Δ FLOPs", _relative(FLOPS), format_relative),
+    Column("speed", "tokens/s", _measured_or(_mean(SPEED), "speed"), _whole),
     Column("speed_low", "5% of intervals", _speed(lambda one: one.low), _whole),
     Column("speed_high", "95% of intervals", _speed(lambda one: one.high), _whole),
     Column(
         "speed_delta",
         "Δ tokens/s",
         _measured_or(_speed_change(lambda one: one.share), "speed_delta"),
-        numbers.shown_relative,
+        format_relative,
     ),
     Column("speed_note", "why no Δ tokens/s", _speed_change(lambda one: one.why or None)),
-    Column("mfu", "MFU", _measured_or(_utilisation(), "mfu"), numbers.shown_percent),
-    Column("mfu_palm", "MFU PaLM", _measured_or(_utilisation(PALM_FLOPS), "mfu_palm"), numbers.shown_percent),
-    Column("memory", "memory of training", _measured_or(_mean(numbers.MEMORY), "memory"), numbers.shown_bytes),
-    Column("decode", "decode step", _measured_or(_mean(numbers.DECODE), "decode"), numbers.shown_milliseconds),
-    Column("decode_delta", "Δ decode", _measured_or(_relative(numbers.DECODE), "decode_delta"), numbers.shown_relative),
-    Column("kv_token", "KV/token", _mean(numbers.KV_TOKEN), numbers.shown_bytes),
-    Column("kv_context", "KV at context", _mean(numbers.KV_CONTEXT), numbers.shown_bytes),
-    Column("kv_delta", "Δ KV", _relative(numbers.KV_CONTEXT), numbers.shown_relative),
-    Column("kv_at", "KV at --kv-at", _kv_at, numbers.shown_bytes),
+    Column("mfu", "MFU", _measured_or(_utilization(), "mfu"), format_percent),
+    Column("mfu_palm", "MFU PaLM", _measured_or(_utilization(PALM_FLOPS), "mfu_palm"), format_percent),
+    Column("memory", "memory of training", _measured_or(_mean(MEMORY), "memory"), format_bytes),
+    Column("decode", "decode step", _measured_or(_mean(DECODE), "decode"), format_milliseconds),
+    Column("decode_delta", "Δ decode", _measured_or(_relative(DECODE), "decode_delta"), format_relative),
+    Column("kv_token", "KV/token", _mean(KV_TOKEN), format_bytes),
+    Column("kv_context", "KV at context", _mean(KV_CONTEXT), format_bytes),
+    Column("kv_delta", "Δ KV", _relative(KV_CONTEXT), format_relative),
+    Column("kv_at", "KV at --kv-at", _kv_at, format_bytes),
     Column("kv_measured", "KV measured", _measured),
-    Column("tokens", "tokens", _mean("train/tokens"), numbers.shown_count),
-    Column("seconds", "seconds", _mean("train/seconds"), "{:,.4g}".format),
+    Column("tokens", "tokens", _mean(Metric.TRAIN_TOKENS), format_count),
+    Column("seconds", "seconds", _mean(Metric.TRAIN_SECONDS), "{:,.4g}".format),
     Column("runs", "runs", lambda at: " ".join(run.run_name for run in at.row.runs)),
     Column("flags", "flags", lambda at: "; ".join(flags(at.comparison, at.row)) or None),
 )

@@ -9,12 +9,13 @@ from dataclasses import replace
 from rich.console import RenderableType
 from rich.text import Text
 
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.rows import row_names
+from vgpt.formatting import printable
 from vgpt.report.captions import audit_lines, confound_lines, forced_line
-from vgpt.report.columns import USUAL, Column, Value, chosen_columns, places
-from vgpt.report.comparison import Comparison
+from vgpt.report.columns import USUAL, Column, Value, chosen_columns, row_contexts
+from vgpt.report.curve_tables import snapshot_table, unequal_lines
 from vgpt.report.layout import add_row, new_table
-from vgpt.report.names import printable, row_names
-from vgpt.report.standings import standings_table, unequal_lines
 
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 _LATEX = {
@@ -47,14 +48,14 @@ def compact_table(comparison: Comparison, chosen: Sequence[str]) -> list[Rendera
     table = new_table("", [_wrapped(column.title) for column in columns])
     table.title = None
     names = row_names(comparison.rows)
-    for place in places(comparison):
+    for context in row_contexts(comparison):
         add_row(
             table,
-            replace(place.row, name=names[place.row.label]),
-            *[Text(printable(column.shown(place))) for column in columns],
+            replace(context.row, name=names[context.row.label]),
+            *[Text(printable(column.format(context))) for column in columns],
         )
     lines = [*forced_line(comparison), *audit_lines(comparison.audit), *confound_lines(comparison.rows)]
-    return [*standings_table(comparison), table, Text(), *lines]
+    return [*snapshot_table(comparison), table, Text(), *lines]
 
 
 def as_csv(comparison: Comparison, names: Sequence[str] = ()) -> str:
@@ -73,8 +74,8 @@ def study_as_csv(parts: Sequence[tuple[Mapping[str, str], Comparison]], names: S
     writer.writerow([*parts[0][0], "attention", *(column.name for column in columns)])
     for values, comparison in parts:
         apart = [_field(value) for value in values.values()]
-        for place in places(comparison):
-            writer.writerow([*apart, _field(place.row.label), *(_field(column.value(place)) for column in columns)])
+        for context in row_contexts(comparison):
+            writer.writerow([*apart, _field(context.row.label), *(_field(column.value(context)) for column in columns)])
     return text.getvalue()
 
 
@@ -124,8 +125,8 @@ def notes(comparison: Comparison) -> list[str]:
         return []
     names = row_names(rows)
     found = [f"Differences are against {names[rows[0].label]}."]
-    if comparison.milestone is not None:
-        found.append(f"Losses at {comparison.milestone}, read between evaluations.")
+    if comparison.snapshot_point is not None:
+        found.append(f"Losses at {comparison.snapshot_point}, read between evaluations.")
         found += [f"{line.plain.strip()}." for line in unequal_lines(comparison)]
     found += [f"{names[one.label]}: {one.lost}, no verdict." for one in comparison.statistics if one.lost]
     found += [f"{line.plain.strip()}." for line in forced_line(comparison)]
@@ -140,8 +141,8 @@ def notes(comparison: Comparison) -> list[str]:
 def _cells(comparison: Comparison, names: Sequence[str]) -> tuple[list[Column], list[list[str]]]:
     columns, labels = chosen_columns(comparison, names or USUAL), row_names(comparison.rows)
     return columns, [
-        [labels[place.row.label], *(printable(column.shown(place)) for column in columns)]
-        for place in places(comparison)
+        [labels[context.row.label], *(printable(column.format(context)) for column in columns)]
+        for context in row_contexts(comparison)
     ]
 
 

@@ -1,4 +1,4 @@
-"""How the tables of a comparison look: one row per variant, labels that wrap, numbers that do not."""
+"""How tables look on a terminal: one row per variant, labels that wrap, curves in block characters."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from vgpt.report.grouping import Row
+from vgpt.compare.rows import Row
+from vgpt.formatting import wrapping_label
 
 _LABEL_WIDTH = 26
 _LEAST_LABEL, _LEAST_WORDS = 11, 10
@@ -37,9 +38,25 @@ def new_table(title: str, columns: Sequence[str], *, words: str = "") -> Table:
 def add_row(table: Table, row: Row, *cells: Cell) -> None:
     """Add the line of a row; nothing in it is read as markup."""
     texts = [cell if isinstance(cell, Text) else Text(cell) for cell in cells]
-    table.add_row(Text(display_label(row.title)), *texts)
+    table.add_row(Text(wrapping_label(row.title)), *texts)
 
 
-def display_label(label: str) -> str:
-    """Return a row's label with spaces, so that a long one can wrap: `gqa n_kv_head=2`."""
-    return label.replace(":", " ", 1).replace(",", " ")
+_SPARKS = "▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: Sequence[float], width: int, *, low: float | None = None, high: float | None = None) -> str:
+    """Return values as a row of at most `width` block characters, the newest last, each the mean of its share.
+
+    Args:
+        values: what to show.
+        width: characters.
+        low: value of the lowest block; None for the lowest value. Larger ones are shown at the edge.
+        high: value of the highest block; likewise.
+    """
+    if not values:
+        return ""
+    share = max(1, -(-len(values) // width))
+    means = [sum(part) / len(part) for i in range(0, len(values), share) if (part := values[i : i + share])]
+    low, high = min(means) if low is None else low, max(means) if high is None else high
+    scale = (len(_SPARKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(_SPARKS[min(len(_SPARKS) - 1, max(0, round((mean - low) * scale)))] for mean in means)

@@ -6,13 +6,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.differences import BETTER, LEAST_SEEDS, NO_DIFFERENCE, WORSE, LossDifference
+from vgpt.compare.evaluation_noise import CLUSTERS
+from vgpt.compare.family import Judged
+from vgpt.compare.metrics import LOSS, stat
+from vgpt.formatting import DASH, format_change, format_p
 from vgpt.report.captions import forced_line
-from vgpt.report.comparison import Comparison
-from vgpt.report.differences import BETTER, LEAST_SEEDS, NO_DIFFERENCE, WORSE, Difference
-from vgpt.report.evaluation_noise import CLUSTERS
-from vgpt.report.family import Judged
 from vgpt.report.layout import add_row, new_table
-from vgpt.report.numbers import DASH, LOSS, shown_change, shown_p, stat
 
 _FLIP_SEEDS = 6
 """From so few seeds on the sign-flip test can come below 5%: its p is at least 2 / 2^n."""
@@ -64,7 +65,7 @@ def _differences(comparison: Comparison) -> Table:
     return table
 
 
-def _captions(comparison: Comparison, differences: list[Difference]) -> list[Text]:
+def _captions(comparison: Comparison, differences: list[LossDifference]) -> list[Text]:
     text = Text(style="dim")
     text.append("n: seeds shared by both sides, over which Δ is the mean. ")
     judged = [one.judged for one in differences if one.judged is not None]
@@ -106,21 +107,21 @@ def _forced(comparison: Comparison) -> bool:
     return comparison.force and bool(comparison.audit.flagged)
 
 
-def _delta(one: Difference) -> str:
-    shown = shown_change(one.delta)
+def _delta(one: LossDifference) -> str:
+    shown = format_change(one.delta)
     return shown if one.half_width is None else f"{shown} ±{one.half_width:.4f}"
 
 
 def _p(value: float | None) -> str:
-    return DASH if value is None else shown_p(value)
+    return DASH if value is None else format_p(value)
 
 
-def _detectable(one: Difference) -> str:
+def _detectable(one: LossDifference) -> str:
     """Return what would have been shown, where nothing was."""
     return DASH if one.judged is None or one.verdict != NO_DIFFERENCE else f"{one.judged.detectable:.4f}"
 
 
-_COLUMNS: dict[str, Callable[[Difference], str]] = {
+_COLUMNS: dict[str, Callable[[LossDifference], str]] = {
     "n": lambda one: str(one.seeds),
     "Δ\n± 95%": _delta,
     "p\nflip": lambda one: DASH if one.seeds < _FLIP_SEEDS else _p(one.p_permutation),

@@ -6,18 +6,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vgpt.report.architecture import cache_bytes_at
-from vgpt.report.bench_table import speed_tables
-from vgpt.report.budgets import matched_budgets
-from vgpt.report.captions import audit_lines, confound_lines, memory_caption, noise_caption
-from vgpt.report.comparison import Comparison
-from vgpt.report.differences import RowStatistics
-from vgpt.report.flags import flags
-from vgpt.report.grouping import Row
-from vgpt.report.layout import add_row, new_table
-from vgpt.report.numbers import (
+from vgpt.compare.architecture import cache_bytes_at
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.differences import RowStatistics
+from vgpt.compare.metrics import (
     BITS,
-    DASH,
     FLOPS,
     KV_CONTEXT,
     KV_MEASURED,
@@ -30,17 +23,24 @@ from vgpt.report.numbers import (
     change,
     of_process,
     relative_change,
-    shown_bytes,
-    shown_change,
-    shown_count,
-    shown_relative,
     stat,
 )
-from vgpt.report.power import power_tables
+from vgpt.compare.rows import Row
+from vgpt.formatting import (
+    DASH,
+    format_bytes,
+    format_change,
+    format_count,
+    format_relative,
+)
+from vgpt.report.captions import audit_lines, confound_lines, flags, memory_caption, noise_caption
+from vgpt.report.curve_tables import snapshot_table
+from vgpt.report.equal_effort import matched_budgets, sweep_table
+from vgpt.report.layout import add_row, new_table
 from vgpt.report.significance import significance
-from vgpt.report.speed_table import speed_table
-from vgpt.report.standings import standings_table
-from vgpt.report.sweep_table import sweep_table
+from vgpt.report.speed_tables import measured_tables as speed_tables
+from vgpt.report.speed_tables import speed_table
+from vgpt.report.study_tables import power_tables
 
 
 def tables(comparison: Comparison) -> list[RenderableType]:
@@ -59,7 +59,7 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
     if not rows:
         return sweep_table(comparison.sweep) if comparison.sweep and comparison.sweep.variants else []
     return [
-        *standings_table(comparison),
+        *snapshot_table(comparison),
         _quality(comparison),
         noise_caption(comparison),
         Text(),
@@ -104,9 +104,9 @@ def _cost(rows: Sequence[Row]) -> Table:
         add_row(
             table,
             row,
-            _mean(row, FLOPS, shown_count),
+            _mean(row, FLOPS, format_count),
             _relative(row, baseline, FLOPS),
-            _mean(row, MEMORY, shown_bytes) + ("*" if of_process(row) else ""),
+            _mean(row, MEMORY, format_bytes) + ("*" if of_process(row) else ""),
         )
     return table
 
@@ -122,13 +122,13 @@ def _size(comparison: Comparison) -> Table:
         add_row(
             table,
             row,
-            _mean(row, PARAMS, shown_count),
+            _mean(row, PARAMS, format_count),
             _relative(row, baseline, PARAMS),
-            _mean(row, KV_TOKEN, shown_bytes),
-            _mean(row, KV_CONTEXT, shown_bytes),
+            _mean(row, KV_TOKEN, format_bytes),
+            _mean(row, KV_CONTEXT, format_bytes),
             _relative(row, baseline, KV_CONTEXT),
             _measured(row),
-            DASH if extrapolated is None else shown_bytes(extrapolated),
+            DASH if extrapolated is None else format_bytes(extrapolated),
         )
     return table
 
@@ -151,7 +151,7 @@ def _measured(row: Row) -> Text:
     if measured is None:
         return Text(DASH)
     if cache_disagrees(row):
-        return Text(f"≠ {shown_bytes(measured.mean)}", "bold red")
+        return Text(f"≠ {format_bytes(measured.mean)}", "bold red")
     return Text("✓", "green")
 
 
@@ -162,9 +162,9 @@ def _mean(row: Row, metric: str, show: Callable[[float], str]) -> str:
 
 def _change(row: Row, baseline: Row, metric: str) -> str:
     difference = change(row, baseline, metric)
-    return DASH if row is baseline or difference is None else shown_change(difference)
+    return DASH if row is baseline or difference is None else format_change(difference)
 
 
 def _relative(row: Row, baseline: Row, metric: str) -> str:
     difference = relative_change(row, baseline, metric)
-    return DASH if row is baseline or difference is None else shown_relative(difference)
+    return DASH if row is baseline or difference is None else format_relative(difference)

@@ -4,7 +4,7 @@ One flat name serves as flag (`--kv-lora-rank`), as environment variable (`VGPT_
 of the attention variants are merged by name: the same word means the same thing in every variant that has it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from vgpt.addresses import without_credentials
 from vgpt.attention.config import AttentionConfig
 from vgpt.attention.registry import variants
+from vgpt.formatting import flag_of
 
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 _LONGEST_METAVAR = 36
@@ -35,7 +36,7 @@ class Leaf:
     @property
     def flag(self) -> str:
         """The option's spelling."""
-        return "--" + self.name.replace("_", "-")
+        return flag_of(self.name)
 
     @property
     def env(self) -> str:
@@ -71,7 +72,7 @@ class Leaf:
             text += f": {', '.join(self.choices())}"
         if not self.variants:
             return text
-        return f"{text} ({', '.join(f'{kind}: {shown(info.default)}' for kind, info in self.variants.items())})"
+        return f"{text} ({', '.join(f'{kind}: {format_value(info.default)}' for kind, info in self.variants.items())})"
 
     @property
     def default(self) -> Any:
@@ -120,7 +121,7 @@ def is_attention(info: FieldInfo) -> bool:
     return isinstance(info.annotation, type) and issubclass(info.annotation, AttentionConfig)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as a person writes it on the command line."""
     if isinstance(value, (tuple, list)):
         return ",".join(map(str, value)) or "none"
@@ -129,6 +130,20 @@ def shown(value: Any) -> str:
     if isinstance(value, AttentionConfig):
         return value.kind
     return "none" if value is None else without_credentials(str(value))
+
+
+def command_words(known: Mapping[str, Leaf], given: Mapping[str, Any]) -> list[str]:
+    """Return the flags that give settings their values, as words of a command, in the order of `known`."""
+    words: list[str] = []
+    for name, leaf in known.items():
+        if name not in given:
+            continue
+        value = format_value(given[name])
+        if leaf.is_bool:
+            words.append(leaf.flag if value == "true" else f"--no-{leaf.flag[2:]}")
+        else:
+            words += [leaf.flag, value]
+    return words
 
 
 def leaves(model: type[BaseModel], path: tuple[str, ...] = (), panel: str = "Settings") -> dict[str, Leaf]:

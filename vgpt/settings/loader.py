@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from vgpt.addresses import masked_text, without_credentials
-from vgpt.attention.mix.grammar import filled, parse_pattern
-from vgpt.attention.registry import parse_attention, unknown_variant, variants
+from vgpt.attention.grammar import filled, parse_attention, parse_pattern
+from vgpt.attention.registry import unknown_variant, variants
 from vgpt.errors import SettingsError, did_you_mean
 from vgpt.settings.dotenv import read_dotenv
 from vgpt.settings.fields import Leaf, leaves

@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.mix.grammar import format_variant
-from vgpt.attention.registry import resolve_attention
+from vgpt.attention.grammar import format_variant, resolve_attention
 from vgpt.errors import SettingsError
+from vgpt.formatting import flag_of
 
 MULTIPLE = 8
 """What matched widths are multiples of, unless asked otherwise."""
@@ -36,11 +36,11 @@ _MOST_STEPS = 4096
 
 
 @dataclass(frozen=True)
-class Trunk:
+class Backbone:
     """What a budget depends on besides the attention.
 
     Attributes:
-        shape: the trunk as attention layers see it; budgets of FLOPs and cache are those at its block_size.
+        shape: the backbone as attention layers see it; budgets of FLOPs and cache are those at its block_size.
         n_layer: number of layers.
         width: hidden width of the MLP before anything is matched.
     """
@@ -117,36 +117,40 @@ class Budget:
         )
 
 
-def budget(attn: AttentionConfig, reference: AttentionConfig, trunk: Trunk, width: int) -> Budget:
-    """Return a variant's budget with an MLP of `width` relative to the reference's with the trunk's own width."""
-    raw = trunk.width
-    params, flops, cache = trunk.params(reference, raw), trunk.flops(reference, raw), trunk.cache_bytes(reference)
+def budget(attn: AttentionConfig, reference: AttentionConfig, backbone: Backbone, width: int) -> Budget:
+    """Return a variant's budget with an MLP of `width` relative to the reference's with the backbone's own width."""
+    raw = backbone.width
+    params, flops, cache = (
+        backbone.params(reference, raw),
+        backbone.flops(reference, raw),
+        backbone.cache_bytes(reference),
+    )
     return Budget(
         reference=spelled(reference),
         width=width,
         raw_width=raw,
-        params=trunk.params(attn, width) / params - 1,
-        flops=trunk.flops(attn, width) / flops - 1,
-        cache=trunk.cache_bytes(attn) / cache - 1,
-        raw_params=trunk.params(attn, raw) / params - 1,
-        raw_flops=trunk.flops(attn, raw) / flops - 1,
+        params=backbone.params(attn, width) / params - 1,
+        flops=backbone.flops(attn, width) / flops - 1,
+        cache=backbone.cache_bytes(attn) / cache - 1,
+        raw_params=backbone.params(attn, raw) / params - 1,
+        raw_flops=backbone.flops(attn, raw) / flops - 1,
     )
 
 
-def matched_width(match: Match, attn: AttentionConfig, reference: AttentionConfig, trunk: Trunk) -> int:
+def matched_width(match: Match, attn: AttentionConfig, reference: AttentionConfig, backbone: Backbone) -> int:
     """Return the MLP width with which a variant has the reference's parameters or FLOPs.
 
     Raises:
         ValueError: it would be too narrow or too wide, or no multiple comes near enough; with the numbers.
     """
     size, per_width = {
-        "params": (trunk.params, trunk.params_per_width),
-        "flops": (trunk.flops, trunk.flops_per_width),
+        "params": (backbone.params, backbone.params_per_width),
+        "flops": (backbone.flops, backbone.flops_per_width),
     }[match.rule]
-    target = size(reference, trunk.width)
-    width = nearest_width(trunk.width, target - size(attn, trunk.width), per_width, match.multiple)
-    name, narrowest, widest = spelled(attn), trunk.shape.n_embd, WIDEST * trunk.shape.n_embd
-    if width != trunk.width and not narrowest <= width <= widest:
+    target = size(reference, backbone.width)
+    width = nearest_width(backbone.width, target - size(attn, backbone.width), per_width, match.multiple)
+    name, narrowest, widest = spelled(attn), backbone.shape.n_embd, WIDEST * backbone.shape.n_embd
+    if width != backbone.width and not narrowest <= width <= widest:
         raise ValueError(
             f"--match {match.rule} --match-to {match.to}: {name} would need an MLP of width {width}; "
             f"possible: {narrowest} to {widest} (--n-embd to {WIDEST} times it)"
@@ -175,24 +179,26 @@ def nearest_width(width: int, deficit: int, per_width: int, multiple: int) -> in
     return multiple * ceil(exact / multiple - Fraction(1, 2))
 
 
-def match_cache(match: Match, attn: AttentionConfig, reference: AttentionConfig, trunk: Trunk) -> AttentionConfig:
+def match_cache(match: Match, attn: AttentionConfig, reference: AttentionConfig, backbone: Backbone) -> AttentionConfig:
     """Return the variant with its own setting chosen so that its cache has the reference's size at block_size tokens.
 
     Raises:
         ValueError: the variant has no such setting, or no value of it comes near; with the numbers.
     """
-    target = trunk.cache_bytes(reference)
-    if trunk.cache_bytes(attn) == target:
+    target = backbone.cache_bytes(reference)
+    if backbone.cache_bytes(attn) == target:
         return attn
     knob = attn.cache_knob()
     flags = f"--match cache --match-to {match.to}"
     if knob is None:
         raise ValueError(f"{flags}: no one setting of {spelled(attn)} sizes its cache")
-    near = [found for value in _candidates(attn, knob, target, trunk) if (found := _with(attn, knob, value, trunk))]
+    near = [
+        found for value in _candidates(attn, knob, target, backbone) if (found := _with(attn, knob, value, backbone))
+    ]
     if not near:
-        raise ValueError(f"{flags}: no value of --{knob.replace('_', '-')} fits this model")
-    best = min(near, key=lambda found: abs(trunk.cache_bytes(found) - target))
-    residual = trunk.cache_bytes(best) / target - 1
+        raise ValueError(f"{flags}: no value of {flag_of(knob)} fits this model")
+    best = min(near, key=lambda found: abs(backbone.cache_bytes(found) - target))
+    residual = backbone.cache_bytes(best) / target - 1
     if abs(residual) > MOST_CACHE_RESIDUAL:
         raise ValueError(
             f"{flags}: the nearest cache, that of {spelled(best)}, misses by {residual:+.1%}, "
@@ -205,7 +211,7 @@ def resolve_reference(text: str, shape: Shape) -> AttentionConfig:
     """Return the settings of the variant that budgets are matched to.
 
     Raises:
-        ValueError: it is no variant, or does not fit the trunk.
+        ValueError: it is no variant, or does not fit the backbone.
     """
     try:
         reference = resolve_attention(text)
@@ -225,7 +231,7 @@ def spelled(attn: AttentionConfig) -> str:
     return str(table["pattern"]) if attn.kind == "mix" else format_variant(table)
 
 
-def _candidates(attn: AttentionConfig, knob: str, target: int, trunk: Trunk) -> Sequence[int]:
+def _candidates(attn: AttentionConfig, knob: str, target: int, backbone: Backbone) -> Sequence[int]:
     """Return the values to try: outwards from the smallest whose cache is as large as the target.
 
     Caches grow with their knob, so the nearest fitting values on both sides are the best ones.
@@ -233,20 +239,20 @@ def _candidates(attn: AttentionConfig, knob: str, target: int, trunk: Trunk) -> 
     low, high = 0, _MOST_KNOB  # too small, large enough or the end
     while high - low > 1:
         middle = (low + high) // 2
-        if trunk.cache_bytes(attn.model_copy(update={knob: middle})) < target:
+        if backbone.cache_bytes(attn.model_copy(update={knob: middle})) < target:
             low = middle
         else:
             high = middle
-    above = next((v for v in range(high, high + _MOST_STEPS) if _with(attn, knob, v, trunk)), 0)
-    below = next((v for v in range(high - 1, max(0, high - _MOST_STEPS), -1) if _with(attn, knob, v, trunk)), 0)
+    above = next((v for v in range(high, high + _MOST_STEPS) if _with(attn, knob, v, backbone)), 0)
+    below = next((v for v in range(high - 1, max(0, high - _MOST_STEPS), -1) if _with(attn, knob, v, backbone)), 0)
     return [value for value in (below, above) if value]
 
 
-def _with(attn: AttentionConfig, knob: str, value: int, trunk: Trunk) -> AttentionConfig | None:
+def _with(attn: AttentionConfig, knob: str, value: int, backbone: Backbone) -> AttentionConfig | None:
     """Return the variant with another value of its knob; None where it does not fit."""
     table = {**attn.model_dump(), knob: value}
     try:
         found = resolve_attention(table)
     except ValidationError:
         return None
-    return None if found.check(trunk.shape) else found
+    return None if found.check(backbone.shape) else found

@@ -1,21 +1,21 @@
-"""Settings of the model: the GPT-2 trunk, shared by all variants, and the attention variant."""
+"""Settings of the model: the GPT-2 backbone, shared by all variants, and the attention variant."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.mix.config import MixConfig, with_last
-from vgpt.attention.registry import resolve_attention
 from vgpt.errors import SettingsError, did_you_mean
 from vgpt.schema import Section
 from vgpt.settings.matching import (
     MULTIPLE,
     UNMATCHED,
+    Backbone,
     Budget,
     Match,
-    Trunk,
     budget,
     match_cache,
     matched_width,
@@ -40,7 +40,7 @@ AttentionSetting = Annotated[SerializeAsAny[AttentionConfig], WrapValidator(_att
 
 
 class ModelSettings(Section):
-    """The architecture. Everything but `attn` is the trunk, equal for all variants of a comparison."""
+    """The architecture. Everything but `attn` is the backbone, equal for all variants of a comparison."""
 
     attn: AttentionSetting = MHAConfig()
     """attention variant, also with its settings, gqa:n_kv_head=4, or a pattern of layers, 5xlocal+mha"""
@@ -85,7 +85,7 @@ class ModelSettings(Section):
 
     @property
     def shape(self) -> Shape:
-        """The trunk as attention layers see it."""
+        """The backbone as attention layers see it."""
         return Shape(
             self.n_embd,
             self.n_head,
@@ -149,7 +149,7 @@ class ModelSettings(Section):
         reference = resolve_reference(self.match_to or "mha", self.shape)
         object.__setattr__(self, "match_to", spelled(reference))
         if self.match == "cache":
-            attn = match_cache(self._match(), self.attn, reference, self._trunk())
+            attn = match_cache(self._match(), self.attn, reference, self._backbone())
             object.__setattr__(self, "attn", attn)
         return self
 
@@ -179,15 +179,15 @@ class ModelSettings(Section):
     def _match_widths(self) -> "ModelSettings":
         """Solve the MLP's width where parameters or FLOPs are matched."""
         if self.match != "none":
-            trunk, reference = self._trunk(), resolve_reference(self.match_to or "mha", self.shape)
-            width = trunk.width
+            backbone, reference = self._backbone(), resolve_reference(self.match_to or "mha", self.shape)
+            width = backbone.width
             if self.match != "cache":
-                width = matched_width(self._match(), self.attn, reference, trunk)
-            self._budget = budget(self.attn, reference, trunk, width)
+                width = matched_width(self._match(), self.attn, reference, backbone)
+            self._budget = budget(self.attn, reference, backbone, width)
         return self
 
     def _match(self) -> Match:
         return Match(self.match, self.match_to or "mha", self.match_multiple)
 
-    def _trunk(self) -> Trunk:
-        return Trunk(self.shape, self.n_layer, self.raw_hidden)
+    def _backbone(self) -> Backbone:
+        return Backbone(self.shape, self.n_layer, self.raw_hidden)

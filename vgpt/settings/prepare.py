@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from vgpt.errors import UsageError
+from vgpt.formatting import flag_of
 from vgpt.schema import Place, Section
 from vgpt.text.clean import parse_steps
 
@@ -52,7 +53,7 @@ class PrepareConfig(Section):
         if self.tokenizer != "bpe":
             for name in ("vocab_size", "pattern"):
                 if getattr(self, name) is not None:
-                    flag = "--" + name.replace("_", "-")
+                    flag = flag_of(name)
                     raise ValueError(f"{flag} is for a trained tokenizer; {self.tokenizer!r} has its own, leave it out")
         if self.vocab_dir is not None and self.tokenizer != "gpt2":
             raise ValueError(f"--vocab-dir goes with --tokenizer gpt2 only, not with {self.tokenizer!r}")

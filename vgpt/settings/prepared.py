@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vgpt.files import DEMO, near_place, parse_json
+from vgpt.files.paths import DEMO, near_place
+from vgpt.files.text import parse_json
+from vgpt.files.writing import replace_bytes
 
 POINTER = Path(".vgpt-data")
 MANIFEST = "manifest.json"
@@ -35,7 +37,7 @@ def remember_prepared(out: Path) -> None:
     """
     if POINTER.exists() and _pointed() is None:
         raise FileExistsError(f"{POINTER} is no file of vgpt's")
-    POINTER.write_text(json.dumps({"format": _FORMAT, "data": near_place(out)}) + "\n", encoding="utf-8")
+    replace_bytes(POINTER, (json.dumps({"format": _FORMAT, "data": near_place(out)}) + "\n").encode())
 
 
 def find_prepared() -> Found | None:

@@ -8,7 +8,8 @@ from pydantic import BaseModel
 
 import vgpt
 from vgpt.errors import UsageError, did_you_mean
-from vgpt.files import parse_toml, user_path
+from vgpt.files.paths import user_path
+from vgpt.files.text import parse_toml
 from vgpt.settings.train import TrainConfig
 
 _MAX_DEPTH = 20

@@ -21,10 +21,11 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 
 from vgpt.errors import SettingsError, UsageError, did_you_mean
-from vgpt.files import parse_toml
+from vgpt.files.text import parse_toml
+from vgpt.formatting import flag_of
 from vgpt.schema import Section
 from vgpt.settings.compare import CompareConfig
-from vgpt.settings.fields import leaves, shown
+from vgpt.settings.fields import format_value, leaves
 from vgpt.settings.model import Position
 from vgpt.settings.train import RUN_NAME
 
@@ -72,7 +73,9 @@ class StudyFile(Section):
 
     def shared(self) -> dict[str, Any]:
         """Return what all its comparisons share, as typed on the command line: flat name -> value."""
-        typed = {name: value if isinstance(value, bool) else shown(value) for name, value in self.settings.items()}
+        typed = {
+            name: value if isinstance(value, bool) else format_value(value) for name, value in self.settings.items()
+        }
         if self.seeds is not None:
             typed["seeds"] = str(self.seeds)
         if self.sweep_lr is not None:
@@ -81,7 +84,7 @@ class StudyFile(Section):
 
     def axes(self) -> dict[str, tuple[str, ...]]:
         """Return the axes that have values, as typed on the command line."""
-        return {name: tuple(map(shown, values)) for name in AXES if (values := getattr(self, name))}
+        return {name: tuple(map(format_value, values)) for name in AXES if (values := getattr(self, name))}
 
 
 def listed_axes(typed: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -97,7 +100,7 @@ def listed_axes(typed: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         values = tuple(value for part in text.split(",") if (value := part.strip()))
         if not values or len(set(values)) < len(values):
             raise UsageError(
-                f"--{name.replace('_', '-')} {text!r} {'names a value twice' if values else 'names no value'}",
+                f"{flag_of(name)} {text!r} {'names a value twice' if values else 'names no value'}",
                 "Give each value once, with commas between them.",
             )
         found[name] = values

@@ -1,7 +1,5 @@
 """Settings of a training run: model, training, system and bookkeeping."""
 
-import hashlib
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -11,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from vgpt.addresses import without_credentials
-from vgpt.files import DEMO, plain_place
+from vgpt.files.digests import json_digest
+from vgpt.files.paths import DEMO, plain_place
 from vgpt.schema import Place, Section
 from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.model import ModelSettings
@@ -275,7 +274,7 @@ class TrainConfig(Section):
     @property
     def settings_hash(self) -> str:
         """Hash of `identity`: two runs with the same one would learn the same."""
-        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+        return json_digest(self.identity())
 
     @property
     def directory(self) -> Path:
@@ -285,8 +284,7 @@ class TrainConfig(Section):
     @property
     def spelled_hash(self) -> str:
         """The same hash of the settings as they were spelled, which runs of earlier versions recorded."""
-        table = self._learnt(matched=self._matched, plain=False)
-        return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+        return json_digest(self._learned(matched=self._matched, plain=False))
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that decide what is learnt: a run resumes only under the same ones.
@@ -295,7 +293,7 @@ class TrainConfig(Section):
         step's sequences are divided into processes and micro-steps, by how many threads they are computed, or whether
         a default was spelt out.
         """
-        return self._learnt(matched=self._matched)
+        return self._learned(matched=self._matched)
 
     def conditions(self) -> dict[str, Any]:
         """Return the settings that a fair comparison holds equal: `identity` without the variant and the seed.
@@ -303,7 +301,7 @@ class TrainConfig(Section):
         Widths of MLPs that are matched to one reference differ as that rule says: the rule, and the reference's width,
         are the condition. Matched caches differ by the variants' own settings alone.
         """
-        table = self._learnt(matched=self.model.match in ("params", "flops"))
+        table = self._learned(matched=self.model.match in ("params", "flops"))
         del table["model"]["attn"], table["train"]["seed"]
         return table
 
@@ -311,7 +309,7 @@ class TrainConfig(Section):
     def _matched(self) -> bool:
         return self.model.hidden != self.model.raw_hidden
 
-    def _learnt(self, *, matched: bool, plain: bool = True) -> dict[str, Any]:
+    def _learned(self, *, matched: bool, plain: bool = True) -> dict[str, Any]:
         table = self.model_dump(mode="json", include={"model", "train", "system"})
         for part in ("batch_size", "grad_accum", "tokens_per_step"):
             del table["train"][part]

@@ -1,8 +1,7 @@
 """Corpora: from what a person names (files, folders, globs, standard input) to a stream of documents.
 
 A document is streamed as *pieces* of bounded size, so that one file of many gigabytes costs no more memory than a short
-one. Pieces are cut where the split patterns of GPT-2 and GPT-4 would cut too (`find_seam`), so the tokens of a document
-are the same whether it was read whole or in pieces.
+one: see `vgpt.text.pieces`.
 """
 
 import glob
@@ -12,36 +11,18 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from vgpt.errors import DataError
-from vgpt.files import access_hint, shown_name, typed_name, user_path, wide_encoding
+from vgpt.files.paths import access_hint, format_name, typed_name, user_path
+from vgpt.files.text import wide_encoding
+from vgpt.text.corpus_readers import read_file
+from vgpt.text.pieces import Piece
 
-PIECE_CHARACTERS = 1 << 20
-PLAIN_SUFFIXES = (".txt", ".md", ".py")
 SUPPORTED = (".txt", ".md", ".py", ".jsonl", ".parquet", ".txt.gz", ".md.gz", ".py.gz", ".jsonl.gz")
 STDIN = "-"
 _PIPE_SUFFIX = ".txt"
 _HEAD_BYTES = 4096
 _FORMATS = "Formats read: .txt .md .py .jsonl .parquet, and .txt.gz .md.gz .py.gz .jsonl.gz."
-
-
-class Piece(NamedTuple):
-    """A stretch of one document.
-
-    `place` is the line (.jsonl) or row (.parquet) of the document within `source`, counted from 1, and 0 where the
-    whole file is one document. `last` marks the end of the document.
-    """
-
-    text: str
-    source: str
-    place: int
-    last: bool
-
-    @property
-    def name(self) -> str:
-        """The document as an error message names it."""
-        return document_name(self.source, self.place)
 
 
 @dataclass(frozen=True)
@@ -55,11 +36,6 @@ class Corpus:
     def total_bytes(self) -> int | None:
         """Bytes on disk; None when standard input is part of the corpus."""
         return None if STDIN in self.files else sum(map(_size, self.files))
-
-
-def document_name(source: str, place: int) -> str:
-    """Return `file` or `file:line`."""
-    return f"{source}:{place}" if place else source
 
 
 def text_suffix(path: str | Path) -> str | None:
@@ -117,7 +93,7 @@ def _resolve(item: str) -> tuple[list[str], int]:
 
 def _unknown_format(item: str, path: Path) -> DataError:
     """Say what to do with a file of another ending: read it as text only where it is text."""
-    message = f"cannot tell the format of {shown_name(item)} from its name"
+    message = f"cannot tell the format of {format_name(item)} from its name"
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -190,8 +166,6 @@ def read_corpus(
     Raises:
         DataError: names file and line of what cannot be read as text.
     """
-    from vgpt.text.corpus_readers import read_file
-
     for name in corpus.files:
         source = "standard input" if name == STDIN else name
         pieces = (
@@ -205,8 +179,6 @@ def read_corpus(
 
 
 def _read(name: str, text_key: str, advance: Callable[[int], None] | None) -> Iterator[Piece]:
-    from vgpt.text.corpus_readers import read_file
-
     with open(name, "rb") as raw:
         suffix = text_suffix(name) or (_PIPE_SUFFIX if _is_pipe(name) else None)
         if suffix is None:
@@ -233,47 +205,3 @@ def _size(name: str) -> int:
         return os.path.getsize(name)
     except OSError:
         return 0
-
-
-def find_seam(text: str, low: int, high: int) -> int:
-    """Return where to cut `text`: the best place in (low, high], preferring late ones.
-
-    In order of preference: after a single newline between visible characters, after any newline that a visible
-    character follows, before a single space between visible characters, and at `high`. The first and the third leave
-    the chunks of the GPT-2 and GPT-4 split patterns as they are; no newline or space ever composes with a neighbour, so
-    Unicode normalisation does not cross them either.
-    """
-    fallback = 0
-    position = min(high, len(text) - 1)
-    while (newline := text.rfind("\n", low, position)) >= 0:
-        if not text[newline + 1].isspace():
-            if newline and not text[newline - 1].isspace():
-                return newline + 1
-            fallback = fallback or newline + 1
-        position = newline
-    if fallback > low:
-        return fallback
-    position = min(high + 1, len(text) - 1)
-    while (space := text.rfind(" ", low + 1, position)) >= 0:
-        if not text[space - 1].isspace() and not text[space + 1].isspace():
-            return space
-        position = space
-    return high
-
-
-class Cutter:
-    """Turns blocks of text into pieces: feed blocks, take what is ready, then take the rest."""
-
-    def __init__(self, limit: int = PIECE_CHARACTERS) -> None:
-        self.limit = limit
-        self.rest = ""
-
-    def feed(self, block: str) -> Iterator[str]:
-        """Yield the pieces that `block` completes; at least one character stays back as the rest."""
-        text = self.rest + block if self.rest else block
-        start = 0
-        while len(text) - start > self.limit:
-            cut = find_seam(text, start + self.limit // 2, start + self.limit)
-            yield text[start:cut]
-            start = cut
-        self.rest = text[start:]

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import IO, Any, cast
 
 from vgpt.errors import DataError, did_you_mean
-from vgpt.files import parse_json, typed_name, wide_encoding
-from vgpt.text.corpus import PLAIN_SUFFIXES, Cutter, Piece
+from vgpt.files.paths import typed_name
+from vgpt.files.text import parse_json, wide_encoding
+from vgpt.text.pieces import PLAIN_SUFFIXES, Cutter, Piece
 
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 28

@@ -10,7 +10,7 @@ from vgpt.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Piece:
+class TokenPiece:
     """One token of a text: its id, its bytes, and these as printable text."""
 
     id: int
@@ -18,12 +18,12 @@ class Piece:
     text: str
 
 
-def pieces(tokenizer: Tokenizer, text: str, *, allow_special: bool = False) -> list[Piece]:
+def pieces(tokenizer: Tokenizer, text: str, *, allow_special: bool = False) -> list[TokenPiece]:
     """Cut `text` into its tokens, in order."""
     found = []
     for token in tokenizer.encode(text, allow_special=allow_special):
         data = tokenizer.token_bytes(token)
-        found.append(Piece(token, data, shown(data)))
+        found.append(TokenPiece(token, data, shown(data)))
     return found
 
 

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from vgpt.errors import TokenizerError
-from vgpt.files import parse_json
+from vgpt.files.text import parse_json
 from vgpt.text.patterns import PATTERNS
 from vgpt.text.tokenizer import Tokenizer
 from vgpt.text.tokenizer_json import BYTE_ALPHABET

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.errors import TokenizerError
-from vgpt.files import parse_json
+from vgpt.files.text import parse_json
 from vgpt.text.merges import MAX_MERGES, Pair
 from vgpt.text.patterns import PATTERNS, resolve_pattern
 from vgpt.text.vocabulary import Vocabulary, with_end_of_text

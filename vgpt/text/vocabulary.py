@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vgpt.errors import TokenizerError
-from vgpt.files import access_hint, decode_text
+from vgpt.files.paths import access_hint
+from vgpt.files.text import decode_text
 from vgpt.text.merges import Pair
 
 END_OF_TEXT = "<|endoftext|>"

@@ -8,7 +8,7 @@ from vgpt.errors import TrackingError
 from vgpt.tracking.journal import now_ms
 from vgpt.tracking.mlflow_client import MlflowStore
 from vgpt.tracking.reasons import StoreError
-from vgpt.tracking.schema import KIND_COMPARISON, SCHEMA_VERSION, TAG_COMPARED, TAG_KIND, TAG_SCHEMA
+from vgpt.tracking.schema import KIND_COMPARISON, SCHEMA_VERSION, Tag
 from vgpt.tracking.store import within
 from vgpt.tracking.target import resolve_target
 
@@ -39,7 +39,7 @@ def log_comparison(
     Raises:
         TrackingError: the store cannot be reached or written, or not in time.
     """
-    tags = {TAG_SCHEMA: SCHEMA_VERSION, TAG_KIND: kind, TAG_COMPARED: " ".join(run_ids)}
+    tags: dict[str, str] = {Tag.SCHEMA: SCHEMA_VERSION, Tag.KIND: kind, Tag.COMPARED: " ".join(run_ids)}
     return writing(tracking_uri, lambda store: _write(store, name, experiment, tags, files), timeout)
 
 

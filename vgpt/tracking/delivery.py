@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from vgpt.files.writing import replace_json
 from vgpt.tracking.journal import JournalReader, Point, now_ms, read_metrics
-from vgpt.tracking.lines import read_json, replace_json
+from vgpt.tracking.lines import read_json
 from vgpt.tracking.mlflow_client import MlflowStore
 from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.record import RunRecord, read_record
-from vgpt.tracking.schema import TAG_ID, TAG_STATUS
+from vgpt.tracking.schema import Tag
 from vgpt.tracking.target import Target
 
 SYNC_FILE = "mlflow_sync.json"
@@ -125,11 +126,11 @@ class Delivery:
         record = self._record
         experiment = store.experiment_id(record.experiment, create=True)
         assert experiment is not None
-        known = next(store.runs(experiment, {TAG_ID: record.id}), None)
+        known = next(store.runs(experiment, {Tag.ID: record.id}), None)
         if known is not None:
             self._marks.run_id = known.run_id
         else:
-            tags = {**record.tags, TAG_ID: record.id, TAG_STATUS: "running"}
+            tags = {**record.tags, Tag.ID: record.id, Tag.STATUS: "running"}
             self._marks.run_id = store.create_run(experiment, name=record.run_name, started=record.started, tags=tags)
             self._marks.tags = tags
         self._marks.status = "running"
@@ -140,7 +141,7 @@ class Delivery:
         if status == "running" and self._marks.status != "running":
             store.set_status(self._marks.run_id, "RUNNING")
             self._marks.status = "running"
-        wanted = {**self._record.tags, TAG_ID: self._record.id, TAG_STATUS: status}
+        wanted = {**self._record.tags, Tag.ID: self._record.id, Tag.STATUS: status}
         changed = {key: value for key, value in wanted.items() if self._marks.tags.get(key) != value}
         params = {} if self._marks.params else self._record.params
         if changed or params:

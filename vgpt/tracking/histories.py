@@ -1,4 +1,4 @@
-"""The course of a run: its losses with the tokens and the training time behind each, from its journal or MLflow."""
+"""What a run kept of its losses, from its directory or MLflow: its course, and the last evaluation by windows."""
 
 import math
 from bisect import bisect_left
@@ -7,11 +7,14 @@ from dataclasses import dataclass, replace
 
 from vgpt.errors import TrackingError
 from vgpt.tracking.journal import Point, read_metrics
-from vgpt.tracking.store import READ_TIMEOUT, RunInfo, directory_on_this_machine, metric_history
+from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Metric
+from vgpt.tracking.store import READ_TIMEOUT, artifact, directory_on_this_machine, metric_history
+from vgpt.tracking.windows import WINDOWS_FILE, WindowLosses, parse_window_losses
 
-TRAIN_LOSS, LOSS, LOSS_SE, BITS = "train/loss", "val/loss", "val/loss_se", "val/bits_per_byte"
-RATE = "perf/tokens_per_second"
-_MODEST = (TRAIN_LOSS, LOSS, RATE)
+TRAIN_LOSS, LOSS, LOSS_SE, BITS = Metric.TRAIN_LOSS, Metric.VAL_LOSS, Metric.VAL_LOSS_SE, Metric.VAL_BITS_PER_BYTE
+RATE = Metric.PERF_TOKENS_PER_SECOND
+_MODEST: tuple[str, ...] = (TRAIN_LOSS, LOSS, RATE)
 """What is asked of MLflow for curves; the noise and the bits of an evaluation are asked for where one is picked."""
 
 
@@ -110,13 +113,15 @@ def _of_points(points: Sequence[Point]) -> History:
         }
         return tuple(found[step] for step in sorted(found))
 
-    others = {key: {reading.step: reading.value for reading in readings(key)} for key in (LOSS_SE, BITS)}
+    others: dict[str, dict[int, float]] = {
+        key: {reading.step: reading.value for reading in readings(key)} for key in (LOSS_SE, BITS)
+    }
     return History(readings(TRAIN_LOSS), readings(LOSS), others)
 
 
 def _of_metrics(run: RunInfo, found: dict[str, list[tuple[int, float]]]) -> History:
     """Return the course that metrics alone tell: tokens follow from steps, and training time from tokens per second."""
-    steps, tokens = run.metrics.get("train/steps", 0.0), run.metrics.get("train/tokens", 0.0)
+    steps, tokens = run.metrics.get(Metric.TRAIN_STEPS, 0.0), run.metrics.get(Metric.TRAIN_TOKENS, 0.0)
     per_step = tokens / steps if steps > 0 else 0.0
     clock = _Clock(found[RATE], per_step)
 
@@ -127,7 +132,7 @@ def _of_metrics(run: RunInfo, found: dict[str, list[tuple[int, float]]]) -> Hist
             return tuple(plain)
         return tuple(replace(one, tokens=round(one.step * per_step), seconds=clock.at(one.step)) for one in plain)
 
-    others = {key: dict(values) for key, values in found.items() if key in (LOSS_SE, BITS)}
+    others: dict[str, dict[int, float]] = {key: dict(values) for key, values in found.items() if key in (LOSS_SE, BITS)}
     return History(readings(TRAIN_LOSS), readings(LOSS), others)
 
 
@@ -150,3 +155,45 @@ class _Clock:
             return self._seconds[after]
         share = (step - self._steps[after - 1]) / (self._steps[after] - self._steps[after - 1])
         return self._seconds[after - 1] + share * (self._seconds[after] - self._seconds[after - 1])
+
+
+class WindowReader:
+    """Finds the window losses of runs: on this machine first, then among the artifacts in MLflow.
+
+    A store that cannot be read is asked once and then no more: a comparison does without. What was found is kept: every
+    row of a comparison is held against the same baseline.
+
+    Args:
+        mlflow: whether to ask MLflow at all.
+        tracking_uri: the store; None for the environment's or the default one.
+        timeout: seconds that one answer may take.
+    """
+
+    def __init__(self, *, mlflow: bool, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT) -> None:
+        self._mlflow = mlflow
+        self._uri = tracking_uri
+        self._timeout = timeout
+        self._known: dict[str, WindowLosses | None] = {}
+
+    def __call__(self, run: RunInfo) -> WindowLosses | None:
+        """Return the window losses of a run, or None where none were kept or none are within reach."""
+        key = run.id or run.run_id or run.run_name
+        if key not in self._known:
+            self._known[key] = self._read(run)
+        return self._known[key]
+
+    def _read(self, run: RunInfo) -> WindowLosses | None:
+        directory = directory_on_this_machine(run)
+        if directory is not None:
+            try:
+                return parse_window_losses((directory / WINDOWS_FILE).read_bytes())
+            except OSError:
+                pass
+        if not (self._mlflow and run.run_id):
+            return None
+        try:
+            content = artifact(run.run_id, WINDOWS_FILE, tracking_uri=self._uri, timeout=self._timeout)
+        except TrackingError:
+            self._mlflow = False
+            return None
+        return None if content is None else parse_window_losses(content)

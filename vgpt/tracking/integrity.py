@@ -6,41 +6,30 @@ makes them disagree, and a comparison says so. The seal is a check-sum and no si
 writes a run anew with all its copies and the seal is not found out.
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 
+from vgpt.files.digests import bytes_digest, digest_if_there, json_digest
 from vgpt.tracking.journal import METRICS_FILE
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.record import SUMMARY_FILE
-from vgpt.tracking.schema import (
-    SEALED_SINCE,
-    TAG_COMPARED,
-    TAG_GROUP,
-    TAG_ID,
-    TAG_KIND,
-    TAG_RUN_DIR,
-    TAG_SCHEMA,
-    TAG_SEAL,
-    TAG_SEALED,
-    TAG_STATUS,
-)
-from vgpt.tracking.store import RunInfo
+from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import MOST_OF_A_PARAM, MOST_OF_A_TAG, SEALED_SINCE, Metric, Tag, as_stored
 from vgpt.tracking.windows import WINDOWS_FILE, parse_window_losses
 
-_NOT_SEALED = {TAG_SEAL, TAG_ID, TAG_STATUS, TAG_GROUP, TAG_RUN_DIR, TAG_KIND, TAG_COMPARED}
+_NOT_SEALED = {Tag.SEAL, Tag.ID, Tag.STATUS, Tag.GROUP, Tag.RUN_DIR, Tag.KIND, Tag.COMPARED}
 """Tags that may change after the end, or that differ between a run's copies."""
-_LOSS = "val/loss"
+_NOT_COMPARED = {*_NOT_SEALED, Tag.RUN_NAME} - {Tag.SEAL}
+_LOSS = Metric.VAL_LOSS
 _ROUNDING = 1e-5
 """Windows keep 7 digits."""
 _MOST_NAMED = 3
 
 
 def seal_of(identity: str, params: Mapping[str, str], tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
-    """Return the digest over what a finished run says of itself.
+    """Return the digest over what a finished run says of itself, as far as all its copies can hold it.
 
     Args:
         identity: the run's id, shared by all copies.
@@ -48,6 +37,10 @@ def seal_of(identity: str, params: Mapping[str, str], tags: Mapping[str, str], m
         tags: its tags; those that may change later, and those of others than vgpt, are left out.
         metrics: its final metrics, those that are to be sealed alone.
     """
+    return _seal_of(identity, *_as_stored(params, tags), metrics)
+
+
+def _seal_of(identity: str, params: Mapping[str, str], tags: Mapping[str, str], metrics: Mapping[str, float]) -> str:
     kept = {name: value for name, value in tags.items() if name.startswith("vgpt.") and name not in _NOT_SEALED}
     table = {
         "id": identity,
@@ -55,20 +48,16 @@ def seal_of(identity: str, params: Mapping[str, str], tags: Mapping[str, str], m
         "tags": kept,
         "metrics": {n: repr(float(v)) for n, v in metrics.items()},
     }
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+    return json_digest(table)
 
 
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file; empty where there is none."""
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError:
-        return ""
+def _as_stored(params: Mapping[str, str], tags: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    return as_stored(params, MOST_OF_A_PARAM), as_stored(tags, MOST_OF_A_TAG)
 
 
 def is_sealed(run: RunInfo) -> bool:
     """Return whether a run carries a seal, as those that finished before there were seals do not."""
-    return bool(run.tags.get(TAG_SEAL))
+    return bool(run.tags.get(Tag.SEAL))
 
 
 def faults_of(run: RunInfo) -> list[str]:
@@ -77,35 +66,38 @@ def faults_of(run: RunInfo) -> list[str]:
     if not is_sealed(run) and _version(run) >= SEALED_SINCE:
         found.append("it is called finished, and carries no seal")
     if is_sealed(run) and not found:
-        names = [name for name in run.tags.get(TAG_SEALED, "").split(",") if name]
+        names = [name for name in run.tags.get(Tag.SEALED_METRICS, "").split(",") if name]
         metrics = {name: run.metrics.get(name, math.nan) for name in names}
-        if seal_of(run.id, run.params, run.tags, metrics) != run.tags[TAG_SEAL]:
+        # Earlier versions sealed also what MLflow cuts off.
+        known = {make(run.id, run.params, run.tags, metrics) for make in (seal_of, _seal_of)}
+        if run.tags[Tag.SEAL] not in known:
             found.append("params, tags or final metrics are not those that were sealed")
     if run.directory is not None:
         found += _faults_in(run.directory, run)
     return found
 
 
-def disagreements(one: RunInfo, other: RunInfo, names: tuple[str, str] = ("the journal", "MLflow")) -> tuple[str, ...]:
-    """Return what two copies of a finished run say differently; what only one of them has may still be on its way."""
-    if one.status != "finished" or other.status != "finished":
+def disagreements(journal: RunInfo, stored: RunInfo) -> tuple[str, ...]:
+    """Return what a finished run's journal and MLflow say differently.
+
+    What only one of them has may still be on its way; of long texts MLflow keeps but the beginning.
+    """
+    if journal.status != "finished" or stored.status != "finished":
         return ()
-    sealed = [name for name in one.tags.get(TAG_SEALED, "").split(",") if name]
+    sealed = [name for name in journal.tags.get(Tag.SEALED_METRICS, "").split(",") if name]
+    params, all_tags = _as_stored(journal.params, journal.tags)
+    tags = {name: text for name, text in all_tags.items() if name.startswith("vgpt.") and name not in _NOT_COMPARED}
     pairs: list[tuple[str, object, object]] = [
-        (name, one.params[name], other.params[name]) for name in one.params if name in other.params
-    ]
-    pairs += [
-        (name, one.tags[name], other.tags[name])
-        for name in one.tags
-        if name in other.tags and name.startswith("vgpt.") and name not in {*_NOT_SEALED, "vgpt.run_name"} - {TAG_SEAL}
-    ]
-    pairs += [
-        (name, one.metrics[name], other.metrics[name])
-        for name in sealed
-        if name in one.metrics and name in other.metrics
+        *((name, text, stored.params[name]) for name, text in params.items() if name in stored.params),
+        *((name, text, stored.tags[name]) for name, text in tags.items() if name in stored.tags),
+        *(
+            (name, journal.metrics[name], stored.metrics[name])
+            for name in sealed
+            if name in journal.metrics and name in stored.metrics
+        ),
     ]
     differing = [(name, a, b) for name, a, b in pairs if not _same(a, b)]
-    said = [f"{name} is {a} in {names[0]} and {b} in {names[1]}" for name, a, b in differing[:_MOST_NAMED]]
+    said = [f"{name} is {a} in the journal and {b} in MLflow" for name, a, b in differing[:_MOST_NAMED]]
     more = len(differing) - _MOST_NAMED
     return (*said, f"and {more} more") if more > 0 else tuple(said)
 
@@ -113,15 +105,17 @@ def disagreements(one: RunInfo, other: RunInfo, names: tuple[str, str] = ("the j
 def _faults_in(directory: Path, run: RunInfo) -> list[str]:
     """Hold a run directory's files against each other and against the digests that the run recorded of them."""
     found: list[str] = []
-    for tag, file in (("vgpt.journal", METRICS_FILE), ("vgpt.windows", WINDOWS_FILE)):
-        if (recorded := run.tags.get(tag)) and (now := file_digest(directory / file)) and now != recorded:
+    content = _read(directory / WINDOWS_FILE)
+    journal, windows_now = digest_if_there(directory / METRICS_FILE), bytes_digest(content) if content else ""
+    for tag, file, now in ((Tag.JOURNAL, METRICS_FILE, journal), (Tag.WINDOWS, WINDOWS_FILE, windows_now)):
+        if (recorded := run.tags.get(tag)) and now and now != recorded:
             found.append(f"{file} was changed after the run finished")
     summary = (read_json(directory / SUMMARY_FILE) or {}).get("metrics", {})
     for name, value in summary.items() if isinstance(summary, dict) else ():
         if name in run.metrics and not _same(run.metrics[name], _number(value)):
             found.append(f"{name} is {run.metrics[name]:.6g} in the journal and {value} in {SUMMARY_FILE}")
     loss = run.metrics.get(_LOSS)
-    windows = parse_window_losses(content) if (content := _read(directory / WINDOWS_FILE)) else None
+    windows = parse_window_losses(content) if content else None
     if windows is not None and loss is not None and math.isfinite(loss):
         mean = fmean(windows.losses)
         if abs(mean - loss) > _ROUNDING * abs(loss):
@@ -130,7 +124,7 @@ def _faults_in(directory: Path, run: RunInfo) -> list[str]:
 
 
 def _version(run: RunInfo) -> int:
-    version = run.tags.get(TAG_SCHEMA, "")
+    version = run.tags.get(Tag.SCHEMA, "")
     return int(version) if version.isdecimal() else 0
 
 

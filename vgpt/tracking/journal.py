@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vgpt.tracking.lines import LineFile, LineReader, parse_line, replace_bytes
+from vgpt.files.writing import replace_bytes
+from vgpt.tracking.lines import LineFile, LineReader, parse_line
 
 METRICS_FILE = "metrics.jsonl"
 EVENTS_FILE = "events.jsonl"

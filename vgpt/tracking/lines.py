@@ -1,4 +1,4 @@
-"""Files of lines that survive kill -9, a full disk and torn writes; small JSON files that are replaced whole."""
+"""Files of lines that survive kill -9, a full disk and torn writes; small JSON files that are read without faith."""
 
 import contextlib
 import json
@@ -112,26 +112,6 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) else None
-
-
-def replace_bytes(path: Path, content: bytes, *, sync: bool = False) -> None:
-    """Replace a file so that a reader, or a crash, finds the old or the new content and nothing between."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            if sync:
-                file.flush()
-                os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
-
-
-def replace_json(path: Path, value: Any, *, sync: bool = False) -> None:
-    """Replace a JSON file as `replace_bytes` does."""
-    replace_bytes(path, (json.dumps(value, indent=1, sort_keys=True) + "\n").encode(), sync=sync)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from types import TracebackType
 import psutil
 
 from vgpt.errors import UsageError
-from vgpt.file_locks import Lock, lock_file
+from vgpt.files.locks import Lock, lock_file
 from vgpt.tracking.lines import read_json
 
 RUN_LOCK_FILE = "run.lock"

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.errors import TrackingError
+from vgpt.files.writing import draft_of
 from vgpt.tracking.reasons import NEWER, OLDER, REFUSALS, StoreError, reason_of
+from vgpt.tracking.schema import MOST_OF_A_PARAM, MOST_OF_A_TAG, as_stored
 from vgpt.tracking.sqlite_file import address_of, check_database, exclusively, is_empty, spelt
 from vgpt.tracking.target import URI_VARIABLE, Target
 
 _PAGE = 500
-_MAX_TAG = 5000
-_MAX_PARAM = 6000
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ class MlflowStore:
     def create_run(self, experiment_id: str, *, name: str, started: int, tags: Mapping[str, str]) -> str:
         """Create a run and return its id."""
         with self._calls():
-            run = self._client.create_run(experiment_id, start_time=started, tags=_clip(tags, _MAX_TAG), run_name=name)
+            run = self._client.create_run(
+                experiment_id, start_time=started, tags=as_stored(tags, MOST_OF_A_TAG), run_name=name
+            )
             return run.info.run_id
 
     def send(
@@ -103,8 +105,8 @@ class MlflowStore:
             self._client.log_batch(
                 run_id,
                 metrics=[Metric(key, value, time, step) for key, value, time, step in metrics],
-                params=[Param(key, value) for key, value in _clip(params or {}, _MAX_PARAM).items()],
-                tags=[RunTag(key, value) for key, value in _clip(tags or {}, _MAX_TAG).items()],
+                params=[Param(key, value) for key, value in as_stored(params or {}, MOST_OF_A_PARAM).items()],
+                tags=[RunTag(key, value) for key, value in as_stored(tags or {}, MOST_OF_A_TAG).items()],
                 synchronous=True,
             )
 
@@ -232,11 +234,6 @@ def _restored(value: float) -> float:
     return math.copysign(math.inf, value) if abs(value) == sys.float_info.max else value
 
 
-def _clip(texts: Mapping[str, str], limit: int) -> dict[str, str]:
-    """Cut what MLflow would refuse: too long a text, and bytes of file names that are no UTF-8."""
-    return {key: value[:limit].encode(errors="replace").decode() for key, value in texts.items()}
-
-
 def _silence(*, databases: bool) -> None:
     """Keep the warnings and migration logs of MLflow and its libraries off the user's terminal."""
     for name in ("mlflow", "alembic", "sqlalchemy", "urllib3"):
@@ -251,12 +248,8 @@ def _silence(*, databases: bool) -> None:
 
 def _create_database(path: Path) -> None:
     """Create the tables in a draft that is then renamed: a kill in the midst leaves no half-made store behind."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.unlink(missing_ok=True)
-    try:
-        from mlflow import MlflowClient
+    from mlflow import MlflowClient
 
-        MlflowClient(address_of(draft)).search_experiments(max_results=1)
-        draft.replace(path)
-    finally:
+    with draft_of(path) as draft:
         draft.unlink(missing_ok=True)
+        MlflowClient(address_of(draft)).search_experiments(max_results=1)

@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vgpt.tracking.lines import read_json, replace_json
+from vgpt.files.writing import replace_json
+from vgpt.tracking.lines import read_json
 
 RECORD_FILE = "tracking.json"
 SUMMARY_FILE = "summary.json"

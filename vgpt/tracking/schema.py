@@ -5,127 +5,252 @@ Metrics, tags and artifacts are listed below. MLflow and the local journal use t
 `SCHEMA_VERSION` keeps its meaning; a change of meaning raises the number.
 """
 
+from collections.abc import Mapping
+from enum import StrEnum
+
 SCHEMA_VERSION = "2"
 SEALED_SINCE = 2
 """From this version on every finished run carries a seal."""
 
-HISTORY_METRICS: dict[str, str] = {
-    "train/loss": "mean cross-entropy of the step's batch, nats per token",
-    "train/grad_norm": "global gradient norm before clipping",
-    "train/lr": "learning rate of the step",
-    "val/loss": "mean cross-entropy on the fixed evaluation windows, nats per token",
-    "val/loss_se": "standard error of val/loss over the windows",
-    "val/bits_per_byte": "val/loss in bits per byte of text: comparable between tokenizers",
-    "val/perplexity": "exp of val/loss",
-    "perf/tokens_per_second": "training tokens per second since the last logged step",
-    "perf/mfu": "model FLOPs utilisation by the variant's own FLOPs, 0 to 1",
-    "perf/mfu_palm": "model FLOPs utilisation by the PaLM convention, 0 to 1",
-    "system/cpu_percent": "use of all processors of the main process's machine since the last logged step, 0 to 100",
-    "system/process_cpu_percent": "processor time of the main process since the last logged step, 100 per processor",
-    "system/resident_bytes": "resident memory of the main process, bytes",
-    "system/memory_percent": "memory in use on the main process's machine, 0 to 100",
-    "system/gpu_allocated_bytes": "memory that tensors of the main process take on its GPU, bytes",
-    "system/gpu_reserved_bytes": "memory that the main process has reserved on its GPU, bytes",
-    "system/gpu_memory_percent": "memory in use on the main process's GPU by all processes, 0 to 100",
-}
-"""Metrics with one value per logged step."""
+EVERY_STEP, AT_THE_END = "every step", "at the end"
+"""When a metric is written: with one value per logged step, or with one per run."""
 
-SUMMARY_METRICS: dict[str, str] = {
-    "val/best_loss": "lowest val/loss of the run, nats per token",
-    "params/total": "parameters of the model, tied weights counted once",
-    "params/non_embedding": "parameters without token and position embeddings",
-    "params/attention": "parameters of all attention layers",
-    "flops/train_per_token": "training FLOPs per token from the variant's visible pairs",
-    "flops/train_per_token_palm": "training FLOPs per token by the PaLM convention",
-    "flops/peak": "peak FLOP/s that MFU is measured against; the tag vgpt.peak_source says where it is from",
-    "kv/bytes_per_token": "analytic cache size at block_size tokens, one sequence, over block_size, bytes",
-    "kv/bytes_at_context": "analytic cache size at block_size tokens, one sequence, bytes",
-    "kv/bytes_read": "analytic bytes of the cache that a decoding step at block_size tokens reads",
-    "kv/bytes_measured": "cache size at block_size tokens as measured from its tensors, bytes",
-    "perf/decode_seconds": "seconds of a cached decoding step up to block_size tokens, one sequence; median",
-    "start/attention_rms": "root mean square of what attention layers add to the residual stream before training",
-    "speed/tokens_per_second": "training tokens per second: median over log intervals without the warm-up",
-    "speed/tokens_per_second_low": "5th percentile of the same; absent with fewer than 5 intervals",
-    "speed/tokens_per_second_high": "95th percentile of the same; absent with fewer than 5 intervals",
-    "speed/intervals": "log intervals that speed/tokens_per_second is the median of",
-    "speed/mfu": "model FLOPs utilisation at that median by the variant's own FLOPs and flops/peak, 0 to 1",
-    "speed/mfu_palm": "the same by the PaLM convention, 0 to 1",
-    "memory/train_bytes": "peak memory of the first training steps, bytes; on CUDA that of tensors; on a CPU the rise "
-    "of the process's resident memory while it took them, with the weights and optimizer state from before",
-    "memory/peak_bytes": "peak memory of the whole process, imports and evaluations included, bytes; on CUDA that of "
-    "tensors from the first step on",
-    "train/steps": "optimizer steps taken",
-    "train/skipped_steps": "updates left out because the gradient was not finite",
-    "train/tokens": "tokens trained on",
-    "train/seconds": "time spent in training steps, seconds",
-}
-"""Metrics with one value per run, written when it ends. None is a history's: MLflow keeps one value of a step."""
 
-TAG_SCHEMA = "vgpt.schema"
-TAG_ID = "vgpt.id"
-TAG_RUN_NAME = "vgpt.run_name"
-TAG_RUN_DIR = "vgpt.run_dir"
-TAG_STATUS = "vgpt.status"
-TAG_KIND = "vgpt.kind"
-TAG_COMPARED = "vgpt.compared"
-TAG_GROUP = "vgpt.group"
-TAG_SEAL = "vgpt.seal"
-TAG_SEALED = "vgpt.sealed_metrics"
+class Metric(StrEnum):
+    """A recorded number, with when it is written and what it means."""
+
+    when: str
+    meaning: str
+
+    def __new__(cls, name: str, when: str, meaning: str) -> "Metric":
+        """Make a metric that is its name."""
+        one = str.__new__(cls, name)
+        one._value_, one.when, one.meaning = name, when, meaning
+        return one
+
+    TRAIN_LOSS = ("train/loss", EVERY_STEP, "mean cross-entropy of the step's batch, nats per token")
+    TRAIN_GRAD_NORM = ("train/grad_norm", EVERY_STEP, "global gradient norm before clipping")
+    TRAIN_LR = ("train/lr", EVERY_STEP, "learning rate of the step")
+    VAL_LOSS = ("val/loss", EVERY_STEP, "mean cross-entropy on the fixed evaluation windows, nats per token")
+    VAL_LOSS_SE = ("val/loss_se", EVERY_STEP, "standard error of val/loss over the windows")
+    VAL_BITS_PER_BYTE = (
+        "val/bits_per_byte",
+        EVERY_STEP,
+        "val/loss in bits per byte of text: comparable between tokenizers",
+    )
+    VAL_PERPLEXITY = ("val/perplexity", EVERY_STEP, "exp of val/loss")
+    PERF_TOKENS_PER_SECOND = (
+        "perf/tokens_per_second",
+        EVERY_STEP,
+        "training tokens per second since the last logged step",
+    )
+    PERF_MFU = ("perf/mfu", EVERY_STEP, "model FLOPs utilization by the variant's own FLOPs, 0 to 1")
+    PERF_MFU_PALM = ("perf/mfu_palm", EVERY_STEP, "model FLOPs utilization by the PaLM convention, 0 to 1")
+    SYSTEM_CPU_PERCENT = (
+        "system/cpu_percent",
+        EVERY_STEP,
+        "use of all processors of the main process's machine since the last logged step, 0 to 100",
+    )
+    SYSTEM_PROCESS_CPU_PERCENT = (
+        "system/process_cpu_percent",
+        EVERY_STEP,
+        "processor time of the main process since the last logged step, 100 per processor",
+    )
+    SYSTEM_RESIDENT_BYTES = ("system/resident_bytes", EVERY_STEP, "resident memory of the main process, bytes")
+    SYSTEM_MEMORY_PERCENT = (
+        "system/memory_percent",
+        EVERY_STEP,
+        "memory in use on the main process's machine, 0 to 100",
+    )
+    SYSTEM_GPU_ALLOCATED_BYTES = (
+        "system/gpu_allocated_bytes",
+        EVERY_STEP,
+        "memory that tensors of the main process take on its GPU, bytes",
+    )
+    SYSTEM_GPU_RESERVED_BYTES = (
+        "system/gpu_reserved_bytes",
+        EVERY_STEP,
+        "memory that the main process has reserved on its GPU, bytes",
+    )
+    SYSTEM_GPU_MEMORY_PERCENT = (
+        "system/gpu_memory_percent",
+        EVERY_STEP,
+        "memory in use on the main process's GPU by all processes, 0 to 100",
+    )
+    # Written once: none is of the history, since MLflow keeps one value of a step.
+    VAL_BEST_LOSS = ("val/best_loss", AT_THE_END, "lowest val/loss of the run, nats per token")
+    PARAMS_TOTAL = ("params/total", AT_THE_END, "parameters of the model, tied weights counted once")
+    PARAMS_NON_EMBEDDING = ("params/non_embedding", AT_THE_END, "parameters without token and position embeddings")
+    PARAMS_ATTENTION = ("params/attention", AT_THE_END, "parameters of all attention layers")
+    FLOPS_TRAIN_PER_TOKEN = (
+        "flops/train_per_token",
+        AT_THE_END,
+        "training FLOPs per token from the variant's visible pairs",
+    )
+    FLOPS_TRAIN_PER_TOKEN_PALM = (
+        "flops/train_per_token_palm",
+        AT_THE_END,
+        "training FLOPs per token by the PaLM convention",
+    )
+    FLOPS_PEAK = (
+        "flops/peak",
+        AT_THE_END,
+        "peak FLOP/s that MFU is measured against; the tag vgpt.peak_source says where it is from",
+    )
+    KV_BYTES_PER_TOKEN = (
+        "kv/bytes_per_token",
+        AT_THE_END,
+        "analytic cache size at block_size tokens, one sequence, over block_size, bytes",
+    )
+    KV_BYTES_AT_CONTEXT = (
+        "kv/bytes_at_context",
+        AT_THE_END,
+        "analytic cache size at block_size tokens, one sequence, bytes",
+    )
+    KV_BYTES_READ = (
+        "kv/bytes_read",
+        AT_THE_END,
+        "analytic bytes of the cache that a decoding step at block_size tokens reads",
+    )
+    KV_BYTES_MEASURED = (
+        "kv/bytes_measured",
+        AT_THE_END,
+        "cache size at block_size tokens as measured from its tensors, bytes",
+    )
+    PERF_DECODE_SECONDS = (
+        "perf/decode_seconds",
+        AT_THE_END,
+        "seconds of a cached decoding step up to block_size tokens, one sequence; median",
+    )
+    START_ATTENTION_RMS = (
+        "start/attention_rms",
+        AT_THE_END,
+        "root mean square of what attention layers add to the residual stream before training",
+    )
+    SPEED_TOKENS_PER_SECOND = (
+        "speed/tokens_per_second",
+        AT_THE_END,
+        "training tokens per second: median over log intervals without the warm-up",
+    )
+    SPEED_TOKENS_PER_SECOND_LOW = (
+        "speed/tokens_per_second_low",
+        AT_THE_END,
+        "5th percentile of the same; absent with fewer than 5 intervals",
+    )
+    SPEED_TOKENS_PER_SECOND_HIGH = (
+        "speed/tokens_per_second_high",
+        AT_THE_END,
+        "95th percentile of the same; absent with fewer than 5 intervals",
+    )
+    SPEED_INTERVALS = ("speed/intervals", AT_THE_END, "log intervals that speed/tokens_per_second is the median of")
+    SPEED_MFU = (
+        "speed/mfu",
+        AT_THE_END,
+        "model FLOPs utilization at that median by the variant's own FLOPs and flops/peak, 0 to 1",
+    )
+    SPEED_MFU_PALM = ("speed/mfu_palm", AT_THE_END, "the same by the PaLM convention, 0 to 1")
+    MEMORY_TRAIN_BYTES = (
+        "memory/train_bytes",
+        AT_THE_END,
+        "peak memory of the first training steps, bytes; on CUDA that of tensors; on a CPU the rise of the process's"
+        " resident memory while it took them, with the weights and optimizer state from before",
+    )
+    MEMORY_PEAK_BYTES = (
+        "memory/peak_bytes",
+        AT_THE_END,
+        "peak memory of the whole process, imports and evaluations included, bytes; on CUDA that of tensors from the"
+        " first step on",
+    )
+    TRAIN_STEPS = ("train/steps", AT_THE_END, "optimizer steps taken")
+    TRAIN_SKIPPED_STEPS = ("train/skipped_steps", AT_THE_END, "updates left out because the gradient was not finite")
+    TRAIN_TOKENS = ("train/tokens", AT_THE_END, "tokens trained on")
+    TRAIN_SECONDS = ("train/seconds", AT_THE_END, "time spent in training steps, seconds")
+
+
+class Tag(StrEnum):
+    """A recorded fact, with what it means."""
+
+    meaning: str
+
+    def __new__(cls, name: str, meaning: str) -> "Tag":
+        """Make a tag that is its name."""
+        one = str.__new__(cls, name)
+        one._value_, one.meaning = name, meaning
+        return one
+
+    SCHEMA = ("vgpt.schema", "version of this schema")
+    ID = ("vgpt.id", "identity of the run, the same in the journal and in every MLflow store it reaches")
+    RUN_NAME = ("vgpt.run_name", "the run's name")
+    RUN_DIR = ("vgpt.run_dir", "absolute path of the run's directory on the machine that trained it")
+    STATUS = ("vgpt.status", "running, finished, failed, killed or diverged: finer than MLflow's own status")
+    KIND = (
+        "vgpt.kind",
+        "comparison, on a run that holds the report of one; study, on the parent of a study's runs; bench, on a run "
+        "that holds speeds measured side by side; absent on runs that were trained",
+    )
+    COMPARED = ("vgpt.compared", "ids of the MLflow runs that a comparison is of")
+    ATTN = ("vgpt.attn", "attention variant")
+    ATTN_SETTINGS = ("vgpt.attn_settings", "the variant's own settings as canonical JSON")
+    ATTN_LAYERS = ("vgpt.attn_layers", "variant and settings of every layer, in the grammar of --attn")
+    MLP_HIDDEN = ("vgpt.mlp_hidden", "hidden width of the MLP, after matching")
+    SEED = ("vgpt.seed", "seed of the run")
+    SETTINGS_HASH = (
+        "vgpt.settings_hash",
+        "hash of all settings that make the run, the variant and the seed among them",
+    )
+    CONDITIONS = ("vgpt.conditions", "hash of everything that must be equal for a fair comparison")
+    DATA_DIGEST = ("vgpt.data_digest", "digest of the training and validation tokens")
+    TOKENIZER = ("vgpt.tokenizer", "fingerprint of the tokenizer")
+    INIT_DIGEST = ("vgpt.init_digest", "SHA-256 of the weights that the run began with, where they were not random")
+    FORKED_FROM = ("vgpt.forked_from", "checkpoint of another run that the run goes on from, with its whole state")
+    EVAL_WINDOWS = ("vgpt.eval_windows", "number, length and hash of the fixed evaluation windows")
+    POSITIONS = ("vgpt.positions", "what tells the attention layers where tokens are, as the variant itself says")
+    OVERLAP = ("vgpt.overlap", "share of pieces of the validation text that stand in the training text too")
+    PLUGINS = ("vgpt.plugins", "SHA-256 of the plug-in file of each variant that comes from one, as JSON")
+    SOURCE = ("vgpt.source", "digest of the source files of vgpt that decide a result")
+    REPLACED = ("vgpt.replaced", "functions of vgpt that other code has replaced at run time; nothing")
+    START = ("vgpt.start", "digest of the random first weights outside of attention and MLPs")
+    START_MLP = ("vgpt.start_mlp", "digest of the random first weights of the MLPs")
+    BATCHES = ("vgpt.batches", "chained hash of all training batches")
+    NUMPY = ("vgpt.numpy", "version of numpy")
+    CPU_CAPABILITY = ("vgpt.cpu_capability", "instruction set of torch's own CPU kernels")
+    THREADS = ("vgpt.threads", "threads of torch within one operation")
+    ALLOCATOR = ("vgpt.allocator", "environment variables that choose or tune the allocator; default")
+    KERNELS = ("vgpt.kernels", "environment variables that choose kernels of matrix products; default")
+    SEAL = ("vgpt.seal", "digest of params, tags and final metrics, made when the run finished")
+    SEALED_METRICS = ("vgpt.sealed_metrics", "names of the metrics under the seal")
+    JOURNAL = ("vgpt.journal", "SHA-256 of metrics.jsonl when the run finished")
+    WINDOWS = ("vgpt.windows", "SHA-256 of val_windows.json when the run finished")
+    GIT = ("vgpt.git", "commit of the working tree, with + where it was changed")
+    VERSION = ("vgpt.version", "version of vgpt")
+    TORCH = ("vgpt.torch", "version of torch")
+    DEVICE = ("vgpt.device", "device trained on")
+    DTYPE = ("vgpt.dtype", "precision of the forward and backward pass")
+    VERIFIED = (
+        "vgpt.verified",
+        "whether the variants of all layers had passed vgpt verify: verified and the day, changed since verified "
+        "where their code is another now, or not verified",
+    )
+    PEAK_SOURCE = ("vgpt.peak_source", "where flops/peak is from: a table of devices, or a measurement")
+    GROUP = ("vgpt.group", "study that the run was trained for, or that it is the parent of")
+
+
+HISTORY_METRICS: dict[str, str] = {one: one.meaning for one in Metric if one.when == EVERY_STEP}
+SUMMARY_METRICS: dict[str, str] = {one: one.meaning for one in Metric if one.when == AT_THE_END}
+TAGS: dict[str, str] = {one: one.meaning for one in Tag}
 
 THEN = " then "
 """Stands between the values of a tag that changed while a run was trained by several processes, one after another."""
 
 KIND_COMPARISON, KIND_STUDY, KIND_BENCH = "comparison", "study", "bench"
 
-TAGS: dict[str, str] = {
-    TAG_SCHEMA: "version of this schema",
-    TAG_ID: "identity of the run, the same in the journal and in every MLflow store it reaches",
-    TAG_RUN_NAME: "the run's name",
-    TAG_RUN_DIR: "absolute path of the run's directory on the machine that trained it",
-    TAG_STATUS: "running, finished, failed, killed or diverged: finer than MLflow's own status",
-    TAG_KIND: "comparison, on a run that holds the report of one; study, on the parent of a study's runs; "
-    "bench, on a run that holds speeds measured side by side; "
-    "absent on runs that were trained",
-    TAG_COMPARED: "ids of the MLflow runs that a comparison is of",
-    "vgpt.attn": "attention variant",
-    "vgpt.attn_settings": "the variant's own settings as canonical JSON",
-    "vgpt.attn_layers": "variant and settings of every layer, in the grammar of --attn",
-    "vgpt.mlp_hidden": "hidden width of the MLP, after matching",
-    "vgpt.seed": "seed of the run",
-    "vgpt.settings_hash": "hash of all settings that make the run, the variant and the seed among them",
-    "vgpt.conditions": "hash of everything that must be equal for a fair comparison",
-    "vgpt.data_digest": "digest of the training and validation tokens",
-    "vgpt.tokenizer": "fingerprint of the tokenizer",
-    "vgpt.init_digest": "SHA-256 of the weights that the run began with, where they were not random",
-    "vgpt.forked_from": "checkpoint of another run that the run goes on from, with its whole state",
-    "vgpt.eval_windows": "number, length and hash of the fixed evaluation windows",
-    "vgpt.positions": "what tells the attention layers where tokens are, as the variant itself says",
-    "vgpt.overlap": "share of pieces of the validation text that stand in the training text too",
-    "vgpt.plugins": "SHA-256 of the plug-in file of each variant that comes from one, as JSON",
-    "vgpt.source": "digest of the source files of vgpt that decide a result",
-    "vgpt.replaced": "functions of vgpt that other code has replaced at run time; nothing",
-    "vgpt.start": "digest of the random first weights outside of attention and MLPs",
-    "vgpt.start_mlp": "digest of the random first weights of the MLPs",
-    "vgpt.batches": "chained hash of all training batches",
-    "vgpt.numpy": "version of numpy",
-    "vgpt.cpu_capability": "instruction set of torch's own CPU kernels",
-    "vgpt.threads": "threads of torch within one operation",
-    "vgpt.allocator": "environment variables that choose or tune the allocator; default",
-    "vgpt.kernels": "environment variables that choose kernels of matrix products; default",
-    TAG_SEAL: "digest of params, tags and final metrics, made when the run finished",
-    TAG_SEALED: "names of the metrics under the seal",
-    "vgpt.journal": "SHA-256 of metrics.jsonl when the run finished",
-    "vgpt.windows": "SHA-256 of val_windows.json when the run finished",
-    "vgpt.git": "commit of the working tree, with + where it was changed",
-    "vgpt.version": "version of vgpt",
-    "vgpt.torch": "version of torch",
-    "vgpt.device": "device trained on",
-    "vgpt.dtype": "precision of the forward and backward pass",
-    "vgpt.verified": "whether the variants of all layers had passed vgpt verify: verified and the day, changed since "
-    "verified where their code is another now, or not verified",
-    "vgpt.peak_source": "where flops/peak is from: a table of devices, or a measurement",
-    TAG_GROUP: "study that the run was trained for, or that it is the parent of",
-}
-
 STATUSES = ("running", "finished", "failed", "killed", "diverged")
 END_STATUSES = STATUSES[1:]
+
+MOST_OF_A_TAG, MOST_OF_A_PARAM = 5_000, 6_000
+"""Characters that MLflow keeps of a text; the journal keeps all."""
+
+
+def as_stored(texts: Mapping[str, str], limit: int) -> dict[str, str]:
+    """Return texts as MLflow keeps them: cut at a limit, and without bytes of file names that are no UTF-8."""
+    return {name: text[:limit].encode(errors="replace").decode() for name, text in texts.items()}

@@ -11,10 +11,15 @@ from pathlib import Path
 from statistics import median, quantiles
 
 from vgpt.tracking.journal import Point, read_events, read_metrics
+from vgpt.tracking.schema import Metric
 
-RATE = "perf/tokens_per_second"
-SPEED, LOW, HIGH = "speed/tokens_per_second", "speed/tokens_per_second_low", "speed/tokens_per_second_high"
-INTERVALS = "speed/intervals"
+RATE = Metric.PERF_TOKENS_PER_SECOND
+SPEED, LOW, HIGH = (
+    Metric.SPEED_TOKENS_PER_SECOND,
+    Metric.SPEED_TOKENS_PER_SECOND_LOW,
+    Metric.SPEED_TOKENS_PER_SECOND_HIGH,
+)
+INTERVALS = Metric.SPEED_INTERVALS
 
 WARM_UP = 0.1
 """Share of the intervals, the first ones, that are left out."""
@@ -92,9 +97,9 @@ def recorded_speed(metrics: Mapping[str, float]) -> tuple[float, bool]:
     """
     if SPEED in metrics:
         return metrics[SPEED], True
-    seconds = metrics.get("train/seconds", 0.0)
-    if seconds > 0 and "train/tokens" in metrics:
-        return metrics["train/tokens"] / seconds, False
+    seconds = metrics.get(Metric.TRAIN_SECONDS, 0.0)
+    if seconds > 0 and Metric.TRAIN_TOKENS in metrics:
+        return metrics[Metric.TRAIN_TOKENS] / seconds, False
     return metrics.get(RATE, math.nan), False
 
 

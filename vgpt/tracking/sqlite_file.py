@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from vgpt.file_locks import Lock, lock_file
+from vgpt.files.locks import Lock, lock_file
 from vgpt.tracking.reasons import StoreError, reason_of
 from vgpt.tracking.target import Target
 

@@ -2,58 +2,26 @@
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from vgpt.tracking.delivery import SYNC_FILE
+from vgpt.tracking.integrity import disagreements
 from vgpt.tracking.journal import latest_metrics, read_metrics
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.lock import lock_owner
 from vgpt.tracking.mlflow_client import StoredRun, open_for_reading, unreadable
 from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.record import RECORD_FILE, read_record
-from vgpt.tracking.schema import TAG_ID, TAG_KIND, TAG_RUN_DIR, TAG_STATUS
+from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Tag
 from vgpt.tracking.target import Target, resolve_target
 
 READ_TIMEOUT = 30.0
 _STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """A recorded run.
-
-    Args:
-        run_id: MLflow's id; empty for a run that is in its journal alone.
-        run_name: its name.
-        experiment: its experiment.
-        status: "finished", "running", "failed", "killed" or "diverged". A run that ended without saying so is "killed".
-        start_time: milliseconds since 1970.
-        params: flattened settings as text.
-        metrics: the last value of every metric.
-        tags: see `vgpt.tracking.schema`.
-        directory: where its record was read; None for a run read from MLflow.
-        conflicts: what its copies in the journal and in MLflow say differently.
-    """
-
-    run_id: str
-    run_name: str
-    experiment: str
-    status: str
-    start_time: int
-    params: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    directory: Path | None = None
-    conflicts: tuple[str, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """The identity that the journal and MLflow share; empty for a run that vgpt did not record."""
-        return self.tags.get(TAG_ID, "")
 
 
 def read_runs(
@@ -81,7 +49,7 @@ def read_runs(
         if experiment_id is None:
             return []
         found = store.runs(experiment_id, where or {})
-        return [_run_info(run, experiment) for run in found if TAG_KIND not in run.tags]
+        return [_run_info(run, experiment) for run in found if Tag.KIND not in run.tags]
 
     return within(timeout, read, target)
 
@@ -150,7 +118,7 @@ def read_local_run(run_dir: Path) -> RunInfo | None:
     status = record.status
     if status == "running" and lock_owner(run_dir) is None:
         status = "killed"
-    tags = {**record.tags, TAG_ID: record.id, TAG_STATUS: status}
+    tags = {**record.tags, Tag.ID: record.id, Tag.STATUS: status}
     metrics = latest_metrics(read_metrics(run_dir))
     run_id = _local_run_id(run_dir, record.id)
     return RunInfo(
@@ -170,7 +138,7 @@ def directory_on_this_machine(run: RunInfo) -> Path | None:
     """Return the run's directory on this machine; a directory that was given to another run is not it."""
     if run.directory is not None:
         return run.directory
-    tagged = Path(run.tags[TAG_RUN_DIR]) if TAG_RUN_DIR in run.tags else None
+    tagged = Path(run.tags[Tag.RUN_DIR]) if Tag.RUN_DIR in run.tags else None
     record = read_record(tagged) if tagged is not None else None
     return tagged if record is not None and record.id == run.id else None
 
@@ -185,8 +153,6 @@ def merge_runs(local: Iterable[RunInfo], stored: Iterable[RunInfo]) -> list[RunI
 
     Where its two copies disagree, the run says so.
     """
-    from vgpt.tracking.integrity import disagreements
-
     by_journal = {run.id: run for run in local}
     others: list[RunInfo] = []
     for run in stored:
@@ -200,7 +166,7 @@ def merge_runs(local: Iterable[RunInfo], stored: Iterable[RunInfo]) -> list[RunI
 
 def _run_info(run: StoredRun, experiment: str) -> RunInfo:
     status = _STATUS.get(run.status, "running")
-    if status == "failed" and run.tags.get(TAG_STATUS) == "diverged":
+    if status == "failed" and run.tags.get(Tag.STATUS) == "diverged":
         status = "diverged"
     if status == "running" and _is_dead(run):
         status = "killed"
@@ -209,11 +175,11 @@ def _run_info(run: StoredRun, experiment: str) -> RunInfo:
 
 def _is_dead(run: StoredRun) -> bool:
     """Tell whether a run that MLflow believes running was trained on this machine and is not any more."""
-    directory = run.tags.get(TAG_RUN_DIR)
+    directory = run.tags.get(Tag.RUN_DIR)
     record = read_record(Path(directory)) if directory else None
     if directory is None or record is None:
         return False
-    superseded = record.id != run.tags.get(TAG_ID)
+    superseded = record.id != run.tags.get(Tag.ID)
     return superseded or lock_owner(Path(directory)) is None
 
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from vgpt.tracking.comparison_run import LOG_TIMEOUT, writing
 from vgpt.tracking.journal import now_ms
 from vgpt.tracking.mlflow_client import MlflowStore
-from vgpt.tracking.schema import KIND_STUDY, SCHEMA_VERSION, TAG_GROUP, TAG_KIND, TAG_SCHEMA
-from vgpt.tracking.store import RunInfo
+from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import KIND_STUDY, SCHEMA_VERSION, Tag
 
 TAG_PARENT = "mlflow.parentRunId"
 """MLflow's own tag of a nested run."""
@@ -40,10 +40,10 @@ def gather_under_study(
     def gather(store: MlflowStore) -> str:
         place = store.experiment_id(experiment, create=True)
         assert place is not None
-        tags = {TAG_KIND: KIND_STUDY, TAG_GROUP: study}
+        tags: dict[str, str] = {Tag.KIND: KIND_STUDY, Tag.GROUP: study}
         parent = next((run.run_id for run in store.runs(place, tags)), None)
         if parent is None:
-            parent = store.create_run(place, name=study, started=now_ms(), tags={TAG_SCHEMA: SCHEMA_VERSION, **tags})
+            parent = store.create_run(place, name=study, started=now_ms(), tags={Tag.SCHEMA: SCHEMA_VERSION, **tags})
             store.set_status(parent, "FINISHED", ended=now_ms())
         for run in store.runs(place, {}):
             if run.run_id in wanted and TAG_PARENT not in run.tags:

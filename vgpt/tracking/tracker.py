@@ -10,19 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.integrity import file_digest, seal_of
+from vgpt.files.digests import digest_if_there
+from vgpt.tracking.integrity import seal_of
 from vgpt.tracking.journal import METRICS_FILE, Journal, Point, now_ms
 from vgpt.tracking.mirror import DEADLINE, Mirror
 from vgpt.tracking.record import RunRecord, RunStart, new_id, read_record, save_summary
-from vgpt.tracking.schema import (
-    END_STATUSES,
-    SCHEMA_VERSION,
-    TAG_RUN_DIR,
-    TAG_RUN_NAME,
-    TAG_SCHEMA,
-    TAG_SEAL,
-    TAG_SEALED,
-)
+from vgpt.tracking.schema import END_STATUSES, SCHEMA_VERSION, Tag
 from vgpt.tracking.target import Target, resolve_target
 from vgpt.tracking.windows import WINDOWS_FILE
 
@@ -179,11 +172,11 @@ class Tracker:
         """Add digests of the run's files, and the seal over everything that it says of itself, to its tags."""
         record = self._record
         record.tags |= {
-            "vgpt.journal": file_digest(self._run_dir / METRICS_FILE),
-            "vgpt.windows": file_digest(self._run_dir / WINDOWS_FILE),
-            TAG_SEALED: ",".join(sorted(summary)),
+            Tag.JOURNAL: digest_if_there(self._run_dir / METRICS_FILE),
+            Tag.WINDOWS: digest_if_there(self._run_dir / WINDOWS_FILE),
+            Tag.SEALED_METRICS: ",".join(sorted(summary)),
         }
-        record.tags[TAG_SEAL] = seal_of(record.id, record.params, record.tags, summary)
+        record.tags[Tag.SEAL] = seal_of(record.id, record.params, record.tags, summary)
 
     def _save(self) -> None:
         try:
@@ -232,7 +225,7 @@ class NoTracker(Tracker):
 def _record(start: RunStart, store: Target | None, target: Target, *, resume: bool) -> RunRecord:
     """Return the run's record: a resumed run keeps its identity, its params and the time of its start."""
     before = read_record(start.run_dir) if resume else None
-    named = {TAG_SCHEMA: SCHEMA_VERSION, TAG_RUN_NAME: start.run_name, TAG_RUN_DIR: str(start.run_dir.resolve())}
+    named = {Tag.SCHEMA: SCHEMA_VERSION, Tag.RUN_NAME: start.run_name, Tag.RUN_DIR: str(start.run_dir.resolve())}
     return RunRecord(
         id=before.id if before else new_id(),
         run_name=start.run_name,

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vgpt.errors import TrackingError
-from vgpt.tracking.lines import replace_json
-from vgpt.tracking.store import READ_TIMEOUT, RunInfo, artifact, directory_on_this_machine
+from vgpt.files.writing import replace_json
 
 WINDOWS_FILE = "val_windows.json"
 
@@ -65,45 +63,3 @@ def parse_window_losses(text: str | bytes) -> WindowLosses | None:
     kept = all(abs(loss) < float("inf") for loss in (*found.losses, *found.positions))
     whole = len(found.documents) in (0, len(found.losses))
     return found if found.losses and kept and whole else None
-
-
-class WindowReader:
-    """Finds the window losses of runs: on this machine first, then among the artifacts in MLflow.
-
-    A store that cannot be read is asked once and then no more: a comparison does without. What was found is kept: every
-    row of a comparison is held against the same baseline.
-
-    Args:
-        mlflow: whether to ask MLflow at all.
-        tracking_uri: the store; None for the environment's or the default one.
-        timeout: seconds that one answer may take.
-    """
-
-    def __init__(self, *, mlflow: bool, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT) -> None:
-        self._mlflow = mlflow
-        self._uri = tracking_uri
-        self._timeout = timeout
-        self._known: dict[str, WindowLosses | None] = {}
-
-    def __call__(self, run: RunInfo) -> WindowLosses | None:
-        """Return the window losses of a run, or None where none were kept or none are within reach."""
-        key = run.id or run.run_id or run.run_name
-        if key not in self._known:
-            self._known[key] = self._read(run)
-        return self._known[key]
-
-    def _read(self, run: RunInfo) -> WindowLosses | None:
-        directory = directory_on_this_machine(run)
-        if directory is not None:
-            try:
-                return parse_window_losses((directory / WINDOWS_FILE).read_bytes())
-            except OSError:
-                pass
-        if not (self._mlflow and run.run_id):
-            return None
-        try:
-            content = artifact(run.run_id, WINDOWS_FILE, tracking_uri=self._uri, timeout=self._timeout)
-        except TrackingError:
-            self._mlflow = False
-            return None
-        return None if content is None else parse_window_losses(content)

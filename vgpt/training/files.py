@@ -4,7 +4,6 @@ Everything is written under a temporary name, flushed to the disk, listed with s
 renamed into place; a reader checks the list before it trusts a byte.
 """
 
-import hashlib
 import json
 import os
 import shutil
@@ -14,31 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.errors import CheckpointError
+from vgpt.files.digests import file_digest
+from vgpt.files.writing import flush, replace_json
 
 MANIFEST = "manifest.json"
 _OTHERS = "Name another step of the run (ckpt/step-*), or train it on: that starts from its newest whole checkpoint."
 VERSION = 1
 
 
-def sha256(path: Path) -> str:
-    """Return the hex digest of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def write_json(path: Path, value: Any) -> None:
-    """Write one JSON file atomically: temporary name, flush, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write one JSON file as people read it, whole and flushed; see `vgpt.files.writing.draft_of`."""
+    replace_json(path, value, sync=True, indent=2, sort_keys=False, ascii_only=False)
 
 
 def write_directory(target: Path, fill: Callable[[Path], None]) -> None:
@@ -55,14 +40,14 @@ def write_directory(target: Path, fill: Callable[[Path], None]) -> None:
         fill(temporary)
         files = sorted(path for path in temporary.iterdir() if path.is_file())
         for path in files:
-            _flush(path)
-        listing = {path.name: {"bytes": path.stat().st_size, "sha256": sha256(path)} for path in files}
+            flush(path)
+        listing = {path.name: {"bytes": path.stat().st_size, "sha256": file_digest(path)} for path in files}
         write_json(temporary / MANIFEST, {"version": VERSION, "files": listing})
-        _flush(temporary)
+        flush(temporary)
         if target.exists():
             remove_directory(target)
         temporary.rename(target)
-        _flush(target.parent)
+        flush(target.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -106,7 +91,7 @@ def verify(directory: Path) -> None:
                 raise CheckpointError(
                     f"{path}: {size:,} bytes instead of {entry['bytes']:,}: it is truncated or foreign", _OTHERS
                 )
-            if sha256(path) != entry["sha256"]:
+            if file_digest(path) != entry["sha256"]:
                 raise CheckpointError(
                     f"{path}: its content differs from the manifest's SHA-256: it is damaged", _OTHERS
                 )
@@ -123,11 +108,3 @@ def _plain(path: Path) -> Path:
     if not stat.S_ISREG(mode):
         raise CheckpointError(f"{path} is no plain file")
     return path
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

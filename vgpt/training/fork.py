@@ -5,10 +5,10 @@ from dataclasses import replace
 
 from vgpt.data.dataset import Dataset
 from vgpt.errors import UsageError
+from vgpt.files.digests import file_digest
 from vgpt.model.weights import check_numbers
 from vgpt.settings.train import TrainConfig
 from vgpt.training.checkpoint import find_checkpoint, newest, point, read_tensors, save_checkpoint
-from vgpt.training.files import sha256
 from vgpt.training.source import differences
 
 
@@ -50,7 +50,7 @@ def fork_run(config: TrainConfig, data: Dataset, say: Callable[[str], None]) -> 
         bad_evaluations=0,
         finished=False,
         forked_from=f"{name}/{old.directory.name}",
-        init_digest=sha256(old.directory / "model.safetensors"),
+        init_digest=file_digest(old.directory / "model.safetensors"),
     )
     target = save_checkpoint(
         directory,

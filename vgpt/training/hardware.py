@@ -1,6 +1,6 @@
 """Peak FLOP rates: published ones for known devices, measured ones for all others.
 
-MFU (model FLOPs utilisation, PaLM, arXiv 2204.02311 appendix B) divides by the peak; a guessed one makes every MFU
+MFU (model FLOPs utilization, PaLM, arXiv 2204.02311 appendix B) divides by the peak; a guessed one makes every MFU
 wrong, so a device that is not in the table is measured by a matrix product, and the record says which it was.
 """
 

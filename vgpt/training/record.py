@@ -12,9 +12,9 @@ from vgpt.attention.stamps import stamp_for
 from vgpt.data.dataset import Dataset
 from vgpt.data.overlap import find_overlap
 from vgpt.evaluation.loss import Evaluation, Evaluator
-from vgpt.settings.fields import shown
+from vgpt.settings.fields import format_value
 from vgpt.settings.train import TrainConfig
-from vgpt.tracking.schema import TAG_GROUP, TAGS, THEN
+from vgpt.tracking.schema import TAGS, THEN, Tag
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
 from vgpt.tracking.windows import WindowLosses
 from vgpt.training.checkpoint import TrainingState
@@ -68,7 +68,7 @@ def open_record(
         **{name: value for name, value in state.start.items() if name in TAGS},
     }
     if config.run.group:
-        tags[TAG_GROUP] = config.run.group
+        tags[Tag.GROUP] = config.run.group
     if state.init_digest:
         tags["vgpt.init_digest"] = state.init_digest
     if state.forked_from:
@@ -77,7 +77,7 @@ def open_record(
         run_name=config.name,
         run_dir=config.directory,
         experiment=config.run.experiment,
-        params={name: shown(value) for name, value in config.flat().items() if name != "tracking_uri"},
+        params={name: format_value(value) for name, value in config.flat().items() if name != "tracking_uri"},
         tags=tags,
     )
     tracker = open_tracker(

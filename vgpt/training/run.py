@@ -12,7 +12,7 @@ from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
 from vgpt.errors import CheckpointError, DataError, DivergedError
 from vgpt.evaluation.loss import Evaluator
-from vgpt.files import DEMO
+from vgpt.files.paths import DEMO
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import (
     count_parameters,
@@ -103,8 +103,9 @@ def train_run(
                     display.say(lock.note)
                 refuse_other_settings(config)
                 # The others open what is then prepared.
-                fork_run(config, load_data(config.train.data, data_progress), display.say)
-                result = _as_one_of_many(config, display, compute, world)
+                data = load_data(config.train.data, data_progress, verify=True)
+                fork_run(config, data, display.say)
+                result = _as_one_of_many(config, display, compute, world, data)
         # A process that left while another still records would break the connection for it.
         world.wait()
         return result
@@ -112,10 +113,12 @@ def train_run(
         leave()
 
 
-def _as_one_of_many(config: TrainConfig, display: Display, compute: Compute, world: World) -> RunResult:
+def _as_one_of_many(
+    config: TrainConfig, display: Display, compute: Compute, world: World, data: Dataset | None = None
+) -> RunResult:
     world.wait()
-    # The digest that comparisons rely on is the manifest's: a run holds the files to it.
-    data = load_data(config.train.data, verify=world.main)
+    # The digest that comparisons rely on is the manifest's: the main process has held the files to it.
+    data = load_data(config.train.data) if data is None else data
     if world.main:
         sweep(config.directory / "ckpt")
     world.wait()

@@ -8,7 +8,7 @@ from typing import Any
 
 from vgpt.data.manifest import Manifest
 from vgpt.errors import DataError, UsageError
-from vgpt.files import DEMO
+from vgpt.files.paths import DEMO
 from vgpt.settings.train import SystemSettings, TrainConfig
 from vgpt.tracking.record import RECORD_FILE, read_record
 from vgpt.training.checkpoint import steps

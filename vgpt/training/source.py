@@ -13,16 +13,16 @@ from typing import Any
 from torch import Tensor
 
 from vgpt.errors import CheckpointError, UsageError
+from vgpt.files.digests import file_digest
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.interchange import load_gpt2_safetensors
 from vgpt.model.weights import check_numbers, weight_files
-from vgpt.settings.fields import shown
+from vgpt.settings.fields import format_value
 from vgpt.settings.model import ModelSettings
 from vgpt.text.gpt2 import PUBLISHED_FINGERPRINT
 from vgpt.text.tokenizer import Tokenizer
 from vgpt.training.checkpoint import find_checkpoint, read_tensors
-from vgpt.training.files import sha256
 
 HF = "hf:"
 # What a model may change without another meaning of its weights.
@@ -124,14 +124,16 @@ def open_source(place: str, *, runs_dir: Path) -> Source:
     found = find_checkpoint(place, runs_dir=runs_dir, which="best")
     tokenizer, file = found.tokenizer(), found.directory / "model.safetensors"
     name = f"{place} at step {found.state.step}"
-    return Source(name, sha256(file), found.model, tokenizer.fingerprint, tokenizer.name, lambda: read_tensors(file))
+    return Source(
+        name, file_digest(file), found.model, tokenizer.fingerprint, tokenizer.name, lambda: read_tensors(file)
+    )
 
 
 def differences(there: ModelSettings, here: ModelSettings, *, free: tuple[str, ...] = ()) -> list[str]:
     """Return one line for every setting of the model that differs, but for the `free` ones."""
     old, new = _flat(there), _flat(here)
     return [
-        f"--{name.replace('_', '-')}: {shown(old.get(name))} there, {shown(new.get(name))} asked"
+        f"--{name.replace('_', '-')}: {format_value(old.get(name))} there, {format_value(new.get(name))} asked"
         for name in dict.fromkeys([*old, *new])
         if name not in free and old.get(name) != new.get(name)
     ]
@@ -145,9 +147,9 @@ def _published(directory: Path) -> Source:
         tokenizer = Tokenizer.load(directory)
         fingerprint, name = tokenizer.fingerprint, tokenizer.name
     files = weight_files(directory)
-    digest = sha256(files[0])
+    digest = file_digest(files[0])
     if len(files) > 1:
-        digest = hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
+        digest = hashlib.sha256("".join(map(file_digest, files)).encode()).hexdigest()
     return Source(f"{HF}{directory}", digest, model.config, fingerprint, name, lambda: dict(model.state_dict()))
 
 

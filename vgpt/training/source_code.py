@@ -27,7 +27,6 @@ _WATCHED = (
 )
 """Modules of torch that every run computes with."""
 _STANDARD = str(Path(inspect.__file__).parent)
-_PASSED_OVER = ("conformance",)
 _MOST_NAMED = 5
 
 
@@ -39,8 +38,7 @@ def source_digest() -> str:
     digest = hashlib.sha256()
     for path in files:
         name = path.relative_to(root)
-        if not set(name.parts) & set(_PASSED_OVER):
-            digest.update(f"{name.as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(f"{name.as_posix()}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()[:16]
 
 

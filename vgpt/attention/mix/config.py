@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError, field_validator
 
 from vgpt.attention.config import AttentionConfig, CacheCost, Flops, Shape
-from vgpt.attention.mix.grammar import format_pattern, parse_pattern
-from vgpt.attention.registry import register_attention, resolve_attention
+from vgpt.attention.grammar import format_pattern, parse_pattern, resolve_attention
+from vgpt.attention.registry import register_attention
 from vgpt.errors import SettingsError
 
 

@@ -1,4 +1,4 @@
-"""How all figures look, and how they become files: colours that colour-blind readers tell apart, one legend below."""
+"""How all figures look, and how they become files: colors that color-blind readers tell apart, one legend below."""
 
 import io
 import re
@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vgpt.report.grouping import Row
-from vgpt.report.names import row_names
+from vgpt.compare.rows import Row, row_names
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito 2008, "Color Universal Design", without the yellow, which white paper swallows."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
@@ -19,17 +18,17 @@ _LONGEST_NAME = 44
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a row is drawn in every figure: beyond seven rows colours come again with another marker and dash."""
+class LineStyle:
+    """How a row is drawn in every figure: beyond seven rows colors come again with another marker and dash."""
 
     name: str
-    colour: str
+    color: str
     marker: str
     dash: str
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Figure:
     """A finished figure.
 
     Attributes:
@@ -45,14 +44,14 @@ class Drawn:
     figure: Any
 
 
-def looks(rows: Sequence[Row]) -> dict[str, Look]:
+def line_styles(rows: Sequence[Row]) -> dict[str, LineStyle]:
     """Return the look of each row by its label."""
-    found: dict[str, Look] = {}
+    found: dict[str, LineStyle] = {}
     for number, (label, name) in enumerate(row_names(rows).items()):
-        turn = number // len(COLOURS)
-        found[label] = Look(
+        turn = number // len(COLORS)
+        found[label] = LineStyle(
             _legible(name),
-            COLOURS[number % len(COLOURS)],
+            COLORS[number % len(COLORS)],
             MARKERS[(number + turn) % len(MARKERS)],
             DASHES[turn % len(DASHES)],
         )
@@ -96,12 +95,12 @@ def add_legend(figure: Any, handles: Mapping[str, Any], note: str = "") -> None:
     legend.set_alignment("center")
 
 
-def as_png(drawn: Drawn) -> bytes:
+def as_png(drawn: Figure) -> bytes:
     """Return a figure as a PNG."""
     return _saved(drawn, "png", dpi=150, metadata={"Software": None})
 
 
-def as_svg(drawn: Drawn) -> str:
+def as_svg(drawn: Figure) -> str:
     """Return a figure as a document of SVG whose text stays text, without date, and naming nothing outside itself."""
     import matplotlib
 
@@ -111,7 +110,7 @@ def as_svg(drawn: Drawn) -> str:
     return re.sub(r"\s*<metadata>.*?</metadata>", "", text, count=1, flags=re.DOTALL)
 
 
-def _saved(drawn: Drawn, kind: str, **options: Any) -> bytes:
+def _saved(drawn: Figure, kind: str, **options: Any) -> bytes:
     content = io.BytesIO()
     with warnings.catch_warnings():
         # A name may hold letters that the font lacks: they become boxes in a PNG, and stay letters in SVG.

@@ -2,24 +2,22 @@
 
 from pathlib import Path
 
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.curves import Histories
+from vgpt.compare.evaluation_noise import Windows
 from vgpt.errors import VgptError
-from vgpt.files import may_replace
-from vgpt.report.comparison import Comparison
-from vgpt.report.curves import Histories
-from vgpt.report.evaluation_noise import Windows
-from vgpt.report.figures.caches import draw_caches
-from vgpt.report.figures.losses import draw_losses
-from vgpt.report.figures.positions import draw_positions
-from vgpt.report.figures.style import Drawn, as_png, as_svg
-from vgpt.report.figures.tradeoffs import draw_tradeoffs
+from vgpt.files.paths import may_replace
+from vgpt.report.figures.costs import draw_caches, draw_tradeoffs
+from vgpt.report.figures.curves import draw_losses, draw_positions
+from vgpt.report.figures.style import Figure, as_png, as_svg
 
 
-def draw_all(comparison: Comparison, histories: Histories, windows: Windows) -> list[Drawn]:
+def draw_all(comparison: Comparison, histories: Histories, windows: Windows) -> list[Figure]:
     """Return the figures that there are numbers for.
 
     Args:
         comparison: what they show.
-        histories: finds the course of a run.
+        histories: finds the loss curves of a run.
         windows: finds its losses per window and position.
     """
     if not comparison.rows:
@@ -33,7 +31,7 @@ def draw_all(comparison: Comparison, histories: Histories, windows: Windows) -> 
     return [one for one in found if one is not None]
 
 
-def save_figures(figures: list[Drawn], directory: Path) -> list[Path]:
+def save_figures(figures: list[Figure], directory: Path) -> list[Path]:
     """Write each figure as PNG and SVG and return the files.
 
     Raises:

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vgpt.report.figures.style import Drawn, as_svg
+from vgpt.report.figures.style import Figure, as_svg
 
 _CLASSES = ("bold", "dim", "green", "red", "yellow")
 
@@ -66,7 +66,7 @@ def plain_table(caption: str, head: Sequence[str], lines: Iterable[Sequence[str]
     return _table(element("caption", plain(caption)), head, lines, [False] * len(head))
 
 
-def inline_svg(drawn: Drawn) -> str:
+def inline_svg(drawn: Figure) -> str:
     """Return a figure as an element of a page: ids that no other figure has, a text for those who cannot see it."""
     text = as_svg(drawn)
     text = text[text.index("<svg") :]

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from rich.console import RenderableType
 
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.rows import row_names
 from vgpt.errors import VgptError
-from vgpt.files import may_replace
+from vgpt.files.paths import may_replace
 from vgpt.report.captions import audit_lines, confound_lines, forced_line
-from vgpt.report.comparison import Comparison
-from vgpt.report.figures.style import Drawn
+from vgpt.report.figures.style import Figure
 from vgpt.report.formats import notes
-from vgpt.report.grouping import seed_of
 from vgpt.report.html.elements import blocks, element, inline_svg, plain, plain_table
-from vgpt.report.names import row_names
-from vgpt.report.reproduce import reproduction
 from vgpt.report.tables import number_tables
-from vgpt.tracking.store import RunInfo
+from vgpt.study.reproduce import reproduction
+from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Tag
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -49,29 +49,29 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What the browser may load: nothing."""
 
 _PROVENANCE = {
-    "commit": "vgpt.git",
-    "vgpt": "vgpt.version",
-    "torch": "vgpt.torch",
-    "device": "vgpt.device",
-    "precision": "vgpt.dtype",
-    "data": "vgpt.data_digest",
-    "tokenizer": "vgpt.tokenizer",
-    "evaluation": "vgpt.eval_windows",
+    "commit": Tag.GIT,
+    "vgpt": Tag.VERSION,
+    "torch": Tag.TORCH,
+    "device": Tag.DEVICE,
+    "precision": Tag.DTYPE,
+    "data": Tag.DATA_DIGEST,
+    "tokenizer": Tag.TOKENIZER,
+    "evaluation": Tag.EVAL_WINDOWS,
 }
 """What a run says of where it is from: head of the column -> tag."""
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A comparison of a report with its figures; `title` tells it from the report's others."""
 
     comparison: Comparison
-    figures: Sequence[Drawn]
+    figures: Sequence[Figure]
     title: str = ""
 
 
 def as_html(
-    sections: Sequence[Section],
+    sections: Sequence[ReportSection],
     *,
     name: str = "",
     command: str,
@@ -122,7 +122,7 @@ def _page(title: str, body: Sequence[str]) -> str:
     )
 
 
-def _section(one: Section) -> str:
+def _section(one: ReportSection) -> str:
     title = [element("h2", plain(one.title), class_="part")] if one.title else []
     if not one.comparison.rows:
         return "\n".join([*title, element("p", "No run of these settings has finished.", class_="yellow")])
@@ -172,7 +172,7 @@ def _conditions(comparison: Comparison) -> str:
     return blocks(lines) + element("details", element("summary", f"All {len(shared)} equal conditions"), table)
 
 
-def _figures(figures: Sequence[Drawn]) -> list[str]:
+def _figures(figures: Sequence[Figure]) -> list[str]:
     if not figures:
         return []
     drawn = [element("figure", inline_svg(one), element("figcaption", plain(one.alt))) for one in figures]
@@ -199,7 +199,7 @@ def _provenance(comparisons: Sequence[Comparison], command: str) -> str:
 def _line(run: RunInfo) -> list[str]:
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(run.start_time / 1000))
     told = [_shortened(run.tags.get(tag, "-")) for tag in _PROVENANCE.values()]
-    return [run.run_name, seed_of(run), started, *told, run.run_id or "-"]
+    return [run.run_name, run.seed, started, *told, run.run_id or "-"]
 
 
 def _shortened(value: str) -> str:

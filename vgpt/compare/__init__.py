@@ -1,0 +1,1 @@
+"""From recorded runs to a comparison of their variants."""

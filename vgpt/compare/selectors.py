@@ -1,0 +1,140 @@
+"""The words after `vgpt compare`: variants, variants with settings, or runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from vgpt.attention.grammar import filled, format_variant, is_pattern, parse_attention, parse_pattern, resolve_attention
+from vgpt.attention.registry import variants
+from vgpt.errors import SettingsError, UsageError, did_you_mean
+from vgpt.formatting import flag_of
+
+
+@dataclass(frozen=True)
+class Selector:
+    """One thing to compare: a variant with those of its settings that were given, or a run.
+
+    Attributes:
+        text: the word as typed.
+        kind: the variant; empty for a run.
+        settings: settings of the variant by name, as typed.
+        run_name: name of the run; empty for a variant.
+    """
+
+    text: str
+    kind: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    run_name: str = ""
+
+    @property
+    def attn(self) -> str:
+        """The variant as `--attn` takes it."""
+        if self.kind == "mix" and "pattern" in self.settings:
+            return self.settings["pattern"]
+        return format_variant({"kind": self.kind, **self.settings})
+
+    def typed_settings(self) -> dict[str, Any]:
+        """Return the given settings as values of their types.
+
+        Raises:
+            SettingsError: a setting that the variant does not have, or a wrong value.
+        """
+        try:
+            config = resolve_attention({"kind": self.kind, **self.settings})
+        except ValidationError as error:
+            fields = list(variants()[self.kind].model_fields)
+            faults = [f"{self.attn}: {_explained(fault, fields)}" for fault in error.errors()]
+            raise SettingsError(faults, f"Settings of {self.kind}: {', '.join(fields) or 'none'}.") from error
+        return {name: getattr(config, name) for name in self.settings}
+
+
+def parse_selectors(words: Sequence[str]) -> list[Selector]:
+    """Read the words; one that is no variant is taken for a run's name, its directory or its checkpoint directory.
+
+    Raises:
+        UsageError: a word stands twice, a variant with settings is unknown, or settings are wrong.
+    """
+    selectors = [_parse(word) for word in words]
+    for number, selector in enumerate(selectors):
+        if (selector.attn, selector.run_name) in [(other.attn, other.run_name) for other in selectors[:number]]:
+            raise UsageError(f"{selector.text!r} is named twice", "Name each variant or run once.")
+    return selectors
+
+
+def with_variant_flags(selectors: Sequence[Selector], flags: Mapping[str, str], *, strict: bool) -> list[Selector]:
+    """Give settings of variants (`--n-kv-head 4`) to each selector whose variant has them and does not set them itself.
+
+    Args:
+        selectors: what is compared.
+        flags: flat name -> value as typed.
+        strict: whether a setting that no selector takes is an error, as it is on the command line.
+
+    Raises:
+        UsageError: no selector takes one of the settings.
+    """
+    given = {index: dict(selector.settings) for index, selector in enumerate(selectors)}
+    for name, value in flags.items():
+        takers = [index for index, selector in enumerate(selectors) if _takes(selector, name)]
+        if strict and not takers:
+            raise UsageError(*_nobody_takes(name, selectors))
+        for index in takers:
+            if selectors[index].kind == "mix" and name != "pattern":
+                owners = {kind: {name: value} for kind in variants() if name in variants()[kind].model_fields}
+                given[index]["pattern"] = filled(given[index]["pattern"], owners)
+            else:
+                given[index][name] = value
+    changed = [Selector(t.text, t.kind, given[index], t.run_name) for index, t in enumerate(selectors)]
+    for selector in changed:
+        if selector.kind:
+            selector.typed_settings()
+    return changed
+
+
+def _takes(selector: Selector, name: str) -> bool:
+    """Return whether a setting is one of the term's variant, or of a layer of its pattern, and is not set there."""
+    if not selector.kind:
+        return False
+    if selector.kind == "mix" and name != "pattern":
+        layers = parse_pattern(selector.settings["pattern"]) if "pattern" in selector.settings else []
+        return any(name in variants()[layer["kind"]].model_fields and name not in layer for layer in layers)
+    return name in variants()[selector.kind].model_fields and name not in selector.settings
+
+
+def _parse(word: str) -> Selector:
+    kind, colon, _ = word.partition(":")
+    if kind in variants() or ("/" not in word and (colon or is_pattern(word))):
+        table = parse_attention(word)
+        kind = table.pop("kind")
+        selector = Selector(word, kind, table)
+        selector.typed_settings()
+        return selector
+    parts = PurePath(word).parts
+    if "ckpt" in parts[1:]:
+        parts = parts[: parts.index("ckpt", 1)]
+    return Selector(word, run_name=parts[-1] if parts else word)
+
+
+def _explained(fault: ErrorDetails, fields: Sequence[str]) -> str:
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    unknown = fault["type"] == "extra_forbidden"
+    reason = "unknown setting" + did_you_mean(name, fields) if unknown else fault["msg"]
+    return f"{name} = {fault['input']!r}: {reason}"
+
+
+def _nobody_takes(name: str, selectors: Sequence[Selector]) -> tuple[str, str]:
+    flag = flag_of(name)
+    owners = [kind for kind, config in variants().items() if name in config.model_fields]
+    if any(selector.kind in owners for selector in selectors):
+        return (
+            f"{flag}: every variant that has it sets it already",
+            f"Leave out {flag}, or the setting after the colon.",
+        )
+    listed = ", ".join(selector.text for selector in selectors) or "no variant"
+    return (
+        f"{flag} belongs to {', '.join(owners)}; this comparison names {listed}",
+        f"Leave out {flag}, or name a variant that has it.",
+    )

@@ -1,0 +1,1 @@
+"""What a variant is and costs: no runs needed."""

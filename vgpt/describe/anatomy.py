@@ -1,0 +1,209 @@
+"""One variant taken apart: settings, parameters, costs, cache and mask in one model."""
+
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.grouped.config import MHAConfig
+from vgpt.attention.plugins import origin_of
+from vgpt.describe.costs import (
+    AttentionCosts,
+    CacheSizes,
+    LayerGroup,
+    cache_sizes,
+    costs,
+    decode_flops,
+    flops_json,
+    groups,
+    model_costs,
+)
+from vgpt.describe.labels import full_label
+from vgpt.describe.mask import Mask, heads_differ, mask_for_terminal
+from vgpt.settings.explain import ExplainConfig
+
+CONTEXTS = tuple(2**power for power in range(8, 16))
+"""Context lengths of the table of cache sizes: 256 to 32,768."""
+
+Tensors = Mapping[str, tuple[int, ...]]
+_SWITCHES = ("qk_norm", "out_gate", "sinks")
+_POSITIONS = ("learned", "rope", "none", "alibi")
+
+
+@dataclass(frozen=True)
+class GroupAnatomy:
+    """Layers with the same settings.
+
+    Attributes:
+        group: the layers and their settings.
+        tensors: shape of each parameter of one layer.
+        costs: of one layer.
+        mask: of the first head of the first of the layers.
+        heads_differ: whether other heads have other masks.
+    """
+
+    group: LayerGroup
+    tensors: Tensors
+    costs: AttentionCosts
+    mask: Mask
+    heads_differ: bool
+
+    @property
+    def counted(self) -> int:
+        """Parameters of one layer, counted from its tensors."""
+        return sum(count(shape) for shape in self.tensors.values())
+
+
+@dataclass(frozen=True)
+class CacheRow:
+    """The caches of all layers for one sequence of `context` tokens, in bytes, and FLOPs of one more token."""
+
+    context: int
+    bytes: int
+    read_bytes: int
+    bytes_of_mha: int
+    decode_flops: int
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """All that is to be said about a variant in one model."""
+
+    config: ExplainConfig
+    parts: tuple[GroupAnatomy, ...]
+    costs: AttentionCosts
+    cache: tuple[CacheRow, ...]
+    sizes: CacheSizes
+    sizes_of_mha: CacheSizes
+
+    @property
+    def attn(self) -> AttentionConfig:
+        """The variant's settings."""
+        return self.config.model.attn
+
+    @property
+    def plugins(self) -> list[str]:
+        """The plug-ins that its layers come from."""
+        kinds = dict.fromkeys(part.group.config.kind for part in self.parts)
+        return list(dict.fromkeys(str(plugin) for kind in kinds if (plugin := origin_of(kind)) is not None))
+
+    def supported(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return positions and switches with the reason against each that does not apply; empty where it does."""
+        return _reasons(self.parts, _POSITIONS, "positions"), _reasons(self.parts, _SWITCHES, "switches")
+
+
+def anatomy(config: ExplainConfig, tensors_of: Callable[[AttentionConfig, Shape, int], Tensors]) -> Anatomy:
+    """Take the variant of `config.model` apart.
+
+    Args:
+        config: the model, and what to show.
+        tensors_of: returns the shapes of the parameters of one layer.
+
+    Raises:
+        VgptError: the variant does not state its costs, or its module cannot be built.
+    """
+    model = config.model
+    sizes = cache_sizes(model, config.element_bytes)
+    plain = cache_sizes(model.model_copy(update={"attn": MHAConfig()}), config.element_bytes)
+    rows = [CacheRow(n, sizes.at(n), sizes.read(n), plain.at(n), decode_flops(model, n)) for n in CONTEXTS]
+    parts: list[GroupAnatomy] = []
+    for group in groups(model):
+        mask = mask_for_terminal(group.config, config.pictured, group.layers[0])
+        parts.append(
+            GroupAnatomy(
+                group,
+                tensors_of(group.config, model.shape, group.layers[0]),
+                costs(group.config, model.shape, model.block_size),
+                mask,
+                heads_differ(group.config, mask, model.n_head),
+            )
+        )
+    return Anatomy(config, tuple(parts), model_costs(model), tuple(rows), sizes, plain)
+
+
+def count(shape: tuple[int, ...]) -> int:
+    """Return the numbers in a tensor of this shape."""
+    total = 1
+    for size in shape:
+        total *= size
+    return total
+
+
+def description(attn: AttentionConfig) -> str:
+    """Return the first paragraph of what the variant's class says about itself, on one line."""
+    return " ".join((inspect.getdoc(type(attn)) or "").partition("\n\n")[0].split())
+
+
+def sources(attn: AttentionConfig) -> str:
+    """Return the paper that the variant is from, as its class, or else the file of its class, names it."""
+    texts = [inspect.getdoc(type(attn)) or "", inspect.getdoc(sys.modules.get(type(attn).__module__)) or ""]
+    for text in texts:
+        for paragraph in text.split("\n\n"):
+            if paragraph.startswith(("Source:", "Sources:")):
+                return " ".join(paragraph.split())
+    return ""
+
+
+def anatomy_json(found: Anatomy) -> dict[str, Any]:
+    """Return an anatomy as plain data; the tensors, costs and mask are those of one layer each."""
+    model = found.config.model
+    positions, switches = found.supported()
+    return {
+        "attention": full_label(found.attn),
+        "summary": found.attn.summary,
+        "description": description(found.attn),
+        "sources": sources(found.attn),
+        "plugins": found.plugins,
+        "model": {"n_layer": model.n_layer, **asdict(model.shape)},
+        "layers": [_part_json(part) for part in found.parts],
+        "all_layers": {
+            "params": found.costs.params,
+            "matmul_params": found.costs.matmul_params,
+            **flops_json(found.costs),
+        },
+        "cache": {
+            "dtype": found.config.kv_dtype,
+            "growth_bytes_per_token": found.sizes.growth(model.block_size),
+            "contexts": [asdict(row) for row in found.cache],
+        },
+        "positions": {name: reason or True for name, reason in positions.items()},
+        "switches": {name: reason or True for name, reason in switches.items()},
+        "confounds": confounds(found),
+    }
+
+
+def confounds(found: Anatomy) -> list[str]:
+    """Return what besides the mixing of tokens sets the variant apart, over all layers."""
+    shape = found.config.model.shape
+    return list(dict.fromkeys(text for part in found.parts for text in part.group.config.confounds(shape)))
+
+
+def _part_json(part: GroupAnatomy) -> dict[str, Any]:
+    config, mask = part.group.config, part.mask
+    return {
+        "layers": list(part.group.layers),
+        "attention": full_label(config),
+        "settings": config.model_dump(mode="json"),
+        "tensors": {name: list(shape) for name, shape in part.tensors.items()},
+        "params": part.costs.params,
+        "params_counted": part.counted,
+        "matmul_params": part.costs.matmul_params,
+        **flops_json(part.costs),
+        "mask": {
+            "tokens": mask.tokens,
+            "layer": mask.layer,
+            "head": mask.head,
+            "heads_differ": part.heads_differ,
+            "picture": mask.lines(),
+        },
+    }
+
+
+def _reasons(parts: tuple[GroupAnatomy, ...], names: tuple[str, ...], attribute: str) -> dict[str, str]:
+    reasons: dict[str, str] = {}
+    for name in names:
+        refusing = [part.group.config for part in parts if name not in getattr(part.group.config, attribute)]
+        reasons[name] = (refusing[0].why_not.get(name) or f"{refusing[0].kind} has no use for it") if refusing else ""
+    return reasons

@@ -1,0 +1,1 @@
+"""The one way to name, read, write, lock and digest a file."""

@@ -1,0 +1,1 @@
+"""Which runs a question needs: planning, training and reproducing them."""

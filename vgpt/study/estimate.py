@@ -1,0 +1,83 @@
+"""How long missing runs would take, from how long the same training took before on this machine."""
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+
+from vgpt.compare.audit import ASPECTS
+from vgpt.compare.request import PlannedRun
+from vgpt.settings.fields import format_value, leaves
+from vgpt.settings.train import TrainConfig
+from vgpt.tracking.listing import list_run
+from vgpt.tracking.run_info import RunInfo, finished
+from vgpt.tracking.schema import Metric
+
+_SPEED = ("batch", "trunk", "positions", "precision", "device")
+_WORKERS = ("nproc", "nnodes", "parallel")
+
+Key = tuple[str, ...]
+
+
+class ThroughputEstimate:
+    """Seconds per training token, by variant and by everything else that decides how fast a run is.
+
+    A run that ended since the plan was made counts more than those on record: it was timed with its start and its
+    evaluations, and under the load that the machine has now. A variant that was never trained is taken to be as fast
+    as the others under the same conditions.
+
+    Args:
+        runs: all runs on record; those of other machines, whose speed says nothing of this one, are passed over.
+    """
+
+    def __init__(self, runs: Iterable[RunInfo]) -> None:
+        self._recorded: dict[Key, dict[str, list[float]]] = {}
+        self._timed: dict[Key, dict[str, list[float]]] = {}
+        for run in finished(runs):
+            seconds, tokens = run.metrics.get(Metric.TRAIN_SECONDS, 0.0), run.metrics.get(Metric.TRAIN_TOKENS, 0.0)
+            if run.directory is not None and seconds > 0 and tokens > 0:
+                _add(self._recorded, _key(run.params), run.attention_label, seconds / tokens)
+
+    def note(self, planned: PlannedRun, seconds: float, tokens: int) -> None:
+        """Take the time of a run that has just been trained: `tokens` of it in `seconds`."""
+        if tokens > 0:
+            _add(self._timed, _key_of(planned), planned.label, seconds / tokens)
+
+    def seconds(self, planned: PlannedRun) -> float | None:
+        """Return how long the rest of a run should take; None where nothing like it was trained here yet."""
+        key, label = _key_of(planned), planned.label
+        timed, recorded = self._timed.get(key, {}), self._recorded.get(key, {})
+        own = timed.get(label) or recorded.get(label)
+        if own is not None:
+            return median(own) * tokens_left(planned)
+        others = [median(throughput) for throughput in (timed or recorded).values()]
+        return median(others) * tokens_left(planned) if others else None
+
+    def total(self, missing: Iterable[PlannedRun]) -> float | None:
+        """Return how long several runs should take, one after another; None where that of any is unknown."""
+        parts = [self.seconds(planned) for planned in missing]
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
+
+def tokens_left(planned: PlannedRun) -> int:
+    """Return the training tokens that a run, perhaps half-trained, still lacks."""
+    return max(0, planned.config.steps - steps_done(planned)) * planned.config.tokens_per_step
+
+
+def steps_done(planned: PlannedRun) -> int:
+    """Return the steps on record of a run that was begun on this machine."""
+    found = list_run(planned.config.directory)
+    return found.step if found is not None else 0
+
+
+def _key_of(planned: PlannedRun) -> Key:
+    return _key({name: format_value(value) for name, value in planned.config.flat().items()})
+
+
+def _key(params: Mapping[str, str]) -> Key:
+    known = leaves(TrainConfig)
+    names = [*(name for aspect in _SPEED for name in ASPECTS[aspect]), *_WORKERS]
+    return tuple(params.get(name, format_value(known[name].default)) for name in names)
+
+
+def _add(table: dict[Key, dict[str, list[float]]], key: Key, label: str, pace: float) -> None:
+    table.setdefault(key, {}).setdefault(label, []).append(pace)

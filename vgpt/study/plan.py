@@ -1,0 +1,100 @@
+"""What a comparison has before it: for each variant the runs that exist, those that are missing, and the time."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.request import PlannedRun
+from vgpt.describe.labels import display_label
+from vgpt.formatting import format_time, wrapping_label
+from vgpt.study.estimate import ThroughputEstimate, steps_done
+
+
+@dataclass(frozen=True)
+class Item:
+    """The runs of one variant.
+
+    Attributes:
+        label: the variant with its settings.
+        name: the same in short.
+        there: finished runs on record.
+        missing: runs to train.
+        begun: those of them that were begun, and go on where they were left.
+        seconds: how long the missing runs should take; None where that is unknown.
+    """
+
+    label: str
+    name: str
+    there: int
+    missing: int
+    begun: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole plan; `missing` holds the runs in the order in which they are trained, each once.
+
+    `later` are the fewest and the most runs of a second stage: which they are depends on what these come to.
+    """
+
+    items: tuple[Item, ...]
+    missing: tuple[PlannedRun, ...]
+    seconds: float | None
+    later: tuple[int, int] = (0, 0)
+
+    @property
+    def there(self) -> int:
+        """Finished runs on record."""
+        return sum(item.there for item in self.items)
+
+    def sentence(self) -> str:
+        """Return the plan in one line."""
+        return f"{self._now()}{self._then()}"
+
+    def _now(self) -> str:
+        if not self.missing:
+            return f"plan: all {self.there} runs exist; nothing to train"
+        begun = sum(item.begun for item in self.items)
+        half = f", {begun} of them begun" if begun else ""
+        return (
+            f"plan: {self.there} runs exist, {len(self.missing)} are missing{half}; time: {format_time(self.seconds)}"
+        )
+
+    def _then(self) -> str:
+        if not self.later[1]:
+            return ""
+        least, most = self.later
+        number = f"{least}" if least == most else f"{least} to {most}"
+        return (
+            f". These choose the learning rates; a second stage of {number} runs at the chosen and the common rate, "
+            f"with other seeds, is what is reported"
+        )
+
+
+def make_plan(comparisons: Sequence[Comparison], throughput: ThroughputEstimate) -> Plan:
+    """Return the plan of one comparison, or of several that may share runs."""
+    there: dict[str, set[str]] = {}
+    names: dict[str, str] = {}
+    for comparison in comparisons:
+        for row in comparison.sweep.rows if comparison.sweep else comparison.rows:
+            names[row.label] = row.title
+            there.setdefault(row.label, set()).update(run.id or run.run_id or run.run_name for run in row.runs)
+    missing = distinct(planned for comparison in comparisons for planned in comparison.missing)
+    items: list[Item] = []
+    for label in dict.fromkeys([*there, *(planned.label for planned in missing)]):
+        own = [planned for planned in missing if planned.label == label]
+        begun = sum(steps_done(planned) > 0 for planned in own)
+        name = names.get(label) or wrapping_label(display_label(own[0].config.model.attn))
+        items.append(Item(label, name, len(there.get(label, ())), len(own), begun, throughput.total(own)))
+    stages = [one.sweep.later for one in comparisons if one.sweep]
+    later = (sum(least for least, _ in stages), sum(most for _, most in stages))
+    return Plan(tuple(items), missing, throughput.total(missing), later)
+
+
+def distinct(missing: Iterable[PlannedRun]) -> tuple[PlannedRun, ...]:
+    """Return runs without those that would learn the same as one before them."""
+    kept: dict[str, PlannedRun] = {}
+    for planned in missing:
+        kept.setdefault(planned.config.settings_hash, planned)
+    return tuple(kept.values())
