@@ -2,6 +2,7 @@
 
 import pytest
 
+from vgpt.attention.build import build_attention
 from vgpt.attention.cache import TokenCache
 from vgpt.attention.config import Shape
 from vgpt.attention.grouped.config import GQAConfig, MHAConfig
@@ -11,7 +12,6 @@ from vgpt.attention.latent.module import LatentAttention
 from vgpt.attention.local.config import LocalConfig
 from vgpt.attention.local.module import LocalAttention
 from vgpt.attention.place import Place
-from vgpt.attention.registry import build_attention
 from vgpt.conformance import failures
 
 
