@@ -196,6 +196,7 @@ def main() -> None:
         result["lengths"] = [measured(mixers, T, args.rounds) for T in LENGTHS]
         result["kernels_us"] = {T: by_kernel(T) for T in LENGTHS}
         print(json.dumps(result["kernels_us"]), flush=True)
+        write(args.out, result)
         # Last, because its compilation takes longest; one length is enough, for its time is linear in the tokens.
         compiled = {"kernel": kernel, "batched compiled": torch.compile(form, dynamic=False)}
         result["compiled"] = measured(compiled, 4096, args.rounds)
