@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vgpt.errors import UsageError, did_you_mean
+from vgpt.model.gelu import gelu_by_tanh
 from vgpt.settings.model import ACTIVATIONS
 
 Activation = Callable[[Tensor], Tensor]
@@ -47,7 +48,7 @@ def activation(name: str) -> Activation:
 @register_activation("gelu_new")
 def gelu_new(x: Tensor) -> Tensor:
     """GELU by tanh, as GPT-2 was trained: Hendrycks and Gimpel 2016, arXiv 1606.08415, section 2."""
-    return F.gelu(x, approximate="tanh")
+    return gelu_by_tanh(x)
 
 
 @register_activation("gelu")
