@@ -15,6 +15,7 @@ from vgpt.attention.cache import Cache
 from vgpt.model.activations import gelu, gelu_new, relu
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2MLP, GPT2Model
+from vgpt.model.products import Linear
 from vgpt.model.steps import Steps, cuda_recorder, run_again, whole_pages
 
 # Activations that oneDNN applies while a product's output is still in registers: (attribute, algorithm).
@@ -133,7 +134,7 @@ def _pack(model: GPT2Model) -> None:
         block.mlp = _packed_mlp(block.mlp)
     for module in list(model.h.modules()):
         for name, child in list(module.named_children()):
-            if type(child) is nn.Linear:
+            if type(child) in (nn.Linear, Linear):
                 setattr(module, name, PackedLinear(child.weight, child.bias))
 
 

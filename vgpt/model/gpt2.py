@@ -15,6 +15,7 @@ from vgpt.attention.place import Place
 from vgpt.errors import VgptError
 from vgpt.model.activations import activation
 from vgpt.model.config import GPT2Config
+from vgpt.model.products import linear, quicken
 
 _GRAPHS = 256
 """Most graphs of one block's forward pass."""
@@ -122,6 +123,7 @@ class GPT2Model(nn.Module):
         self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.lm_head = None if config.tie_weights else nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        quicken(self)
 
     @property
     def blocks(self) -> list[GPT2Block]:
@@ -181,7 +183,7 @@ class GPT2Model(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Map (..., C) after the last norm to logits (..., V)."""
-        return F.linear(hidden, self.head_weight)
+        return linear(hidden, self.head_weight)
 
     def make_caches(
         self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str | None = None
