@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.products import linear
+from vgpt.model.products import linear, matmul
 
 # From this many logits on the chunked loss is the faster one: measured 1.0x at 2^19, 1.4x at 2^23, 1.2x at 2^26.
 LARGE = 1 << 22
@@ -53,7 +53,7 @@ def token_losses(model: GPT2Model, ids: Tensor, targets: Tensor) -> Tensor:
         if hidden.device.type == "cuda":
             weight = _padded(weight, _product_dtype(hidden))
         parts = [
-            F.cross_entropy(F.linear(h, weight)[:, :V].float(), t, reduction="none")
+            F.cross_entropy(linear(h, weight)[:, :V].float(), t, reduction="none")
             for h, t in zip(hidden.split(rows), goals.split(rows), strict=True)
         ]
         return torch.cat(parts).view_as(targets)
@@ -120,10 +120,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         d_weight: Tensor | None = None
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         for h, t, d_h in zip(hidden.split(rows), targets.split(rows), d_hidden.split(rows), strict=True):
-            logits = h @ low.T
+            logits = matmul(h, low.T)
             total += gradient_(logits, t, 1.0 / targets.shape[0], V)
-            torch.mm(logits, low, out=d_h)
-            part = _wide_product(logits.T, h) if on_gpu else logits.T @ h
+            matmul(logits, low, out=d_h)
+            part = _wide_product(logits.T, h) if on_gpu else matmul(logits.T, h)
             d_weight = part.to(weight.dtype) if d_weight is None else d_weight.add_(part)
         assert d_weight is not None
         ctx.save_for_backward(d_hidden, d_weight[:V])

@@ -44,12 +44,21 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: (N, K).
         bias: (N,).
     """
-    if _apart(x, weight):
+    if _pays(x, weight):
         return _Linear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
-def _apart(x: Tensor, weight: Tensor) -> bool:
+def matmul(left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """Return left @ right of matrices (M, K) and (K, N), without a record for gradients; in `out` where given."""
+    if not _pays(left, right.t()):
+        return torch.mm(left, right, out=out)
+    y = _product(left, right.t())
+    return y if out is None else out.copy_(y)
+
+
+def _pays(x: Tensor, weight: Tensor) -> bool:
+    """Return whether oneDNN should multiply (..., K) with (N, K)."""
     return (
         x.dtype is torch.float32
         and weight.dtype is torch.float32
@@ -73,9 +82,13 @@ def onednn_is_faster() -> bool:
     )
 
 
-def product(left: Tensor, right: Tensor) -> Tensor:
-    """Return left right^T of matrices (M, K) and (N, K) of any strides, by oneDNN."""
-    return torch.ops.mkldnn._linear_pointwise.default(left, right, None, "none", [], "")
+def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return left right^T + bias of (..., K) and (N, K) of any strides, by oneDNN."""
+    return _multiply(left, right, bias, "none", [], "")
+
+
+def _multiply(*arguments: Any) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(*arguments)
 
 
 class _Linear(torch.autograd.Function):
@@ -85,7 +98,7 @@ class _Linear(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return (..., N)."""
         ctx.save_for_backward(x, weight)
-        return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+        return _product(x, weight, bias)
 
     @staticmethod
     @once_differentiable  # untyped, hence:
@@ -97,6 +110,6 @@ class _Linear(torch.autograd.Function):
         (grad,) = grad_outputs
         rows = grad.reshape(-1, grad.shape[-1])
         by_x, by_weight, by_bias = ctx.needs_input_grad
-        d_x = product(rows, weight.t()).view(x.shape) if by_x else None
-        d_weight = product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if by_weight else None
+        d_x = _product(rows, weight.t()).view(x.shape) if by_x else None
+        d_weight = _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if by_weight else None
         return d_x, d_weight, rows.sum(0) if by_bias else None

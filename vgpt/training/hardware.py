@@ -12,6 +12,7 @@ from functools import cache
 import psutil
 import torch
 
+from vgpt.model.products import matmul
 from vgpt.training.devices import Compute
 
 # Dense rates in TFLOP/s from the vendors' data sheets, (bfloat16 and float16, float32 as TF32, float32 proper), by the
@@ -103,7 +104,7 @@ def _best_of(compute: Compute, size: int, seconds: float) -> float:
     while rounds < 2 or time.perf_counter() < end:
         _wait(compute.device)
         start = time.perf_counter()
-        torch.mm(left, right)
+        matmul(left, right)
         _wait(compute.device)
         best = max(best, 2 * size**3 / (time.perf_counter() - start))
         rounds += 1

@@ -5,11 +5,15 @@ A map has two stages. `base` acts on each number of (..., D); `expand` makes the
 than D is ever multiplied. Each stage comes with its gradient, for code that does without autograd's records.
 """
 
+import math
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+
+_LOG2_E = 1.0 / math.log(2.0)
 
 
 class FeatureMap:
@@ -51,7 +55,11 @@ class Elu1(FeatureMap):
 
     def base(self, x: Tensor) -> Tensor:
         """X + 1 above zero, exp(x) below; written without `where`, which CPUs do slowly."""
-        return x.relu() + x.clamp(max=0).exp_()
+        below = x.clamp(max=0)
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            # Torch's exp2 takes a quarter of the time of its exp in float32.
+            return below.mul_(_LOG2_E).exp2_() + x.relu()
+        return x.relu() + below.exp_()
 
     def base_grad(self, f: Tensor, grad: Tensor) -> Tensor:
         """The slope is exp(x) = f up to zero and 1 from there on."""
