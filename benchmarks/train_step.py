@@ -1,11 +1,12 @@
 """Tokens per second of whole training steps: vgpt beside HF GPT-2, litgpt and a plain GPT-2, in one process, in turn.
 
 A step is forward, backward, clipping of the gradient norm at 1, AdamW, on random tokens. Each subject steps as its
-users do by default: vgpt through its TrainStep and fused AdamW; HF GPT-2 (sdpa attention) and litgpt with torch's
-AdamW as constructed without options and `clip_grad_norm_`. `plain` is the GPT-2 that most people write (_plain_gpt2.py):
-torch's own layers, fused attention and GELU by tanh. All are the same trunk: pre-norm, GELU by tanh, biases, tied output
-layer; litgpt has rotary positions instead of learned ones, and no tied weights. Memory is handed out as by default for
-all of them; that `vgpt train` has freed memory kept makes its steps faster still (kept_memory.py), with `--keep` for all.
+users do by default: vgpt through its TrainStep and fused AdamW; the others with torch's AdamW as constructed without
+options and `clip_grad_norm_`. HF GPT-2 has sdpa attention; `plain` is the GPT-2 that most people write
+(_plain_gpt2.py): torch's own layers and fused attention. All are the same trunk: pre-norm, GELU by tanh, biases, tied
+output layer; litgpt has rotary positions instead of learned ones, and no tied weights. Memory is handed out as by
+default for all of them; that `vgpt train` has freed memory kept makes its steps faster still (kept_memory.py). `--keep`
+keeps it for all.
 
     python benchmarks/train_step.py --shapes small,medium --rounds 7 --out benchmarks/results/train_step.json
 """
@@ -220,7 +221,13 @@ def main() -> None:
     print(machine)
     quiet = Quiet(patience=args.patience)
     shapes = {name: run(name, args, quiet) for name in args.shapes.split(",")}
-    result = {"benchmark": "train_step", "clock": args.clock, "memory_kept": kept, "hardware": machine, "others": quiet.report()}
+    result = {
+        "benchmark": "train_step",
+        "clock": args.clock,
+        "memory_kept": kept,
+        "hardware": machine,
+        "others": quiet.report(),
+    }
     write(args.out, {**result, "shapes": shapes})
 
 

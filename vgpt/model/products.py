@@ -24,13 +24,13 @@ _FEWEST = 1 << 21
 class Linear(nn.Linear):
     """A linear layer that multiplies in whichever way is fast where it runs; parameters as those of `nn.Linear`."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map (..., K) to (..., N)."""
-        return linear(x, self.weight, self.bias)
+        return linear(input, self.weight, self.bias)
 
 
 def quicken(model: nn.Module) -> None:
-    """Make every plain linear layer below `model` a `Linear`, those of plug-ins included, so that all compare fairly."""
+    """Make every plain linear layer of `model` a `Linear`, those of plug-ins included, so that all compare fairly."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear

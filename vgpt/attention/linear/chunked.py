@@ -7,7 +7,7 @@ AMD EPYC, torch 2.13 (above 1 = faster; chunks of 64):
     sweep      0.77    1.2    3.2    9.4     18
     batched    0.58    1.0    2.5    5.4     10
 
-Below some 200 tokens the softmax is faster. One chunk as long as the sequence, the quadratic form, never is.
+Below some 200 tokens the sweep leaves the work to `vgpt.attention.linear.square`.
 """
 
 import torch

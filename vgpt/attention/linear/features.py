@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
 _LOG2_E = 1.0 / math.log(2.0)
 
 

@@ -18,8 +18,8 @@ from vgpt.attention.linear.square import Square
 
 DENOMINATOR_EPS = 1e-6
 """Added to denominators, as in the authors' own code: where no feature is positive, the output is zero."""
-# Up to so many tokens one square of scores is the faster form: see vgpt/attention/linear/square.py.
-_SQUARE = 128
+# Up to so many tokens scores of all pairs are the faster form: see vgpt/attention/linear/square.py.
+_SQUARE = 192
 
 
 def sweep(
@@ -34,7 +34,7 @@ def sweep(
     keep_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute `vgpt.attention.linear.chunked.chunked_linear_attention`."""
-    if state is None and not keep_state and q.shape[2] <= min(2 * chunk_size, _SQUARE):
+    if state is None and not keep_state and q.shape[2] <= min(3 * chunk_size, _SQUARE):
         return Square.apply(q, k, v, slopes, feature_map, DENOMINATOR_EPS if normalise else None), None
     return _Sweep.apply(q, k, v, state, slopes, feature_map, chunk_size, normalise, keep_state)
 
