@@ -134,7 +134,7 @@ def _pack(model: GPT2Model) -> None:
         block.mlp = _packed_mlp(block.mlp)
     for module in list(model.h.modules()):
         for name, child in list(module.named_children()):
-            if type(child) in (nn.Linear, Linear):
+            if isinstance(child, nn.Linear) and type(child) in (nn.Linear, Linear):
                 setattr(module, name, PackedLinear(child.weight, child.bias))
 
 
