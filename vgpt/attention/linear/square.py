@@ -49,7 +49,7 @@ class Square(torch.autograd.Function):
             kernel = feature_map.kernel(products)
             weights = decay.within_(kernel, a)
             y = weights @ values[:, :, :b]
-            if sums is None:
+            if eps is None or sums is None:
                 out[:, :, a:b] = y
             else:
                 # As a product, which is how the variant's costs state it, and as fast.

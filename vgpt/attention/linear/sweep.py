@@ -127,7 +127,7 @@ def outputs(
     memory = None if state is None else state.to(dtype)
     for a, b in chunks.bounds:
         queries, keys, values = chunks.queries(a, b), chunks.keys(a, b), chunks.values(a, b)
-        y = decay.within(feature_map.kernel(queries @ keys.mT)) @ values
+        y = decay.within_(feature_map.kernel(queries @ keys.mT)) @ values
         if memory is not None:
             y += decay.entering(feature_map.expand(queries)) @ memory
         if b < T or keep_state:
@@ -179,8 +179,8 @@ def gradients(
     for a, b in chunks.bounds:
         queries, keys, values, d_y = chunks.queries(a, b), chunks.keys(a, b), chunks.values(a, b), incoming(a, b)
         products = queries @ keys.mT
-        weights = decay.within(feature_map.kernel(products))
-        d_products = feature_map.kernel_grad(products, decay.within(d_y @ values.mT))
+        weights = decay.within_(feature_map.kernel(products))
+        d_products = feature_map.kernel_grad(products, decay.within_(d_y @ values.mT))
         d_queries = d_products @ keys
         if memory is not None:
             d_queries += feature_map.expand_grad(queries, decay.entering(d_y) @ memory.mT)
