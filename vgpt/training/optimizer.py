@@ -1,10 +1,35 @@
 """AdamW with decoupled weight decay on matrices only."""
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
 # Devices on which torch's fused kernel updates all tensors in one call.
 _FUSED = ("cpu", "cuda", "mps")
+
+
+class AdamW(torch.optim.AdamW):
+    """Torch's, without its precautions for being compiled itself: they import torch._dynamo, which takes a second.
+
+    The methods are torch's own below its decorators; `step` gets back the one that counts.
+    """
+
+    add_param_group: Any = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad: Any = inspect.unwrap(Optimizer.zero_grad)
+    state_dict: Any = inspect.unwrap(Optimizer.state_dict)
+    load_state_dict: Any = inspect.unwrap(Optimizer.load_state_dict)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update all parameters once."""
+        return _step(self, closure)
+
+
+_step: Callable[..., Any] = inspect.unwrap(torch.optim.AdamW.step)
 
 
 def build_optimizer(
@@ -25,4 +50,4 @@ def build_optimizer(
         {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
     ]
     fused = torch.device(device).type in _FUSED
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, fused=fused)
+    return AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, fused=fused)
