@@ -36,9 +36,12 @@ TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}
 HEADS, WIDTH = 12, 64
 BASELINE = "sdpa"
 VARIANTS = ["mha", "local:window_size=128", "linear", "sparse"]
-# What this project asks of itself on a CPU in fp32: times as fast as the baseline at that many tokens.
-GOALS = {"local": {4096: 4.0, 8192: 8.0}, "linear": {4096: 5.0, 8192: 9.0}, "sparse": {4096: 2.0, 8192: 3.5}}
+# What this project asks of itself on a CPU: times as fast as the baseline at that many tokens.
+GOALS = {"local": {4096: 4.0, 8192: 9.0}, "linear": {4096: 4.0, 8192: 8.0}, "sparse": {4096: 2.0, 8192: 5.0}}
+SHORT = {"at": 256, "least": 0.9}
+"""Of every variant in every length up to this."""
 MOST_FOR_DOUBLING = 2.3
+NONE: dict[int, float] = {}
 
 Core = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From heads (B, T, H, D) to outputs (B, T, H, D)."""
@@ -61,7 +64,7 @@ def softmax_core(module: Any) -> Core:
 
 def linear_core(module: Any) -> Core:
     """Return what linear attention does between its projections."""
-    return lambda q, k, v: module._mix(q, k, v, 0, None).transpose(1, 2).to(v.dtype)
+    return lambda q, k, v: module._mix(q, k, v, None, None, None).transpose(1, 2).to(v.dtype)
 
 
 # By kind: how to get at the part between the projections.
@@ -185,13 +188,14 @@ def report(attn: str, figures: dict[tuple[str, int], list[float]], lengths: list
         ms = record["ms"][T] = summary(figures[attn, T])
         ratio = record["faster"][T] = paired_ratio(figures[BASELINE, T], figures[attn, T])
         cells.append(f"{ms['median']:8.1f} ms {ratio:5.2f}x")
-        if ratio < goals.get(T, 0):
-            record["missed"].append(f"{ratio:.2f}x at {T}, not {goals[T]}x")
+        goal = goals.get(T, SHORT["least"] if goals is not NONE and SHORT["at"] >= T else 0)
+        if ratio < goal:
+            record["missed"].append(f"{ratio:.2f}x at {T}, not {goal}x")
     for T in lengths:
         if 2 * T in lengths:
             record["doubling"][T] = paired_ratio(figures[attn, 2 * T], figures[attn, T])
     doubling = ", ".join(f"{T}: {cost:.2f}" for T, cost in record["doubling"].items())
-    if goals and record["doubling"].get(4096, 0) > MOST_FOR_DOUBLING:
+    if goals.get(4096) and record["doubling"].get(4096, 0) > MOST_FOR_DOUBLING:
         record["missed"].append(f"doubling 4096 costs {record['doubling'][4096]:.2f}, not {MOST_FOR_DOUBLING}")
     print(f"  {attn:22} {'  '.join(cells)}   cost of 2x {doubling or '-'}", flush=True)
     for miss in record["missed"]:
@@ -205,8 +209,9 @@ def run(names: list[str], args: argparse.Namespace, dtype: str) -> dict[str, Any
     subjects = {(n, T): subject(n, args.batch, T, dtype, args.device) for T in args.lengths for n in names}
     figures: dict[tuple[str, int], list[float]] = interleave(subjects, args.rounds)  # type: ignore[arg-type]
     print(f"\n{dtype}, batch {args.batch}, T = {', '.join(map(str, args.lengths))}")
-    wanted = GOALS if dtype == "fp32" and args.device == "cpu" else {}
-    records = {n: report(n, figures, args.lengths, wanted.get(n.partition(":")[0], {})) for n in names}
+    on_cpu = args.device == "cpu"
+    wanted = {n: GOALS.get(n.partition(":")[0], {}) if on_cpu and n != BASELINE else NONE for n in names}
+    records = {n: report(n, figures, args.lengths, wanted[n]) for n in names}
     for name in names:
         records[name]["gap"] = gaps[name]
         if args.memory:
@@ -233,7 +238,7 @@ def main() -> None:
     """Parse options, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--variants", nargs="+", default=VARIANTS, help="as for --attn, settings included")
-    parser.add_argument("--lengths", default="1024,2048,4096,8192", help="tokens, by comma")
+    parser.add_argument("--lengths", default="64,128,256,1024,2048,4096,8192", help="tokens, by comma")
     parser.add_argument("--dtypes", default="fp32,bf16", help="of fp32, bf16, by comma")
     parser.add_argument("--batch", type=int, default=1, help="sequences")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each subject and length")
