@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from vgpt import processor
 from vgpt.model import products
 from vgpt.model.decoding import Decoder
 from vgpt.model.loss import linear_cross_entropy
@@ -124,4 +123,4 @@ def test_the_maker_of_the_processor_is_what_the_system_says():
     except OSError:
         pytest.skip("no lscpu here")
     line = next((line for line in said.splitlines() if line.startswith("Vendor ID:")), "Vendor ID:")
-    assert processor.vendor() == line.partition(":")[2].strip()
+    assert products.vendor() == line.partition(":")[2].strip()

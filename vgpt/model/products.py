@@ -8,14 +8,13 @@ differs.
 """
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-
-from vgpt.processor import vendor
 
 # Multiplications from which on the product's gain exceeds the cost of starting it.
 _FEWEST = 1 << 21
@@ -47,6 +46,16 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if _pays(x, weight):
         return _Linear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+@cache
+def vendor() -> str:
+    """Return the processor's maker as it spells itself, such as "GenuineIntel" or "AuthenticAMD"; empty if unknown."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def matmul(left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
