@@ -168,12 +168,8 @@ def gradients(
     d_k, d_v = like_heads(k, dtype), like_heads(v, dtype)  # summed up in two passes, hence in the wider type
 
     def incoming(a: int, b: int) -> Tensor:
-        """Return the gradient by numerators and denominators, (B, H, C, columns)."""
-        part = grad[:, :, a:b].to(dtype)
-        if divisors is None or out is None:
-            return part.contiguous()
-        part = part / divisors[:, :, a:b]
-        return torch.cat((part, -(part * out[:, :, a:b]).sum(-1, keepdim=True)), -1)
+        parts = (None if x is None else x[:, :, a:b] for x in (out, divisors))
+        return _by_columns(grad[:, :, a:b].to(dtype), *parts)
 
     memory = None if state is None else state.to(dtype)
     for a, b in chunks.bounds:
@@ -203,6 +199,14 @@ def gradients(
             memory_grad = _absorb(memory_grad, decay, feature_map.expand(chunks.queries(a, b)), incoming(a, b), True)
     d_state = None if state is None or memory_grad is None else memory_grad.to(state.dtype)
     return d_q, d_k.to(k.dtype), d_v.to(v.dtype), d_state
+
+
+def _by_columns(grad: Tensor, out: Tensor | None, divisors: Tensor | None) -> Tensor:
+    """Return a chunk's gradient by numerators and, behind them, denominators, (B, H, C, columns)."""
+    if divisors is None or out is None:
+        return grad.contiguous()
+    part = grad / divisors
+    return torch.cat((part, -(part * out).sum(-1, keepdim=True)), -1)
 
 
 def _absorb(memory: Tensor | None, decay: Decay, features: Tensor, rows: Tensor, backward: bool = False) -> Tensor:
