@@ -32,7 +32,7 @@ _TYPES = (torch.float32, torch.bfloat16)
 def gelu_by_tanh(x: Tensor) -> Tensor:
     """Return x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2, computed in float32 or wider."""
     # A compiler makes a loop of its own of what it sees.
-    if x.device.type != "cpu" or x.dtype not in _TYPES or x.numel() < _FEWEST or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or x.device.type != "cpu" or x.dtype not in _TYPES or x.numel() < _FEWEST:
         return F.gelu(x, approximate="tanh")
     return _Gelu.apply(x)
 

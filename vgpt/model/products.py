@@ -69,13 +69,13 @@ def matmul(left: Tensor, right: Tensor, *, out: Tensor | None = None) -> Tensor:
 def _pays(x: Tensor, weight: Tensor) -> bool:
     """Return whether oneDNN should multiply (..., K) with (N, K)."""
     return (
-        x.dtype is torch.float32
+        not torch.compiler.is_compiling()
+        and x.dtype is torch.float32
         and weight.dtype is torch.float32
         and x.device.type == "cpu"
         and x.numel() * weight.shape[0] >= _FEWEST
         and onednn_is_faster()
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 
