@@ -20,7 +20,10 @@ from vgpt.settings.presets import preset_names
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = [README, ROOT / "presets/README.md", ROOT / "benchmarks/README.md"]
+DOCS = ROOT / "docs"
+BENCHMARKS = ROOT / "benchmarks/README.md"
+PAGES = [README, ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md", ROOT / "presets/README.md", BENCHMARKS]
+PAGES += sorted(DOCS.glob("*.md"))
 SMALL = Shape(n_embd=768, n_head=12, block_size=1024)
 LAYERS, BFLOAT16 = 12, 2
 
@@ -65,25 +68,27 @@ def preset_table():
         yield f"| `{name}` | {lines[0].removeprefix('# ').rstrip('.')} | {suits} |"
 
 
-def results(name):
-    """Return a table of benchmarks/summary.py."""
+def results(name, script="summary.py"):
+    """Return a table of a script in benchmarks/."""
 
     def table():
-        return runpy.run_path(str(ROOT / "benchmarks/summary.py"))["TABLES"][name]()
+        return runpy.run_path(str(ROOT / "benchmarks" / script))["TABLES"][name]()
 
     return table
 
 
+GPU_TABLES = ["machine", "training", "cores", "decoding"]
 TABLES = {
     "variants": (README, variant_table),
     "commands": (README, command_table),
-    "presets": (README, preset_table),
-    "claims": (PAGES[2], results("claims")),
-    "training": (PAGES[2], results("training")),
-    "decoding": (PAGES[2], results("decoding")),
-    "attention": (PAGES[2], results("attention")),
-    "variant-steps": (PAGES[2], results("variant-steps")),
-    "kept-memory": (PAGES[2], results("kept-memory")),
+    "presets": (DOCS / "settings.md", preset_table),
+    "claims": (BENCHMARKS, results("claims")),
+    "training": (BENCHMARKS, results("training")),
+    "decoding": (BENCHMARKS, results("decoding")),
+    "attention": (BENCHMARKS, results("attention")),
+    "variant-steps": (BENCHMARKS, results("variant-steps")),
+    "kept-memory": (BENCHMARKS, results("kept-memory")),
+    **{f"gpu-{name}": (DOCS / "gpu.md", results(f"gpu-{name}", "gpu_summary.py")) for name in GPU_TABLES},
 }
 
 
@@ -147,6 +152,10 @@ def test_links_and_named_files_exist(page):
             assert (ROOT / words[1]).is_file(), words[1]
 
 
+def test_the_readme_stays_short():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 250
+
+
 def test_the_two_blocks_that_ci_runs_are_there():
     for name, part in (("quick-start", "vgpt compare mha gqa mqa --run-missing --preset demo"), ("tests", "pytest")):
         script = [sys.executable, ROOT / ".ci/readme_block.py", README, name]
@@ -154,8 +163,8 @@ def test_the_two_blocks_that_ci_runs_are_there():
 
 
 def marked(name):
-    """Return the block that follows a marker."""
-    text = README.read_text(encoding="utf-8")
+    """Return the block that follows a marker in the guide of training on GPUs."""
+    text = (DOCS / "training-on-a-gpu.md").read_text(encoding="utf-8")
     return re.search(rf"<!-- {name} -->\n```\w+\n(.*?)^```", text, re.S | re.M)[1]
 
 
@@ -172,7 +181,7 @@ def test_the_examples_for_clusters_start_what_vgpt_takes(vgpt, tmp_path, monkeyp
 
 
 def test_the_variant_of_ones_own_trains_from_its_entry_point(tmp_path):
-    text = README.read_text(encoding="utf-8")
+    text = (DOCS / "variants.md").read_text(encoding="utf-8")
     source = next(block for block in blocks(text, "python") if "register_attention" in block)
     entry = next(block for block in blocks(text, "toml") if "entry-points" in block)
     (tmp_path / "my_attention.py").write_text(source)
