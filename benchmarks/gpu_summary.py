@@ -21,9 +21,9 @@ def load(name: str, results: Path) -> dict[str, Any] | None:
 
 
 def absent(columns: list[str], stage: str) -> Iterator[str]:
-    """Yield a table that says what has not been recorded."""
+    """Yield a table that says that a stage has not been recorded."""
     yield from head(columns)
-    yield row([f"not recorded yet: `--stages {stage}`", *[""] * (len(columns) - 1)])
+    yield row([f"not recorded yet: {stage}", *[""] * (len(columns) - 1)])
 
 
 def head(columns: list[str]) -> Iterator[str]:
@@ -42,7 +42,7 @@ def machine(results: Path = RESULTS) -> Iterator[str]:
     columns = ["stage", "card", "driver, memory, clock", "versions", "commit", "date", "faults"]
     found = [one for path in sorted(results.glob("*.json")) if "stage" in (one := json.loads(path.read_text()))]
     if not found:
-        yield from absent(columns, "ceilings,correctness,runs,training,cores,decoding")
+        yield from absent(columns, "any stage")
         return
     yield from head(columns)
     for one in found:
