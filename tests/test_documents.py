@@ -7,8 +7,11 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import json
+import os
 import re
 import runpy
+import tomllib
 from functools import cache
 from pathlib import Path
 
@@ -21,6 +24,11 @@ DOCUMENTS += sorted(path for path in (ROOT / "docs").glob("*.md") if path.name !
 FOLDERS = ("vgpt", "tests", "docs", "benchmarks", "presets", ".ci", ".github")
 OTHERS_FLAGS = {"--update-golden", "--strict", "--reach"}
 """Flags of pytest, mkdocs and benchmarks, and of the example of a variant."""
+
+TAGS = {"attn", "group", "verified", "conditions", "seed"}
+"""Tags of records, which look like modules."""
+APART = {"tracking", "conformance", "describe", "bench"}
+"""Rooms that may change places, for they do not know each other."""
 
 
 def spans(text):
@@ -90,17 +98,13 @@ def wrong(span):
         return None if (ROOT / span).is_file() else "no such file"
     if re.fullmatch(r"vgpt(\.\w+)+", span) and span.split(".")[1] not in TAGS:
         return None if is_there(span) else "no such name"
-    if (found := re.fullmatch(r"([A-Z]\w*[a-z]\w*)\.(\w+)", span)) and found[1] not in ("B",):
+    if found := re.fullmatch(r"([A-Z]\w*[a-z]\w*)\.(\w+)", span):
         places = [f"{module}.{span}" for module in classes().get(found[1], [])]
         return None if any(is_there(place) for place in places) else "no such member"
     unknown = [word for word in re.findall(r"(?<![\w-])--[a-z][\w-]*", span) if word.replace("_", "-") not in flags()]
     if unknown and not set(unknown) <= OTHERS_FLAGS:
         return f"no such flag: {', '.join(unknown)}"
     return None
-
-
-TAGS = {"attn", "group", "verified", "conditions", "seed"}
-"""Tags of records, which look like modules."""
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -144,12 +148,8 @@ def test_the_architecture_has_the_rooms_in_the_order_of_their_layers():
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     listed = [room or "leaves" for room in re.findall(r"^\| `vgpt/(\w+)/`", text, re.M)]
     wanted = [group[0].partition(",")[0] if len(group) == 1 else "files" for group in reversed(order)]
-    # Rooms that do not know each other may change places.
     assert sorted(listed) == sorted(wanted)
     assert [room for room in listed if room not in APART] == [room for room in wanted if room not in APART]
-
-
-APART = {"tracking", "conformance", "describe", "bench"}
 
 
 @pytest.fixture(scope="module")
@@ -232,8 +232,6 @@ def test_a_site_without_pages_is_found(check, tmp_path):
 
 
 def test_every_dependency_declares_one(lowest):
-    import tomllib
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     found = lowest["bounds"](project)
     assert found["torch"] == "2.10"
@@ -266,8 +264,6 @@ def test_a_stage_that_is_not_recorded_says_so(gpu_summary, tmp_path):
 
 
 def test_recorded_figures_stand_in_the_tables(gpu_summary, tmp_path):
-    import json
-
     about = {"gpu": "H100", "versions": {"torch": "2.11.0"}, "date": "2026-11-26"}
     stage = {"hardware": about, "driver": "570", "commit": "abc", "wrong": []}
     rate = {"median": 500_000, "low": 490_000, "high": 510_000, "MFU": 0.41, "MFU as PaLM": 0.44}
@@ -284,3 +280,28 @@ def test_recorded_figures_stand_in_the_tables(gpu_summary, tmp_path):
     linear = [{"T": 4096, "forward and backward": {"ms": {"kernel": {"median": 1.0}, "SDPA flash": {"median": 4.0}}}}]
     (tmp_path / "linear.json").write_text(json.dumps({"lengths": linear}))
     assert list(gpu_summary["cores"](tmp_path))[2] == "| 4,096 | linear, vgpt's kernels | 1.00 | 4.00x |"
+
+
+def test_the_workflows_run_on_every_python_that_is_declared():
+    yaml = pytest.importorskip("yaml")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    declared = re.findall(r":: Python :: (3\.\d+)", "\n".join(project["classifiers"]))
+    jobs = {path.stem: yaml.safe_load(path.read_text())["jobs"] for path in (ROOT / ".github/workflows").glob("*.yml")}
+    check = jobs["check"]["run"]
+    assert check["strategy"]["matrix"]["python"] == declared
+    assert {"run": ".ci/run"} in check["steps"]
+    (lowest,) = [step["with"]["python-version"] for step in jobs["lowest"]["tests"]["steps"] if "with" in step]
+    assert f">={lowest}" == project["requires-python"]
+    steps = [step for all_of_them in jobs.values() for job in all_of_them.values() for step in job["steps"]]
+    called = [step["run"].split()[0] for step in steps if "run" in step]
+    assert [word for word in called if word.startswith(".ci/") and not os.access(ROOT / word, os.X_OK)] == []
+
+
+def test_every_form_for_issues_asks_for_something():
+    yaml = pytest.importorskip("yaml")
+    forms = [path for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"]
+    assert forms
+    for form in (yaml.safe_load(path.read_text()) for path in forms):
+        assert form["name"]
+        assert form["description"]
+        assert any(field.get("validations", {}).get("required") for field in form["body"])
