@@ -47,15 +47,16 @@ class Speeds:
             if not ratio.shows:
                 return None
             return 1 / ratio.value - 1 if phase == DECODE else ratio.value - 1
+        mfu = one.mfu(self.bench.machine)
         figures = {
             "speed": one.tokens_per_second,
-            "mfu": one.mfu(self.bench.machine),
+            "mfu": mfu,
             "memory": None if one.peak_bytes is None else float(one.peak_bytes),
             "decode": one.spread.median,
         }
         if name == "mfu_palm":
             exact, dense = stat(row, FLOPS), stat(row, FLOPS_PALM)
-            return None if exact is None or dense is None else figures["mfu"] * dense.mean / exact.mean
+            return None if exact is None or dense is None else mfu * dense.mean / exact.mean
         return figures[name]
 
     @property
