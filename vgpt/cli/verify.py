@@ -16,7 +16,7 @@ import vgpt
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.stamps import FILE, distinct_layers, write_stamps
-from vgpt.cli.console import out, print_json, say, warn
+from vgpt.cli.console import notify, out, print_json, warn
 from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import SettingsError, UsageError
 from vgpt.settings.fields import leaves
@@ -166,7 +166,7 @@ def _stamp(passed: Sequence[_Plan], settings: VerifyConfig) -> str | None:
             warn(f"the pass is NOT recorded in {settings.runs_dir / FILE}: {error.strerror or error}")
             return None
     if written is not None:
-        say(f"recorded: {written}")
+        notify(f"recorded: {written}")
     return written
 
 
