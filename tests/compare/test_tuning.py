@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from vgpt.compare.audit import audit
-from vgpt.compare.learning_rates import TUNED, grid
+from vgpt.compare.comparison import TUNED, grid
 from vgpt.compare.rows import make_row
 from vgpt.errors import SettingsError, UsageError
 from vgpt.report.as_json import as_json

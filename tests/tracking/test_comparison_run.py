@@ -5,9 +5,9 @@ import time
 import pytest
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.comparison_run import log_comparison
 from vgpt.tracking.mirror import sync_run
 from vgpt.tracking.mlflow_client import MlflowStore
+from vgpt.tracking.report_runs import log_comparison
 from vgpt.tracking.store import artifact, read_runs
 from vgpt.tracking.target import resolve_target
 

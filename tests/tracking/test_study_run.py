@@ -5,8 +5,8 @@ import pytest
 from vgpt.errors import TrackingError
 from vgpt.tracking.mirror import sync_run
 from vgpt.tracking.mlflow_client import MlflowStore
+from vgpt.tracking.report_runs import TAG_PARENT, gather_under_study
 from vgpt.tracking.store import read_runs
-from vgpt.tracking.study_run import TAG_PARENT, gather_under_study
 from vgpt.tracking.target import resolve_target
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vgpt.attention.registry import variants
-from vgpt.cli.console import out, print_json, print_text, say, warn
+from vgpt.cli.console import notify, out, print_json, print_text, warn
 from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import TrackingError, UsageError
 from vgpt.settings.bench import BenchConfig
@@ -133,7 +133,7 @@ def _measure(config: BenchConfig, models: "Mapping[str, GPT2Config]", *, only_pl
     where = machine(compute)
     expected = planned.expected(where, compute.device.type)
     size = f"{len(models)} variants, {len(points)} cases, {asked.rounds} rounds"
-    say(f"plan: {size}: about {format_duration(expected)} on a quiet machine")
+    notify(f"plan: {size}: about {format_duration(expected)} on a quiet machine")
     if only_plan:
         return None
     return run_bench(planned, compute, config.system, where, data_bars(), threads=torch.get_num_threads())
@@ -157,14 +157,14 @@ def _keep(found: "Bench", config: BenchConfig, html: Path | None, *, log: bool) 
 
     from vgpt.bench.tables import bench_csv, bench_tables
     from vgpt.report.html.page import save_html, simple_page
-    from vgpt.tracking.comparison_run import log_comparison
+    from vgpt.tracking.report_runs import log_comparison
     from vgpt.tracking.schema import KIND_BENCH
 
     title = f"vgpt bench: {', '.join(found.variants)}"
     page = simple_page(title, bench_tables(found), made=found.machine.made)
     if html is not None:
         save_html(page, html)
-        say(f"wrote {html}")
+        notify(f"wrote {html}")
     if not log:
         return
     files = {"bench.json": json.dumps(found.as_json(), indent=1).encode(), "bench.csv": bench_csv(found).encode()}
@@ -180,4 +180,4 @@ def _keep(found: "Bench", config: BenchConfig, html: Path | None, *, log: bool) 
     except TrackingError as error:
         warn(f"the results were not logged: {error.message}")
     else:
-        say(f"logged as run {run_id} of experiment {config.run.experiment!r}")
+        notify(f"logged as run {run_id} of experiment {config.run.experiment!r}")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vgpt.cli.console import out, print_json, say, warn
+from vgpt.cli.console import notify, out, print_json, warn
 from vgpt.cli.found import mention_data
 from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import DivergedError, TrackingError, VgptError
@@ -110,7 +110,7 @@ def compare_runs(
             warn(f"{answer.part.title}: {remark}" if answer.part.title else remark)
     comparisons = [answer.comparison for answer in answers]
     for wanted in distinct(wanted for comparison in comparisons for wanted in comparison.missing):
-        say(f"missing: {wanted.label} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
+        notify(f"missing: {wanted.label} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
     _conclude(study.first, comparisons, failures)
 
 
@@ -146,9 +146,9 @@ def _recorded(request: "Request") -> "list[RunInfo]":
 def _train(plan: "Plan", throughput: "ThroughputEstimate") -> "list[Failure]":
     from vgpt.study.train_missing import TrainingInterrupted, train_missing
 
-    say(plan.sentence())
+    notify(plan.sentence())
     try:
-        return train_missing(plan.missing, say, throughput=throughput)
+        return train_missing(plan.missing, notify, throughput=throughput)
     except TrainingInterrupted as stop:
         warn("stopped; what was trained is saved, and the same command resumes it")
         raise typer.Exit(stop.code) from None
@@ -156,7 +156,7 @@ def _train(plan: "Plan", throughput: "ThroughputEstimate") -> "list[Failure]":
 
 def _gather(study: "Study", answers: "Sequence[Answered]") -> None:
     """Put the runs of a study under its name in MLflow; what MLflow refuses is a note, and no failure."""
-    from vgpt.tracking.study_run import gather_under_study
+    from vgpt.tracking.report_runs import gather_under_study
 
     run = study.first.settings.run
     if not study.name or run.tracker != "mlflow":

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vgpt.cli.console import say, warn
+from vgpt.cli.console import notify, warn
 from vgpt.errors import VgptError
 from vgpt.settings.compare import CompareConfig
 from vgpt.study.study import Answered
@@ -72,7 +72,7 @@ def _measure(wish: "Wish", settings: CompareConfig) -> None:
         plan = Plan(wish.variants, points, ROUNDS, SECONDS)
         where = machine(compute)
         expected = format_duration(plan.expected(where, compute.device.type))
-        say(f"measuring speeds side by side (--no-bench leaves it out): about {expected} on a quiet machine")
+        notify(f"measuring speeds side by side (--no-bench leaves it out): about {expected} on a quiet machine")
         bench = run_bench(plan, compute, system, where, data_bars(), threads=torch.get_num_threads())
         save(replace(bench, shape={**bench.shape, "key": wish.key}), place)
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from vgpt.cli.console import out, print_json, print_text, say, warn
+from vgpt.cli.console import notify, out, print_json, print_text, warn
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.request import Request
@@ -28,8 +28,8 @@ from vgpt.report.study_tables import power_lines, signs_json, signs_table
 from vgpt.report.tables import tables
 from vgpt.study.reproduce import study_command
 from vgpt.study.study import Answered, Study
-from vgpt.tracking.comparison_run import log_comparison
 from vgpt.tracking.histories import HistoryReader
+from vgpt.tracking.report_runs import log_comparison
 
 Writer = Callable[[Study, Sequence[Answered]], None]
 
@@ -114,7 +114,7 @@ class Views:
         comparison, columns = answer.comparison, answer.part.request.settings.compare.columns
         if columns or self.stdout not in (None, _write_json):
             for sentence in power_lines(comparison):
-                say(sentence)
+                notify(sentence)
         if self.stdout is not None:
             if self.stdout is not _write_json and comparison.rows and not comparison.audit.equal:
                 for line in audit_lines(comparison.audit):
@@ -135,7 +135,7 @@ class Views:
         ]
         if self.plot is not None:
             for path in save_figures([figure for section in sections for figure in section.figures], self.plot):
-                say(f"wrote {path}")
+                notify(f"wrote {path}")
         page = ""
         if self.html is not None or self.log:
             page = as_html(
@@ -143,7 +143,7 @@ class Views:
             )
         if self.html is not None:
             save_html(page, self.html)
-            say(f"wrote {self.html}")
+            notify(f"wrote {self.html}")
         if self.log:
             _log(study, answers, sections, page)
 
@@ -175,7 +175,7 @@ def _log(study: Study, answers: Sequence[Answered], sections: Sequence[ReportSec
     except TrackingError as error:
         warn(f"the comparison was not logged: {error.message}")
     else:
-        say(f"logged as run {run_id} of experiment {run.experiment!r}")
+        notify(f"logged as run {run_id} of experiment {run.experiment!r}")
 
 
 def _told(answers: Sequence[Answered]) -> list[Answered]:

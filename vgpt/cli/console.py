@@ -1,4 +1,4 @@
-"""What the commands print: results on stdout, talk on stderr.
+"""What the commands print: results on stdout, everything else on stderr.
 
 stdout carries results alone (text, tables, `--json`), so that it can be piped; notes, progress and errors go to stderr.
 """
@@ -50,8 +50,8 @@ def out() -> Console:
     return _wide_enough(Console(file=sys.stdout, highlight=False, soft_wrap=True))
 
 
-def talk() -> Console:
-    """Return the console of talk."""
+def err() -> Console:
+    """Return the console of what is no result: notes, progress and errors."""
     return _wide_enough(Console(file=sys.stderr, highlight=False))
 
 
@@ -61,14 +61,14 @@ def _wide_enough(console: Console) -> Console:
     return console
 
 
-def say(message: str) -> None:
-    """Print one line of talk."""
-    talk().print(escape(message), soft_wrap=True)
+def notify(message: str) -> None:
+    """Print one line that is no result."""
+    err().print(escape(message), soft_wrap=True)
 
 
 def warn(message: str) -> None:
     """Print one remark that the user should see."""
-    talk().print(f"[yellow]note:[/yellow] {escape(message)}", soft_wrap=True)
+    err().print(f"[yellow]note:[/yellow] {escape(message)}", soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
@@ -91,7 +91,7 @@ def print_error(error: VgptError) -> None:
     body = Text(error.message)
     if error.hint:
         body.append("\n" + error.hint, style="dim")
-    talk().print(Panel(body, title="Error", title_align="left", border_style="red"))
+    err().print(Panel(body, title="Error", title_align="left", border_style="red"))
 
 
 def key_values(title: str, rows: Iterable[tuple[str, Any]]) -> Table:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from vgpt.cli.console import out, print_json, say
+from vgpt.cli.console import notify, out, print_json
 from vgpt.cli.options import JsonOption, variant_argument, with_settings
 from vgpt.files.paths import user_path
 from vgpt.settings.explain import ExplainConfig
@@ -39,7 +39,7 @@ def explain(
         from vgpt.describe.figure import draw
 
         draw(found, png)
-        say(f"drawn: {png}")
+        notify(f"drawn: {png}")
     if json:
         print_json(anatomy_json(found))
         return

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vgpt.cli.console import say, warn
+from vgpt.cli.console import notify, warn
 from vgpt.errors import CheckpointError
 from vgpt.files.paths import DEMO
 from vgpt.settings.prepared import PREPARED
@@ -20,9 +20,9 @@ _CHECKPOINTS = "ckpt"
 def mention_data(place: str, origin: str) -> None:
     """Say which data is meant where none was named; the first line of what a command says."""
     if origin == "default" and place == DEMO:
-        say(f"data: {DEMO}, Python's own sources: nothing was prepared in this directory")
+        notify(f"data: {DEMO}, Python's own sources: nothing was prepared in this directory")
     elif origin.startswith((PREPARED, "the run ")):
-        say(f"data: {place} ({origin})")
+        notify(f"data: {place} ({origin})")
 
 
 def mention_special(tokenizer: "Tokenizer", text: str, *, allowed: bool) -> None:
@@ -42,7 +42,7 @@ def chosen_run(word: str | None, runs_dir: Path) -> str:
     """
     inside = os.path.isdir(_CHECKPOINTS) and list_run(Path(os.curdir)) is not None
     if word is None and inside:
-        say(f"run: that of this directory, {Path.cwd().name}")
+        notify(f"run: that of this directory, {Path.cwd().name}")
         return _CHECKPOINTS
     if word is not None and (os.path.normpath(word) != _CHECKPOINTS or os.path.exists(_CHECKPOINTS)):
         return word
@@ -50,7 +50,7 @@ def chosen_run(word: str | None, runs_dir: Path) -> str:
     newest = next((run for run in found if run.state == "finished"), None)
     if newest is None:
         raise CheckpointError(f"no run is named, and none in {runs_dir}/ has finished", _way_out(found))
-    say(f"run: {newest.name}, the newest finished one in {runs_dir}/")
+    notify(f"run: {newest.name}, the newest finished one in {runs_dir}/")
     return str(runs_dir / newest.name)
 
 

@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from vgpt.cli.console import talk
+from vgpt.cli.console import err
 from vgpt.data.progress import Progress as DataProgress
 from vgpt.report.layout import sparkline
 from vgpt.training.display import Display
@@ -27,7 +27,7 @@ from vgpt.training.display import Progress as Figures
 
 def interactive() -> bool:
     """Return whether stderr is a terminal that can redraw."""
-    return talk().is_terminal and not talk().is_dumb_terminal
+    return err().is_terminal and not err().is_dumb_terminal
 
 
 def data_bars() -> DataProgress:
@@ -37,7 +37,7 @@ def data_bars() -> DataProgress:
 
 def training_display() -> Display:
     """Return a listener to training."""
-    return _LiveDisplay(talk()) if interactive() else _PlainDisplay()
+    return _LiveDisplay(err()) if interactive() else _PlainDisplay()
 
 
 class _Bars:
@@ -50,7 +50,7 @@ class _Bars:
     def start(self, stage: str, total: int | None, unit: str = "bytes") -> None:
         counters = [DownloadColumn(), TransferSpeedColumn()] if unit == "bytes" else [MofNCompleteColumn()]
         self._bars = Progress(
-            TextColumn("{task.description:<20}"), BarColumn(), *counters, TimeRemainingColumn(), console=talk()
+            TextColumn("{task.description:<20}"), BarColumn(), *counters, TimeRemainingColumn(), console=err()
         )
         self._bars.start()
         self._task = self._bars.add_task(escape(stage), total=total)

@@ -6,7 +6,7 @@ from dataclasses import asdict
 import typer
 from rich.text import Text
 
-from vgpt.cli.console import out, print_json, say
+from vgpt.cli.console import notify, out, print_json
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.formatting import format_bytes
 from vgpt.settings.loader import Loaded
@@ -34,7 +34,7 @@ def runs(loaded: Loaded[RunsConfig], json: JsonOption = False) -> None:
         print_json([asdict(run) | {"age": run.age} for run in found])
         return
     if not found:
-        say(f"no runs in {loaded.settings.runs_dir}; vgpt train makes one")
+        notify(f"no runs in {loaded.settings.runs_dir}; vgpt train makes one")
         return
     console = out()
     rows = [_cells(run) for run in found]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vgpt.cli.console import print_json, say, warn
+from vgpt.cli.console import notify, print_json, warn
 from vgpt.cli.found import chosen_run, mention_special
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import TokenizerError, UsageError
@@ -98,7 +98,7 @@ def sample(
                 "notes": parts[0].notes,
             }
         )
-    say(total.line(settings.cache, f"{compute.dtype_name} on {compute.device.type}"))
+    notify(total.line(settings.cache, f"{compute.dtype_name} on {compute.device.type}"))
 
 
 def _table(tokenizer: "Tokenizer", ids: list[int], stopped: bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from vgpt.cli.console import key_values, out, print_json, say, warn, with_noise
+from vgpt.cli.console import key_values, notify, out, print_json, warn, with_noise
 from vgpt.cli.found import mention_data
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import VgptError
@@ -45,7 +45,7 @@ def train(
         mention_data(loaded.settings.train.data, loaded.origins["data"])
     config, remark = under_its_name(loaded.settings)
     if remark and (world is None or world.main):
-        say(remark)
+        notify(remark)
     if dry_run:
         _dry_run(config, as_json=json)
         return
@@ -84,7 +84,7 @@ def _launch(config: TrainConfig, *, as_json: bool) -> NoReturn:
     from vgpt.training.launch import launch
     from vgpt.training.run import finished_result
 
-    code = launch(config, say)
+    code = launch(config, notify)
     result = finished_result(config)
     if code == 0 and result is not None and config.workers.node_rank == 0:
         _print(result, as_json=as_json)

@@ -16,18 +16,18 @@ import vgpt
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.stamps import FILE, distinct_layers, write_stamps
-from vgpt.cli.console import out, print_json, say, warn
+from vgpt.cli.console import notify, out, print_json, warn
 from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import SettingsError, UsageError
 from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
-from vgpt.settings.verify import TRUNK, VerifyConfig
+from vgpt.settings.verify import BACKBONE, VerifyConfig
 
 if TYPE_CHECKING:
     from vgpt.conformance.kit import Result, Step
 
 BASE = "mha"
-"""The variant that fits every trunk: what is wrong with it is wrong with the trunk."""
+"""The variant that fits every backbone: what is wrong with it is wrong with the backbone."""
 
 _LAYERS = 256
 """Layers among which the distinct ones of a mix are looked for."""
@@ -46,8 +46,8 @@ class _Plan:
     steps: "list[Step]"
 
     @property
-    def trunk(self) -> Shape:
-        """The trunk of all checks."""
+    def backbone(self) -> Shape:
+        """The backbone of all checks."""
         return self.steps[0].shape
 
     @property
@@ -74,7 +74,7 @@ def verify(
 ) -> None:
     """Prove that attention variants keep their contract: who sees whom, decoding, cache, costs, gradients, precision.
 
-    On a small trunk with every position and switch; with --preset or settings of a model, on that trunk.
+    On a small backbone with every position and switch; with --preset or settings of a model, on that backbone.
 
     What passes all checks is recorded in verified.json beside the runs. Ends with exit code 1 where a check fails.
     """
@@ -122,7 +122,7 @@ def _plan(name: str, settings: VerifyConfig, sources: Sources) -> _Plan:
     options: dict[str, Any] = {"seed": settings.seed, "device": settings.device, "only": settings.checks}
     if settings.oracle is not None:
         options["oracle"] = _resolved(settings.oracle)
-    if not any(given_value(VerifyConfig, sources, word) is not None for word in TRUNK):
+    if not any(given_value(VerifyConfig, sources, word) is not None for word in BACKBONE):
         _refuse_settings_of_variants(sources)
         config = _resolved(name)
         return _Plan(config, steps(config, **options))
@@ -139,8 +139,8 @@ def _refuse_settings_of_variants(sources: Sources) -> None:
 
 
 def _where(plan: _Plan) -> str:
-    trunk = plan.trunk
-    return f"n_embd {trunk.n_embd}, n_head {trunk.n_head}, block_size {trunk.block_size:,}: {plan.lengths}"
+    backbone = plan.backbone
+    return f"n_embd {backbone.n_embd}, n_head {backbone.n_head}, block_size {backbone.block_size:,}: {plan.lengths}"
 
 
 def _stamp(passed: Sequence[_Plan], settings: VerifyConfig) -> str | None:
@@ -156,7 +156,7 @@ def _stamp(passed: Sequence[_Plan], settings: VerifyConfig) -> str | None:
             "device": settings.device,
             "seed": settings.seed,
             "oracle": settings.oracle,
-            "trunk": asdict(plan.trunk),
+            "trunk": asdict(plan.backbone),
             "probed": plan.lengths,
             "checks": list(dict.fromkeys(step.check for step in plan.steps)),
         }
@@ -166,7 +166,7 @@ def _stamp(passed: Sequence[_Plan], settings: VerifyConfig) -> str | None:
             warn(f"the pass is NOT recorded in {settings.runs_dir / FILE}: {error.strerror or error}")
             return None
     if written is not None:
-        say(f"recorded: {written}")
+        notify(f"recorded: {written}")
     return written
 
 
@@ -247,7 +247,7 @@ def _as_json(name: str, plan: _Plan, results: Sequence["Result"]) -> dict[str, o
     return {
         "variant": name,
         "passed": all(result.passed for result in results),
-        "trunk": asdict(plan.trunk),
+        "trunk": asdict(plan.backbone),
         "probed": plan.lengths,
         "checks": checks,
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from vgpt.compare.rows import Row, like
 from vgpt.data.overlap import NOTABLE, share_of
+from vgpt.files.text import table_of
 from vgpt.tracking.integrity import faults_of, is_sealed
 from vgpt.tracking.run_info import FINISHED, RunInfo, finished, newest_first
 from vgpt.tracking.schema import Metric, Tag
@@ -198,15 +199,15 @@ _BY_SEED = (
 
 def _expects(run: RunInfo, tag: str) -> bool:
     """Return whether a run would record this: weights that were learned elsewhere have a digest of their own."""
-    return tag == Tag.BATCHES or not run.tags.get(Tag.INIT_DIGEST)
+    return tag == str(Tag.BATCHES) or not run.tags.get(Tag.INIT_DIGEST)
 
 
 def _plugins(run: RunInfo) -> dict[str, str]:
     try:
-        found = json.loads(run.tags.get(Tag.PLUGINS, "{}"))
+        found = table_of(json.loads(run.tags.get(Tag.PLUGINS, "{}")))
     except ValueError:
         return {}
-    return {str(kind): str(digest) for kind, digest in found.items()} if isinstance(found, dict) else {}
+    return {str(kind): str(digest) for kind, digest in found.items()}
 
 
 def _named_faults(run: RunInfo) -> list[str]:

@@ -1,12 +1,12 @@
-"""What a comparison is: its rows, their audit, what is missing, and what else is to be said."""
+"""What a comparison holds: rows with audit and statistics, tuned learning rates, speeds measured side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from vgpt.bench.result import DECODE, TRAIN, Bench, Case, Measured
+from vgpt.bench.statistics import Ratio
 from vgpt.compare.audit import Audit
-from vgpt.compare.bench_speeds import Speeds
 from vgpt.compare.differences import RowStatistics, in_family, members
-from vgpt.compare.learning_rates import LearningRateSweep
 from vgpt.compare.metrics import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
 from vgpt.compare.request import PlannedRun
 from vgpt.compare.rows import Row
@@ -14,6 +14,123 @@ from vgpt.compare.snapshot import Snapshot, SnapshotPoint
 from vgpt.settings.compare import SortKey
 from vgpt.settings.matching import Match
 from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Metric
+
+TUNED = ("lr", "min_lr")
+"""Settings that the choice of a rate sets; what else differs is unequal as ever."""
+
+TUNING_SEEDS = 1000
+"""How far the first tuning seed is from the first reported one: as many as can be reported, so that none is both."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The rates of one variant.
+
+    Attributes:
+        label: the variant with its settings.
+        tuning: mean loss of the tuning seeds by rate; infinite where a run diverged; None where runs are missing.
+        chosen: the rate with the lowest of them; None while one is missing, or where all diverged.
+        at_chosen: mean loss of the reported seeds at that rate.
+        at_common: the same at the common rate.
+        edge: "lowest" or "highest" where the chosen rate is the grid's; a better one may lie beyond.
+        later: the fewest and the most runs that its second stage may take; both 0 once its rate is chosen, since they
+            are then among the missing.
+    """
+
+    label: str
+    tuning: Mapping[float, float | None]
+    chosen: float | None
+    at_chosen: float | None
+    at_common: float | None
+    edge: str = ""
+    later: tuple[int, int] = (0, 0)
+
+
+@dataclass(frozen=True)
+class LearningRateSweep:
+    """The grid, lowest rate first, the rate that the others are multiples of, and what came of it.
+
+    Attributes:
+        rates: the grid.
+        common: the rate in its middle.
+        variants: the rates of each.
+        rows: those of all rates, of both stages.
+        tuning_seeds: the seeds that chose.
+    """
+
+    rates: tuple[float, ...]
+    common: float
+    variants: tuple[Tuned, ...]
+    rows: tuple[Row, ...]
+    tuning_seeds: tuple[str, ...] = ()
+
+    @property
+    def later(self) -> tuple[int, int]:
+        """The fewest and the most runs of the second stage that the first has not chosen yet."""
+        return sum(one.later[0] for one in self.variants), sum(one.later[1] for one in self.variants)
+
+
+def grid(lr: float, number: int) -> tuple[float, ...]:
+    """Return `number` rates, an odd one, each twice the one before, with `lr` in their middle."""
+    return tuple(lr * 2.0**power for power in range(-(number // 2), number // 2 + 1))
+
+
+FLOPS_PALM = Metric.FLOPS_TRAIN_PER_TOKEN_PALM
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """A record, read for the rows of a comparison; `labels` tells which of its variants a row is."""
+
+    bench: Bench
+    labels: Mapping[str, str]
+
+    def case(self, phase: str) -> Case | None:
+        """Return the case of a phase."""
+        return self.bench.case(phase)
+
+    def measured(self, phase: str, row: Row) -> Measured | None:
+        """Return a row's figures in a phase."""
+        case = self.bench.case(phase)
+        return None if case is None else case.of(self.labels[row.label])
+
+    def speedup(self, phase: str, row: Row, baseline: Row) -> Ratio | None:
+        """Return how many times as fast a row is as another; None where others disturbed the measuring."""
+        case = self.bench.case(phase)
+        return None if case is None else case.speedup(self.labels[row.label], self.labels[baseline.label])
+
+    def column(self, name: str, row: Row, baseline: Row) -> float | str | None:
+        """Return a row's value of a column of speeds; differences only where an interval supports them."""
+        phase = DECODE if name.startswith("decode") else TRAIN
+        one, ratio = self.measured(phase, row), self.speedup(phase, row, baseline)
+        if one is None:
+            return None
+        if name.endswith("_delta"):
+            if row is baseline:
+                return None
+            if ratio is None:
+                return "disturbed"
+            if not ratio.shows:
+                return None
+            return 1 / ratio.value - 1 if phase == DECODE else ratio.value - 1
+        mfu = one.mfu(self.bench.machine)
+        figures = {
+            "speed": one.tokens_per_second,
+            "mfu": mfu,
+            "memory": None if one.peak_bytes is None else float(one.peak_bytes),
+            "decode": one.spread.median,
+        }
+        if name == "mfu_palm":
+            exact, dense = stat(row, FLOPS), stat(row, FLOPS_PALM)
+            return None if exact is None or dense is None else mfu * dense.mean / exact.mean
+        return figures[name]
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether a phase of it bears no claim."""
+        return any(case.disturbed for case in self.bench.cases)
+
 
 _SORTED_BY = {
     "loss": (LOSS, 1),

@@ -5,6 +5,8 @@ by window, far smaller than that of either loss. Windows of one document are no 
 together. This is the noise of *these* trained models: it says nothing about other seeds.
 """
 
+# pyright: reportMissingTypeStubs=false
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

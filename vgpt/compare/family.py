@@ -5,6 +5,8 @@ Between blocks - rows with other seeds, and the parts of a study - the level is 
 (Bonferroni), which holds whatever runs they have in common.
 """
 
+# pyright: reportMissingTypeStubs=false
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -41,9 +41,9 @@ def value_of(run: RunInfo, metric: str) -> float:
 
     That is the mean speed over all steps, and the peak memory of the whole process.
     """
-    if metric == SPEED:
+    if metric == str(SPEED):
         return speed.recorded_speed(run.metrics)[0]
-    if metric == MEMORY and MEMORY not in run.metrics:
+    if metric == str(MEMORY) and MEMORY not in run.metrics:
         return run.metrics.get(PROCESS_MEMORY, math.nan)
     return run.metrics.get(metric, math.nan)
 

@@ -12,6 +12,8 @@ joint level by the smallest p as in Westfall and Young 1993, "Resampling-based m
 baseline as in Dunnett 1955, "A multiple comparison procedure for comparing several treatments with a control".
 """
 
+# pyright: reportMissingTypeStubs=false
+
 from functools import lru_cache
 
 import numpy as np

@@ -5,6 +5,8 @@ noise of the evaluation itself is in `vgpt.compare.evaluation_noise`; a small on
 several rows are judged together is in `vgpt.compare.family`.
 """
 
+# pyright: reportMissingTypeStubs=false
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

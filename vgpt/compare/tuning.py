@@ -10,11 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vgpt.compare.audit import audit
-from vgpt.compare.comparison import Comparison, sorted_rows
+from vgpt.compare.comparison import TUNED, Comparison, LearningRateSweep, Tuned, sorted_rows
 from vgpt.compare.differences import row_statistics
 from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.known import KnownRuns
-from vgpt.compare.learning_rates import TUNED, LearningRateSweep, Tuned
 from vgpt.compare.metrics import LOSS, stat
 from vgpt.compare.request import PlannedRun
 from vgpt.compare.rows import Row

@@ -1,5 +1,7 @@
 """The picture of a variant: who sees whom, and how its cache grows."""
 
+# pyright: standard
+
 from pathlib import Path
 from typing import Any
 

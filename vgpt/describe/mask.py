@@ -46,9 +46,10 @@ def mask_of(config: AttentionConfig, tokens: int, rows: int, columns: int, *, la
     keys = np.arange(tokens)[None, :]
     cells = np.full((len(row_edges) - 1, len(column_edges) - 1), np.nan)
     for i, (start, end) in enumerate(pairwise(row_edges)):
-        queries = np.arange(start, end)[:, None]
+        queries = np.arange(int(start), int(end), dtype=np.int64)[:, None]
         past = keys <= queries
-        seen = np.broadcast_to(np.asarray(config.visible(queries, keys, layer, head), dtype=bool), past.shape) & past
+        visible: NDArray[np.bool_] = np.asarray(config.visible(queries, keys, layer, head), dtype=bool)
+        seen = np.broadcast_to(visible, past.shape) & past
         possible = np.add.reduceat(past.sum(0), column_edges[:-1])
         found = np.add.reduceat(seen.sum(0), column_edges[:-1])
         np.divide(found, possible, out=cells[i], where=possible > 0)

@@ -8,7 +8,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 BOM = "\ufeff"
 _LONGEST_INTEGER = 4000
@@ -85,11 +85,16 @@ def to_json(value: Any, *, indent: int | None = 2, ascii_only: bool = False) -> 
     return json.dumps(_known(value), indent=indent, ensure_ascii=ascii_only, default=str, allow_nan=False)
 
 
+def table_of(value: Any) -> dict[str, Any]:
+    """Return a JSON object as a table; an empty one where a foreign or damaged file has something else."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
 def _known(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: _known(item) for key, item in value.items()}
+        return {key: _known(item) for key, item in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list | tuple):
-        return [_known(item) for item in value]
+        return [_known(item) for item in cast("list[Any]", value)]
     return value

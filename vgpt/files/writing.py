@@ -6,14 +6,14 @@ power is flushed to the disk before it is renamed.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 
 @contextmanager
-def draft_of(path: Path, *, sync: bool = False) -> Iterator[Path]:
+def draft_of(path: Path, *, sync: bool = False) -> Generator[Path]:
     """Give a name beside `path` to write under, and rename what was written there into place.
 
     Where the block fails, the draft is removed and `path` is as it was.

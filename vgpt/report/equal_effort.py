@@ -8,8 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vgpt.compare.budgets import budget_of
-from vgpt.compare.comparison import Comparison
-from vgpt.compare.learning_rates import LearningRateSweep, Tuned
+from vgpt.compare.comparison import Comparison, LearningRateSweep, Tuned
 from vgpt.formatting import DASH, wrapping_label
 from vgpt.report.layout import add_row, new_table
 

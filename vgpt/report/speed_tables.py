@@ -8,8 +8,7 @@ from rich.text import Text
 
 from vgpt.bench.result import DECODE, TRAIN, Measured
 from vgpt.bench.tables import DISTURBED, format_ratio
-from vgpt.compare.bench_speeds import Speeds
-from vgpt.compare.comparison import Comparison
+from vgpt.compare.comparison import Comparison, Speeds
 from vgpt.compare.log_speeds import PALM_FLOPS, SpeedChange, common_peaks, row_speed, speed_change, utilization
 from vgpt.compare.metrics import FLOPS, relative_change, stat
 from vgpt.compare.rows import Row

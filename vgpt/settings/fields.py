@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from vgpt.addresses import without_credentials
 from vgpt.attention.config import AttentionConfig
 from vgpt.attention.registry import variants
+from vgpt.files.text import table_of
 from vgpt.formatting import flag_of
 
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
@@ -62,7 +63,7 @@ class Leaf:
     def hidden(self) -> bool:
         """Whether the help leaves it out: commands write it for each other."""
         extra = self.info.json_schema_extra
-        return isinstance(extra, dict) and extra.get("hidden") is True
+        return table_of(extra).get("hidden") is True
 
     @property
     def help(self) -> str:
@@ -124,7 +125,7 @@ def is_attention(info: FieldInfo) -> bool:
 def format_value(value: Any) -> str:
     """Return a value as a person writes it on the command line."""
     if isinstance(value, (tuple, list)):
-        return ",".join(map(str, value)) or "none"
+        return ",".join(map(str, cast("list[Any]", value))) or "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, AttentionConfig):

@@ -6,7 +6,7 @@ from contextlib import suppress
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -15,6 +15,7 @@ from vgpt.addresses import masked_text, without_credentials
 from vgpt.attention.grammar import filled, parse_attention, parse_pattern
 from vgpt.attention.registry import unknown_variant, variants
 from vgpt.errors import SettingsError, did_you_mean
+from vgpt.files.text import table_of
 from vgpt.settings.dotenv import read_dotenv
 from vgpt.settings.fields import Leaf, leaves
 from vgpt.settings.prepared import data_of_run, find_prepared
@@ -111,7 +112,7 @@ def given_value(model: type[BaseModel], sources: Sources, name: str) -> Any:
         return given[name][0]
     value: Any = sources.preset.tables if sources.preset else {}
     for key in known[name].path:
-        value = value.get(key) if isinstance(value, dict) else None
+        value = table_of(value).get(key)
     return value
 
 
@@ -125,7 +126,7 @@ def _find_data(
     def said(name: str) -> str:
         value: Any = given[name][0] if name in given else tree
         for key in () if name in given else known[name].path:
-            value = value.get(key, "") if isinstance(value, dict) else ""
+            value = table_of(value).get(key, "")
         return str(value or "")
 
     found = None
@@ -161,11 +162,10 @@ def _choose_variant(
         The variant's name, and the settings that were written inline (`gqa:n_kv_head=4`).
     """
     parent = _descend(tree, leaf.path[:-1])
-    table = parent.get(leaf.name, {})
-    if not isinstance(table, str | dict):
-        faults.append(f"{'.'.join(leaf.path)} = {table!r}: must be a variant's name, or a table with a kind")
-        table = {}
-    table = {"kind": table} if isinstance(table, str) else dict(table)
+    present = parent.get(leaf.name, {})
+    if not isinstance(present, str | dict):
+        faults.append(f"{'.'.join(leaf.path)} = {present!r}: must be a variant's name, or a table with a kind")
+    table = {"kind": present} if isinstance(present, str) else dict(table_of(present))
     for name, value in table.items():
         if name != "kind" and (name not in variants() or not isinstance(value, dict)):
             faults.append(f"{'.'.join(leaf.path)}.{name}: not the table of a variant; {unknown_variant(name)}")
@@ -178,9 +178,8 @@ def _choose_variant(
         parent.pop(leaf.name, None)
         return text.partition(":")[0], set()
     kind = inline.pop("kind")
-    own = table.get(kind, {})
-    parent[leaf.name] = {"kind": kind, **(own if isinstance(own, dict) else {}), **inline}
-    _fill_pattern(tree, leaf, {name: settings for name, settings in table.items() if isinstance(settings, dict)})
+    parent[leaf.name] = {"kind": kind, **table_of(table.get(kind)), **inline}
+    _fill_pattern(tree, leaf, {name: table_of(own) for name, own in table.items() if isinstance(own, dict)})
     return kind, set(inline)
 
 
@@ -195,7 +194,7 @@ def _members(tree: Table, attention: Leaf | None, kind: str) -> set[str]:
 def _tables_of_variants(tree: Table, attention: Leaf | None) -> Table:
     """Return the preset's table of each variant."""
     table = _descend(tree, attention.path[:-1]).get(attention.path[-1]) if attention is not None else None
-    return {kind: own for kind, own in table.items() if isinstance(own, dict)} if isinstance(table, dict) else {}
+    return {kind: own for kind, own in table_of(table).items() if isinstance(own, dict)}
 
 
 def _fill_reference(tree: Table, leaf: Leaf, settings: Mapping[str, Mapping[str, Any]]) -> None:
@@ -284,18 +283,20 @@ def _describe(
 
 def _descend(tree: Table, path: Iterable[str]) -> Table:
     for key in path:
-        tree = tree.setdefault(key, {})
-        if not isinstance(tree, dict):
-            raise SettingsError([f"{key} = {tree!r}: must be a table of settings, as in [{key}]"])
+        below: Any = tree.setdefault(key, {})
+        if not isinstance(below, dict):
+            raise SettingsError([f"{key} = {below!r}: must be a table of settings, as in [{key}]"])
+        tree = cast("Table", below)
     return tree
 
 
 def _no_text(tree: Any, path: str = "") -> list[str]:
     """Return a fault for every text that no file name or JSON can carry: with NUL, or of bytes that are no UTF-8."""
     if isinstance(tree, dict):
-        return [fault for key, value in tree.items() for fault in _no_text(value, f"{path}.{key}".lstrip("."))]
+        table = table_of(tree)
+        return [fault for key, value in table.items() for fault in _no_text(value, f"{path}.{key}".lstrip("."))]
     if isinstance(tree, list | tuple):
-        return [fault for value in tree for fault in _no_text(value, path)]
+        return [fault for value in cast("list[Any]", tree) for fault in _no_text(value, path)]
     if not isinstance(tree, str) or ("\0" not in tree and tree.isprintable()):
         return []
     wrong = "\0" in tree or any("\ud800" <= character <= "\udfff" for character in tree)
@@ -309,7 +310,7 @@ def _told(value: Any) -> str:
 
 def _holds(tree: Any, path: Iterable[str]) -> bool:
     for key in path:
-        if not isinstance(tree, dict) or key not in tree:
+        if key not in (table := table_of(tree)):
             return False
-        tree = tree[key]
+        tree = table[key]
     return True

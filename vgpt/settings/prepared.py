@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.files.paths import DEMO, near_place
-from vgpt.files.text import parse_json
+from vgpt.files.text import parse_json, table_of
 from vgpt.files.writing import replace_bytes
 
 POINTER = Path(".vgpt-data")
@@ -61,25 +61,23 @@ def data_of_run(place: str, runs_dir: Path) -> Found | None:
     path = Path(place)
     near = [runs_dir / place, path, *list(path.absolute().parents)[:2]]
     for directory in near:
-        settings = _read(directory / "settings.json")
-        train = settings.get("train") if isinstance(settings, dict) else None
-        if isinstance(train, dict) and isinstance(data := train.get("data"), str):
+        train = table_of(table_of(_read(directory / "settings.json")).get("train"))
+        if isinstance(data := train.get("data"), str):
             return Found(data, f"the run {directory.name}")
     return None
 
 
 def _pointed() -> str | None:
-    table = _read(POINTER)
-    if isinstance(table, dict) and table.get("format") == _FORMAT and isinstance(place := table.get("data"), str):
+    table = table_of(_read(POINTER))
+    if table.get("format") == _FORMAT and isinstance(place := table.get("data"), str):
         return place
     return None
 
 
 def _of_a_person(manifest: Path) -> bool:
     """Tell whether a manifest is of text that was prepared, not of the demo that `train` prepares by itself."""
-    table = _read(manifest)
-    source = table.get("source") if isinstance(table, dict) else None
-    return isinstance(source, dict) and source.get("inputs") != [DEMO]
+    source = table_of(_read(manifest)).get("source")
+    return isinstance(source, dict) and table_of(source).get("inputs") != [DEMO]
 
 
 def _changed(path: Path) -> float:

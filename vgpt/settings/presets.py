@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel
 
 import vgpt
 from vgpt.errors import UsageError, did_you_mean
 from vgpt.files.paths import user_path
-from vgpt.files.text import parse_toml
+from vgpt.files.text import parse_toml, table_of
 from vgpt.settings.train import TrainConfig
 
 _MAX_DEPTH = 20
@@ -79,5 +79,5 @@ def _deeper(value: Any, depth: int) -> bool:
     """Tell whether tables and lists are nested deeper than `depth`."""
     if not isinstance(value, dict | list):
         return False
-    inner = value.values() if isinstance(value, dict) else value
+    inner = list(table_of(value).values()) if isinstance(value, dict) else cast("list[Any]", value)
     return depth == 0 or any(_deeper(part, depth - 1) for part in inner)

@@ -16,12 +16,12 @@ dropout = 0.1
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import Field, ValidationError, field_validator
 
 from vgpt.errors import SettingsError, UsageError, did_you_mean
-from vgpt.files.text import parse_toml
+from vgpt.files.text import parse_toml, table_of
 from vgpt.formatting import flag_of
 from vgpt.schema import Section
 from vgpt.settings.compare import CompareConfig
@@ -62,7 +62,7 @@ class StudyFile(Section):
     @field_validator(*AXES, mode="before")
     @classmethod
     def _one_is_a_list_of_one(cls, value: Any) -> Any:
-        return value if isinstance(value, list | tuple) else (value,)
+        return cast("list[Any]", value) if isinstance(value, list | tuple) else (value,)
 
     @field_validator("name")
     @classmethod
@@ -132,8 +132,7 @@ def load_study(path: Path) -> StudyFile:
         f"{name}: unknown key{did_you_mean(name, StudyFile.model_fields)}{_belongs_below(name, allowed)}"
         for name in table.keys() - StudyFile.model_fields.keys()
     ]
-    settings = table.get("settings", {})
-    for name in settings if isinstance(settings, dict) else ():
+    for name in table_of(table.get("settings")):
         if name in StudyFile.model_fields and table.get(name) is not None:
             faults.append(f"settings.{name}: stands above as {name} already")
         elif name in _NOT_HERE:

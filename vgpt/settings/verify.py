@@ -8,7 +8,7 @@ from pydantic import Field
 from vgpt.schema import Section
 from vgpt.settings.model import ModelSettings
 
-TRUNK = ("n_embd", "n_head", "block_size", "bias", "pos", "qk_norm", "out_gate", "sinks", "flash")
+BACKBONE = ("n_embd", "n_head", "block_size", "bias", "pos", "qk_norm", "out_gate", "sinks", "flash")
 """Settings of the model that an attention layer is built for; where one is given, checks run on that backbone."""
 
 

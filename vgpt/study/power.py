@@ -4,6 +4,8 @@ The pilot says how noisy differences are, not how large they are: the difference
 care about. Runs of the pilot are not counted in, for to add seeds until something shows errs far more often than in 5%.
 """
 
+# pyright: reportMissingTypeStubs=false
+
 import math
 from dataclasses import dataclass
 

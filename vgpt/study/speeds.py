@@ -13,8 +13,7 @@ from typing import Any
 
 from vgpt.bench.result import DECODE, TRAIN, Bench, load
 from vgpt.compare.architecture import architecture_of
-from vgpt.compare.bench_speeds import Speeds
-from vgpt.compare.comparison import Comparison
+from vgpt.compare.comparison import Comparison, Speeds
 from vgpt.compare.metrics import PARAMS
 from vgpt.files.digests import json_digest
 from vgpt.formatting import flag_of

@@ -5,10 +5,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vgpt.compare.choose import compare
-from vgpt.compare.comparison import Comparison
+from vgpt.compare.comparison import TUNING_SEEDS, Comparison, grid
 from vgpt.compare.curves import Histories
 from vgpt.compare.evaluation_noise import Windows
-from vgpt.compare.learning_rates import TUNING_SEEDS, grid
 from vgpt.compare.request import Request, make_request, planned_runs
 from vgpt.compare.snapshot import snapshot_point_of
 from vgpt.compare.tuning import tuned_comparison

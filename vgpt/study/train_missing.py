@@ -92,7 +92,7 @@ def _wait_for_owner(planned: PlannedRun, notify: Callable[[str], None]) -> None:
 
 
 def _call(command: Sequence[str]) -> int:
-    """Run a command on this terminal, with its results among the talk: stdout belongs to the tables.
+    """Run a command on this terminal, with its results on stderr: stdout belongs to the tables.
 
     The process has a group of its own, so that it hears of each Ctrl-C once, from here, wherever that came from; it
     saves and is waited for. It trains alone, also where this process is one of a launcher's: it would wait for others.

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
+from vgpt.files.text import table_of
 from vgpt.files.writing import replace_json
 from vgpt.tracking.journal import JournalReader, Point, now_ms, read_metrics
 from vgpt.tracking.lines import read_json
@@ -34,10 +35,10 @@ class Marks:
 
     run_id: str = ""
     store: str = ""
-    delivered: dict[str, int] = field(default_factory=dict)
+    delivered: dict[str, int] = field(default_factory=dict[str, int])
     params: bool = False
-    tags: dict[str, str] = field(default_factory=dict)
-    artifacts: dict[str, list[int]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict[str, str])
+    artifacts: dict[str, list[int]] = field(default_factory=dict[str, list[int]])
     status: str = ""
     refused: int = 0
 
@@ -221,7 +222,7 @@ class Delivery:
     def _save(self) -> None:
         self._marks.store = self._target.shown
         saved = read_json(self._run_dir / SYNC_FILE) or {}
-        stores = saved.get("stores", {}) if saved.get("id") == self._record.id else {}
+        stores = table_of(saved.get("stores")) if saved.get("id") == self._record.id else {}
         stores[_store_key(self._target)] = asdict(self._marks)
         replace_json(self._run_dir / SYNC_FILE, {"id": self._record.id, "stores": stores})
 

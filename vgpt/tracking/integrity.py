@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 from vgpt.files.digests import bytes_digest, digest_if_there, json_digest
+from vgpt.files.text import table_of
 from vgpt.tracking.journal import METRICS_FILE
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.record import SUMMARY_FILE
@@ -110,8 +111,8 @@ def _faults_in(directory: Path, run: RunInfo) -> list[str]:
     for tag, file, now in ((Tag.JOURNAL, METRICS_FILE, journal), (Tag.WINDOWS, WINDOWS_FILE, windows_now)):
         if (recorded := run.tags.get(tag)) and now and now != recorded:
             found.append(f"{file} was changed after the run finished")
-    summary = (read_json(directory / SUMMARY_FILE) or {}).get("metrics", {})
-    for name, value in summary.items() if isinstance(summary, dict) else ():
+    summary = read_json(directory / SUMMARY_FILE) or {}
+    for name, value in table_of(summary.get("metrics")).items():
         if name in run.metrics and not _same(run.metrics[name], _number(value)):
             found.append(f"{name} is {run.metrics[name]:.6g} in the journal and {value} in {SUMMARY_FILE}")
     loss = run.metrics.get(_LOSS)

@@ -26,7 +26,7 @@ class Point:
 
     step: int
     time: int
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
     tokens: int | None = None
     seconds: float | None = None
     summary: bool = False
@@ -146,7 +146,7 @@ def _truncate(path: Path, step: int) -> None:
     if not path.exists():
         return
     content = path.read_bytes()
-    kept = []
+    kept: list[bytes] = []
     for line in content.splitlines(keepends=True):
         entry = parse_line(line) if line.endswith(b"\n") else None
         point = None if entry is None else _point(entry)

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 SYNC_INTERVAL = 5.0
 _MAX_HELD_BYTES = 64 * 2**20
@@ -111,7 +111,7 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
         entry = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return entry if isinstance(entry, dict) else None
+    return cast("dict[str, Any]", entry) if isinstance(entry, dict) else None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

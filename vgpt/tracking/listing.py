@@ -16,6 +16,7 @@ from typing import Any
 
 from vgpt.attention.grammar import attention_label
 from vgpt.errors import VgptError
+from vgpt.files.text import table_of
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.journal import METRICS_FILE
 from vgpt.tracking.lines import parse_line, read_json
@@ -111,7 +112,7 @@ def list_run(directory: Path) -> Listed | None:
     settings = _read(directory / _SETTINGS) if _SETTINGS in known else {}
     state = _read(saved[-1] / "state.json") if saved else {}
     points = list(_last_points(directory / METRICS_FILE))
-    summary = _table(_read(directory / SUMMARY_FILE), "metrics")
+    summary = table_of(_read(directory / SUMMARY_FILE).get("metrics"))
     step = max([int(saved[-1].name.removeprefix("step-"))] if saved else [0])
     step = max(step, *(int(_number(point.get("step")) or 0) for point in points), 0)
     losses = [value for point in points if (value := _metric(point, Metric.TRAIN_LOSS)) is not None]
@@ -165,11 +166,11 @@ def _last_points(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _metric(point: dict[str, Any], name: str) -> float | None:
-    return _number(_table(point, "metrics").get(name))
+    return _number(table_of(point.get("metrics")).get(name))
 
 
 def _attention(settings: dict[str, Any]) -> str:
-    own = dict(_table(_table(settings, "model"), "attn"))
+    own = dict(table_of(table_of(settings.get("model")).get("attn")))
     kind = own.pop("kind", "")
     try:
         return attention_label(kind, own) if isinstance(kind, str) and kind else ""
@@ -182,7 +183,7 @@ def _steps(settings: dict[str, Any]) -> int | None:
         return TrainConfig.model_validate(settings).steps if settings else None
     except (VgptError, ValueError):
         # Of another version, or of a variant that is not installed here.
-        value = _number(_table(settings, "train").get("max_steps"))
+        value = _number(table_of(settings.get("train")).get("max_steps"))
         return None if value is None else int(value)
 
 
@@ -206,11 +207,6 @@ def _changed(directory: Path) -> float:
 
 def _read(path: Path) -> dict[str, Any]:
     return (read_json(path) if path.is_file() else None) or {}
-
-
-def _table(table: dict[str, Any], name: str) -> dict[str, Any]:
-    value = table.get(name)
-    return value if isinstance(value, dict) else {}
 
 
 def _number(value: Any) -> float | None:

@@ -12,6 +12,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import psutil
 
@@ -133,10 +134,11 @@ def _signer(path: Path) -> Owner:
 def _living_signer(path: Path) -> Owner | None:
     """Return who signed a lock file, if that process lives here: it is older than its signature."""
     signer = _signer(path)
-    if not isinstance(signer.pid, int) or signer.host != socket.gethostname():
+    pid: Any = vars(signer)["pid"]  # of a file that anybody may have written
+    if not isinstance(pid, int) or signer.host != socket.gethostname():
         return None
     try:
-        older = psutil.Process(signer.pid).create_time() <= path.stat().st_mtime + 1
+        older = psutil.Process(pid).create_time() <= path.stat().st_mtime + 1
     except (psutil.Error, OSError, ValueError):
         return None
     return signer if older else None

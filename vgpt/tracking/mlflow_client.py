@@ -3,6 +3,8 @@
 Nothing here is called by a training process while it trains: the mirror runs in a process of its own.
 """
 
+# pyright: standard
+
 import contextlib
 import logging
 import math
@@ -11,7 +13,7 @@ import shlex
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,7 +176,7 @@ class MlflowStore:
         return [(step, _restored(value)) for (step, _), value in sorted(points.items())]
 
     @contextlib.contextmanager
-    def _calls(self) -> Iterator[None]:
+    def _calls(self) -> Generator[None]:
         """Turn whatever MLflow and the libraries below it raise into a `StoreError` of one redacted line."""
         environment = self._target.environment
         if self._target.database is not None:

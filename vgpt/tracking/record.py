@@ -49,7 +49,7 @@ class RunRecord:
     store: str = ""
     status: str = "running"
     ended: int = 0
-    artifacts: list[tuple[str, str]] = field(default_factory=list)
+    artifacts: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
 
     def save(self, run_dir: Path) -> None:
         """Replace the run directory's tracking.json."""
@@ -77,14 +77,15 @@ def read_record(run_dir: Path) -> RunRecord | None:
 
 def _sound(record: RunRecord) -> bool:
     """Tell whether every field is of its kind, whatever wrote the file."""
-    texts = (record.id, record.run_name, record.experiment, record.store, record.status)
-    tables = (record.params, record.tags)
+    found: dict[str, Any] = vars(record)
+    texts = [found[name] for name in ("id", "run_name", "experiment", "store", "status")]
+    tables = [found[name] for name in ("params", "tags")]
     return (
         all(isinstance(text, str) for text in texts)
         and all(isinstance(table, dict) for table in tables)
         and all(isinstance(value, str) for table in tables for value in table.values())
-        and all(isinstance(time, int) for time in (record.started, record.ended))
-        and isinstance(record.artifacts, list)
+        and all(isinstance(time, int) for time in (found["started"], found["ended"]))
+        and isinstance(found["artifacts"], list)
     )
 
 

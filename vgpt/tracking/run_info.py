@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.attention.grammar import attention_label
+from vgpt.files.text import table_of
 from vgpt.tracking.schema import Tag
 
 FINISHED = "finished"
@@ -35,9 +36,9 @@ class RunInfo:
     experiment: str
     status: str
     start_time: int
-    params: dict[str, str] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict[str, str])
+    metrics: dict[str, float] = field(default_factory=dict[str, float])
+    tags: dict[str, str] = field(default_factory=dict[str, str])
     directory: Path | None = None
     conflicts: tuple[str, ...] = ()
 
@@ -51,10 +52,8 @@ class RunInfo:
         """The variant and its own settings; a damaged record counts as one without settings."""
         kind = self.tags.get(Tag.ATTN) or self.params.get("attn", "?")
         try:
-            settings = json.loads(self.tags.get(Tag.ATTN_SETTINGS, "{}"))
+            settings = table_of(json.loads(self.tags.get(Tag.ATTN_SETTINGS, "{}")))
         except ValueError:
-            settings = {}
-        if not isinstance(settings, dict):
             settings = {}
         return kind, {name: value for name, value in settings.items() if name != "kind"}
 

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from urllib.parse import quote
 
@@ -68,7 +68,7 @@ def is_empty(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def exclusively(database: Path | None) -> Iterator[None]:
+def exclusively(database: Path | None) -> Generator[None]:
     """Hold a lock on the directory of a SQLite store (no lock file is left behind); nothing for other stores."""
     if database is None:
         yield

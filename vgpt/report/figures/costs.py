@@ -38,19 +38,19 @@ def draw_tradeoffs(comparison: Comparison) -> Figure | None:
         return None
     title = "Validation loss against cost"
     figure, axes = new_figure(title, len(panels))
-    look, handles = line_styles(comparison.rows), dict[str, Any]()
+    styles, handles = line_styles(comparison.rows), dict[str, Any]()
     fair = _fair(comparison)
     alt: list[str] = []
     for axis, (metric, points) in zip(axes, panels.items(), strict=True):
         label, show = _COSTS[metric]
         front = pareto_front([(one.cost, one.loss) for one in points if one.row.label in fair])
-        _draw(axis, points, front, fair, look, handles)
+        _draw(axis, points, front, fair, styles, handles)
         axis.set_xlabel(label)
         costs = [one.cost for one in points]
         if min(costs) > 0 and max(costs) / min(costs) > 8:
             _by_factors(axis, costs)
         axis.xaxis.set_major_formatter(lambda value, _, show=show: show(value))
-        named = [look[one.row.label].name for one in points if (one.cost, one.loss) in front]
+        named = [styles[one.row.label].name for one in points if (one.cost, one.loss) in front]
         alt.append(f"{label}: on the front {', '.join(named) or 'none'}")
     axes[0].set_ylabel("validation loss (nats per token)")
     add_legend(figure, handles, _note(comparison, [one for points in panels.values() for one in points], fair))
@@ -70,14 +70,14 @@ def _draw(
     points: Sequence[_Point],
     front: Sequence[tuple[float, float]],
     fair: frozenset[str],
-    look: dict[str, LineStyle],
+    styles: dict[str, LineStyle],
     handles: dict[str, Any],
 ) -> None:
     if len(front) > 1:
         costs, losses = zip(*front, strict=True)
         axis.step(costs, losses, where="post", color=GREY, linewidth=1.0, linestyle="--", zorder=1)
     for one in points:
-        style = look[one.row.label]
+        style = styles[one.row.label]
         marked = (one.cost, one.loss) in front and one.row.label in fair
         bar = axis.errorbar(
             one.cost,
@@ -163,7 +163,7 @@ def draw_caches(comparison: Comparison) -> Figure | None:
     last = max([_LONGEST, comparison.kv_at, *contexts])
     powers = [2**power for power in range(40) if _SHORTEST <= 2**power <= last]
     tokens = sorted({*powers, *(3 * power // 2 for power in powers[:-1]), *contexts, comparison.kv_at})
-    look, handles = line_styles(comparison.rows), dict[str, Any]()
+    styles, handles = line_styles(comparison.rows), dict[str, Any]()
     title = "KV cache of one sequence over its context"
     figure, (axis,) = new_figure(title, 1)
     ends: list[str] = []
@@ -172,7 +172,7 @@ def draw_caches(comparison: Comparison) -> Figure | None:
         known = [size for size in sizes if size is not None]
         if len(known) < len(tokens):
             continue
-        style = look[row.label]
+        style = styles[row.label]
         # Lines of equal caches lie on each other: later ones are thinner, so that all are seen.
         width = max(1.2, 4.0 - 0.6 * number)
         (handles[style.name],) = axis.plot(

@@ -23,9 +23,9 @@ _STEEP = 0.9
 def draw_losses(comparison: Comparison, histories: Histories) -> Figure | None:
     """Draw validation loss with the band of the seeds; None where no row has two evaluations within reach."""
     found: dict[Axis, list[tuple[LineStyle, Curve]]] = {}
-    look = line_styles(comparison.rows)
+    styles = line_styles(comparison.rows)
     for axis in AXES:
-        lines = [(look[row.label], line) for row in comparison.rows if (line := curve(row, histories, axis))]
+        lines = [(styles[row.label], line) for row in comparison.rows if (line := curve(row, histories, axis))]
         if lines:
             found[axis] = lines
     if not any(len(line.x) > 1 for lines in found.values() for _, line in lines):
@@ -83,7 +83,7 @@ def draw_positions(comparison: Comparison, windows: Windows) -> Figure | None:
 
     Positions are gathered in spans that widen by about the square root of 2, as the loss falls by factors of context.
     """
-    look = line_styles(comparison.rows)
+    styles = line_styles(comparison.rows)
     lines = {row.label: line for row in comparison.rows if (line := _line(row, windows))}
     if not lines:
         return None
@@ -91,7 +91,7 @@ def draw_positions(comparison: Comparison, windows: Windows) -> Figure | None:
     figure, (panel,) = new_figure(title, 1)
     handles: dict[str, Any] = {}
     for label, line in lines.items():
-        style = look[label]
+        style = styles[label]
         handles.setdefault(style.name, draw_curve(panel, style, line))
     panel.set_xscale("log", base=2)
     panel.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -100,7 +100,7 @@ def draw_positions(comparison: Comparison, windows: Windows) -> Figure | None:
     band = "; band: from the lowest to the highest seed" if any(line.runs > 1 for line in lines.values()) else ""
     add_legend(figure, handles, f"mean over windows and a span of positions{band}; lower is better")
     alt = "; ".join(
-        f"{look[label].name} falls from {line.mean[0]:.4f} to {line.mean[-1]:.4f}" for label, line in lines.items()
+        f"{styles[label].name} falls from {line.mean[0]:.4f} to {line.mean[-1]:.4f}" for label, line in lines.items()
     )
     return Figure("positions", title, f"Loss from the first to the last span of positions: {alt}.", figure)
 
