@@ -342,7 +342,8 @@ def decoding(stage: Stage) -> None:
     for line in done.stderr.splitlines():
         if line.startswith("{"):
             row = json.loads(line)
-            stage.note(f"{row.pop('who')}, batch {row.get('batch')}, prompt {row.get('prompt')}", row)
+            way = "" if row.get("graphs", True) else ", without graphs"
+            stage.note(f"{row.pop('who')}{way}, batch {row.get('batch')}, prompt {row.get('prompt')}", row)
             stage.check("logits", row.get("same", True), line)
 
 
