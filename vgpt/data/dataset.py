@@ -50,12 +50,13 @@ class TokenFile:
             self.tokens = np.memmap(path, dtype=kind, mode="r")
         except OSError as error:
             raise DataError(f"cannot read {path}: {error.strerror}", access_hint(error, PREPARE_HINT)) from error
-        self._check_range(vocab_size, full)
+        self.check_range(vocab_size, full=full)
 
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def _check_range(self, vocab_size: int, full: bool) -> None:
+    def check_range(self, vocab_size: int, *, full: bool) -> None:
+        """Refuse ids outside the vocabulary; see `full` above."""
         count = len(self)
         if full or count <= _FULL_CHECK_IDS:
             starts, width = range(0, count, _FULL_CHECK_IDS), _FULL_CHECK_IDS
@@ -82,6 +83,17 @@ class Dataset:
     tokenizer: Tokenizer
     train: TokenFile
     val: TokenFile
+
+    def verify(self) -> None:
+        """Compare the SHA-256 of every file and look at every id; reads all of the data.
+
+        Raises:
+            DataError: names the file that was changed since it was prepared.
+        """
+        for name, expected in self.manifest.files.items():
+            _verify_file(self.directory / name, expected.size, expected.sha256)
+        for file in (self.train, self.val):
+            file.check_range(self.manifest.vocab_size, full=True)
 
 
 def open_dataset(path: Path, *, verify: bool = False) -> Dataset:

@@ -62,20 +62,19 @@ class RunResult:
     summary: dict[str, float]
 
 
-def load_data(place: str, progress: DataProgress | None = None, *, verify: bool = False) -> Dataset:
+def load_data(place: str, progress: DataProgress | None = None) -> Dataset:
     """Open a prepared directory, or the built-in demo corpus, which is prepared at first use.
 
     Args:
         place: the directory, or "demo".
         progress: hears how the demo is prepared.
-        verify: read all of the token files and hold them against the digests of their manifest.
 
     Raises:
         DataError: nothing there, or damaged.
     """
     if place == DEMO:
         prepare_demo(DEMO_DIRECTORY, progress=progress)
-    return open_dataset(DEMO_DIRECTORY if place == DEMO else Path(place), verify=verify)
+    return open_dataset(DEMO_DIRECTORY if place == DEMO else Path(place))
 
 
 def train_run(
@@ -103,7 +102,7 @@ def train_run(
                     display.say(lock.note)
                 refuse_other_settings(config)
                 # The others open what is then prepared.
-                data = load_data(config.train.data, data_progress, verify=True)
+                data = load_data(config.train.data, data_progress)
                 fork_run(config, data, display.say)
                 result = _as_one_of_many(config, display, compute, world, data)
         # A process that left while another still records would break the connection for it.
@@ -117,8 +116,10 @@ def _as_one_of_many(
     config: TrainConfig, display: Display, compute: Compute, world: World, data: Dataset | None = None
 ) -> RunResult:
     world.wait()
-    # The digest that comparisons rely on is the manifest's: the main process has held the files to it.
     data = load_data(config.train.data) if data is None else data
+    # The digest that comparisons rely on is the manifest's: the main process holds the files to it.
+    if world.main:
+        data.verify()
     if world.main:
         sweep(config.directory / "ckpt")
     world.wait()
