@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from vgpt.attention import backends, blocks
-from vgpt.attention.backends import alibi_slopes, attend, choose_backend
-from vgpt.attention.reference import attention_by_loop
+from vgpt.attention.kernels import backends, blockwise
+from vgpt.attention.kernels.backends import alibi_slopes, attend, choose_backend
+from vgpt.attention.kernels.reference import attention_by_loop
 
 HEADS = [(4, 4), (4, 2), (4, 1)]
 
@@ -19,7 +19,7 @@ def qkv(noise, H: int, G: int, T: int, S: int, dtype: torch.dtype, B: int = 2, D
     return [t.requires_grad_() for t in (q, k, v)]
 
 
-@pytest.fixture(params=["sdpa", "blocks", "naive"])
+@pytest.fixture(params=["sdpa", "blockwise", "naive"])
 def forced(request, monkeypatch) -> str:
     monkeypatch.setattr(backends, "choose_backend", lambda *_args, **_more: request.param)
     return request.param
@@ -79,7 +79,7 @@ def test_the_backends_have_alibis_slopes_of_the_paper():
     torch.testing.assert_close(alibi_slopes(8), torch.tensor([0.5**i for i in range(1, 9)]), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "blocks"])
+@pytest.mark.parametrize("backend", ["sdpa", "blockwise"])
 def test_distances_of_thousands_of_tokens_survive_bfloat16(noise, backend, monkeypatch):
     monkeypatch.setattr(backends, "choose_backend", lambda *_args, **_more: backend)
     q, k, v = (noise(1, 2, 2048, 16, dtype=torch.float32, seed=i) for i in range(3))
@@ -130,7 +130,7 @@ def test_no_gradient_reaches_the_future_not_even_the_smallest(noise, forced, dty
 
 
 def test_masks_made_while_sampling_serve_training_afterwards(noise):
-    blocks._masks.clear()
+    blockwise._masks.clear()
     with torch.inference_mode():
         attend(*qkv(noise, 4, 4, 11, 11, torch.float32))
     inputs = qkv(noise, 4, 4, 11, 11, torch.float32)
@@ -142,7 +142,7 @@ def test_masks_made_while_sampling_serve_training_afterwards(noise):
 @pytest.mark.parametrize(("H", "G"), HEADS)
 def test_the_size_of_a_block_changes_nothing(noise, H, G, rows):
     inputs = qkv(noise, H, G, 10, 14, torch.float64)
-    got = backends.blocks(*inputs, 4, rows)
+    got = backends.blockwise(*inputs, 4, rows)
     want = attention_by_loop(*inputs, causal(10, 14))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
     for a, b in zip(
@@ -158,5 +158,5 @@ def test_no_flash_is_the_naive_formula_everywhere():
 
 def test_only_cpus_leave_the_fused_kernel():
     assert choose_backend(torch.device("cuda"), torch.bfloat16, 64) == "sdpa"
-    assert choose_backend(torch.device("cpu"), torch.bfloat16, 64) == "blocks"
+    assert choose_backend(torch.device("cpu"), torch.bfloat16, 64) == "blockwise"
     assert choose_backend(torch.device("cpu"), torch.float32, 4096) == "sdpa"

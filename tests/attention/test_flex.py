@@ -8,13 +8,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import flex_attention
 
-from vgpt.attention import flex
-from vgpt.attention.backends import alibi_slopes, naive
-from vgpt.attention.block_masks import window_mask
-from vgpt.attention.flex import can_flex, causal_mask, flex_attend, kept, visible_mask
 from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.grouped.config import GQAConfig
 from vgpt.attention.grouped.module import GroupedAttention
+from vgpt.attention.kernels import flex
+from vgpt.attention.kernels.backends import alibi_slopes, naive
+from vgpt.attention.kernels.block_masks import window_mask
+from vgpt.attention.kernels.flex import can_flex, causal_mask, flex_attend, kept, visible_mask
 from vgpt.attention.sparse.block_mask import sparse_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")

@@ -5,11 +5,11 @@ import warnings
 import pytest
 import torch
 
-from vgpt.attention import backends, flex
-from vgpt.attention.backends import alibi_slopes, attend
 from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.kernels import backends, flex
+from vgpt.attention.kernels.backends import alibi_slopes, attend
+from vgpt.attention.kernels.reference import attention_by_loop
 from vgpt.attention.local import module as local_module
-from vgpt.attention.reference import attention_by_loop
 from vgpt.attention.ring import RingCache
 from vgpt.model import costs
 from vgpt.model.config import GPT2Config
@@ -314,7 +314,9 @@ def test_no_copy_of_the_ring_is_made_by_a_step(layer, noise, monkeypatch):
     module = layer("local:window_size=8")
     read = []
     monkeypatch.setattr(
-        local_module, "one_query", lambda q, k, v, **_more: read.append((k, v)) or attend(q, k[:, :, :1], v[:, :, :1])
+        local_module,
+        "single_query",
+        lambda q, k, v, **_more: read.append((k, v)) or attend(q, k[:, :, :1], v[:, :, :1]),
     )
     with torch.no_grad():
         cache = module.make_cache(2, 30, dtype=torch.float32, device="cpu")

@@ -5,10 +5,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vgpt.attention.backends import alibi_slopes
+from vgpt.attention.kernels.backends import alibi_slopes
+from vgpt.attention.kernels.reference import attention_by_loop
 from vgpt.attention.latent.config import MLAConfig
 from vgpt.attention.latent.module import LatentAttention, LatentNorm
-from vgpt.attention.reference import attention_by_loop
 from vgpt.errors import VgptError
 
 PLAIN, LATENT_QUERIES = "mla:kv_lora_rank=12", "mla:kv_lora_rank=12,q_lora_rank=10"

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vgpt.attention import rope
-from vgpt.attention.rope import rotary_tables, rotate
+from vgpt.attention.kernels import rope
+from vgpt.attention.kernels.rope import rotary_tables, rotate
 
 CPU = torch.device("cpu")
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from vgpt.attention.backends import alibi_slopes
-from vgpt.attention.flex import flex_attend
-from vgpt.attention.reference import attention_by_loop
+from vgpt.attention.kernels.backends import alibi_slopes
+from vgpt.attention.kernels.flex import flex_attend
+from vgpt.attention.kernels.gather import block_sparse_attention
+from vgpt.attention.kernels.reference import attention_by_loop
 from vgpt.attention.sparse.block_mask import sparse_mask
 from vgpt.attention.sparse.config import SparseConfig
-from vgpt.attention.sparse.gather import block_sparse_attention
 from vgpt.attention.sparse.rows import row_links
 from vgpt.errors import VgptError
 from vgpt.model import costs

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from vgpt.attention.reference import attention_by_loop
+from vgpt.attention.kernels.gather import attend_to_blocks, block_sparse_attention
+from vgpt.attention.kernels.reference import attention_by_loop
 from vgpt.attention.sparse import gather
 from vgpt.attention.sparse.config import SparseConfig
-from vgpt.attention.sparse.gather import attend_to_blocks, block_sparse_attention
 from vgpt.attention.sparse.rows import row_links
 from vgpt.errors import VgptError
 
@@ -201,7 +201,7 @@ def test_extreme_scores_give_finite_outputs_and_gradients(noise, way, dtype):
 
 
 def test_prompts_do_not_take_the_fused_kernel_which_would_be_compiled_for_each_length(layer, noise, monkeypatch):
-    from vgpt.attention import backends, flex
+    from vgpt.attention.kernels import backends, flex
 
     taken = []
 
@@ -226,7 +226,7 @@ def test_prompts_do_not_take_the_fused_kernel_which_would_be_compiled_for_each_l
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("width", [32, 64])  # heads too narrow for FlexAttention, and wide enough
 def test_a_gpu_computes_what_the_plain_formula_does(layer, noise, monkeypatch, mode, fused, width):
-    from vgpt.attention import flex
+    from vgpt.attention.kernels import flex
 
     if not fused:
         monkeypatch.setattr(flex, "has_kernel", lambda device: False)

@@ -6,10 +6,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from vgpt.attention.backends import alibi_slopes
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grammar import resolve_attention
-from vgpt.attention.reference import attention_by_loop
+from vgpt.attention.kernels.backends import alibi_slopes
+from vgpt.attention.kernels.reference import attention_by_loop
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters
 from vgpt.model.gpt2 import GPT2Model

@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn.attention import flex_attention
 
-from vgpt.attention import block_masks, flex
+from vgpt.attention.kernels import block_masks, flex
 from vgpt.attention.sparse import block_mask as sparse_block_mask
 from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder

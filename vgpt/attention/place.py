@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vgpt.attention.one_query import score_products
-from vgpt.attention.rope import rotary_tables
-from vgpt.attention.sinks import softmax_with_sinks
+from vgpt.attention.kernels.rope import rotary_tables
+from vgpt.attention.kernels.scores import softmax_with_sinks
+from vgpt.attention.kernels.single_query import score_products
 
 T = TypeVar("T")
 
@@ -60,7 +60,7 @@ class Place:
         return self.once(("rotation", width, base), look_up)
 
     def rotated(self, x: Tensor, base: float) -> Tensor:
-        """Rotate (B, 1, heads, D) as `vgpt.attention.rope.rotate` does, in few operations."""
+        """Rotate (B, 1, heads, D) as `vgpt.attention.kernels.rope.rotate` does, in few operations."""
         half = x.shape[-1] // 2
 
         def spread() -> tuple[Tensor, Tensor]:

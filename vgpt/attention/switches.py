@@ -8,8 +8,8 @@ gpt-oss; ALiBi, Press et al. 2021 (arXiv 2108.12409).
 import torch
 from torch import Tensor, nn
 
-from vgpt.attention.backends import alibi_slopes
 from vgpt.attention.config import Shape
+from vgpt.attention.kernels.backends import alibi_slopes
 from vgpt.attention.place import Place
 
 NORM_EPS = 1e-6

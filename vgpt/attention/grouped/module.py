@@ -4,15 +4,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.backends import attend
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.flex import causal_mask, visible_mask
 from vgpt.attention.grouped.config import GroupedConfig
-from vgpt.attention.one_query import one_query
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.flex import causal_mask, visible_mask
+from vgpt.attention.kernels.rope import rotary_tables, rotate
+from vgpt.attention.kernels.single_query import single_query
 from vgpt.attention.place import Place, attend_at
-from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.attention.switches import Switches
 
 
@@ -73,7 +73,7 @@ class GroupedAttention(CausalSelfAttention):
             k, v = cache.append(k, v)
             q = q.to(k.dtype)
             if T == 1 and self.plain_causal and self.shape.flash:
-                return one_query(q, *cache.dense, live=cache.length, **options)
+                return single_query(q, *cache.dense, live=cache.length, **options)
         # Prompts have any length, and each new one would be compiled anew: they do not take the fused kernel.
         if cache is None and self.shape.flash and (blocks := self.mask_for(q, k, v)) is not None:
             return attend(q, k, v, block_mask=blocks, **options)

@@ -15,15 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.backends import attend
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.flex import causal_mask, visible_mask
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.flex import causal_mask, visible_mask
+from vgpt.attention.kernels.rope import rotary_tables, rotate
+from vgpt.attention.kernels.single_query import single_query_to_rows
 from vgpt.attention.latent.config import MLAConfig
-from vgpt.attention.one_query import one_query_to_rows
 from vgpt.attention.place import Place, attend_at
-from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.attention.switches import Switches, rms_norm
 
 
@@ -44,7 +44,7 @@ class LatentAttention(CausalSelfAttention):
 
     Names and rows of the projections are DeepSeek's, but for `c_proj`: `kv_a_proj` gives the latent, then the rotary
     key; `kv_b_proj` gives per head the key's n rows, then the value's. Rotary features are half-split
-    (vgpt.attention.rope), where DeepSeek's lie in neighbouring pairs.
+    (vgpt.attention.kernels.rope), where DeepSeek's lie in neighbouring pairs.
     """
 
     def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
@@ -170,7 +170,7 @@ class LatentAttention(CausalSelfAttention):
         if T == 1 and self.plain_causal:
 
             def attend_rows(q: Tensor, rows: Tensor) -> Tensor:
-                return one_query_to_rows(q, rows, self.rank, cache.length, scale=self.scale, **self._additions(q))
+                return single_query_to_rows(q, rows, self.rank, cache.length, scale=self.scale, **self._additions(q))
 
             return self._absorbed_step(q_nope.squeeze(1), q_rope.squeeze(1), cache, attend_rows)
         into, back = self._carriers()

@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.backends import attend
-from vgpt.attention.block_masks import window_mask
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.flex import BLOCK_SIZES, causal_mask, kept
 from vgpt.attention.grouped.module import GroupedAttention
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.block_masks import window_mask
+from vgpt.attention.kernels.flex import BLOCK_SIZES, causal_mask, kept
+from vgpt.attention.kernels.single_query import single_query
+from vgpt.attention.kernels.windowed import windowed
 from vgpt.attention.local.config import LocalConfig
-from vgpt.attention.local.windowed import windowed
-from vgpt.attention.one_query import one_query
 from vgpt.attention.place import Place
 from vgpt.attention.ring import RingCache
 
@@ -62,7 +62,7 @@ class LocalAttention(GroupedAttention):
         if slopes is not None:
             rows = torch.arange(keys.shape[2], device=q.device)
             bias = -slopes.view(-1, 1) * ((cache.last - rows) % cache.capacity)
-        return one_query(q.to(keys.dtype), keys, values, live=cache.live, sinks=self.extra.sink_bias, bias=bias)
+        return single_query(q.to(keys.dtype), keys, values, live=cache.live, sinks=self.extra.sink_bias, bias=bias)
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, *, whole: bool = False) -> Tensor:
         """Attend with T queries, the last of which stands at the last of the S keys."""

@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.backends import attend
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.flex import BLOCK_SIZES, causal_mask, kept
 from vgpt.attention.grouped.module import GroupedAttention
-from vgpt.attention.one_query import one_query
-from vgpt.attention.sinks import softmax_with_sinks
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.flex import BLOCK_SIZES, causal_mask, kept
+from vgpt.attention.kernels.gather import block_sparse_attention
+from vgpt.attention.kernels.scores import softmax_with_sinks
+from vgpt.attention.kernels.single_query import single_query
 from vgpt.attention.sparse.block_mask import sparse_mask
 from vgpt.attention.sparse.cache import LandmarkCache, RowCache
 from vgpt.attention.sparse.config import SparseConfig
-from vgpt.attention.sparse.gather import block_sparse_attention
 from vgpt.attention.sparse.rows import row_links
 
 
@@ -81,7 +81,7 @@ class SparseAttention(GroupedAttention):
             places = torch.arange(first, first + n, device=q.device)[:, None]
             bias = -slopes.view(-1, 1, 1) * (places - cache.positions()[:, None, : keys.shape[2]])  # (H, n, keys)
         if n == 1 and self.shape.flash:
-            return one_query(q, keys, values, live, sinks=sinks, bias=None if bias is None else bias[:, 0])
+            return single_query(q, keys, values, live, sinks=sinks, bias=None if bias is None else bias[:, 0])
         scores = (q @ keys.mT) * self.shape.head_dim**-0.5
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if bias is not None:

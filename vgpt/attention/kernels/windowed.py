@@ -1,6 +1,7 @@
 """Attention over a sliding window in time and memory O(T * window), with exact gradients.
 
-- `blocks`: matrix products over blocks of queries with the keys in their reach (vgpt.attention.blocks); on CPUs.
+- `blockwise`: matrix products over blocks of queries with the keys in their reach, on CPUs
+  (vgpt.attention.kernels.blockwise).
 - `folded`: the same blocks as one batch of ordinary attention: few large calls, which GPUs need, and plain enough for a
   compiler.
 """
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vgpt.attention.backends import attend
-from vgpt.attention.blocks import blocks
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.blockwise import blockwise
 
-# Speed of `blocks` relative to causal attention by torch's fused kernel, forward and backward (above 1 = faster), one
-# thread of an AMD EPYC with avx512_bf16, torch 2.13, 12 heads of width 64:
+# Speed of `blockwise` relative to causal attention by torch's fused kernel, forward and backward (above 1 = faster),
+# one thread of an AMD EPYC with avx512_bf16, torch 2.13, 12 heads of width 64:
 #
 #   T              1024   1024   1024   2048   4096
 #   window          128    256    900   1536    128
@@ -50,9 +51,9 @@ def windowed(
     offset = k.shape[2] - q.shape[2]
     if window >= k.shape[2]:
         return attend(q, k, v, offset=offset, scale=scale, sinks=sinks, slopes=slopes)
-    # `blocks` keeps scores in the type of q: float16 would overflow. A compiler fuses what it sees; `blocks` hides it.
+    # `blockwise` keeps scores in the type of q: float16 would overflow. A compiler fuses what it sees; this hides it.
     if q.device.type == "cpu" and q.dtype is not torch.float16 and not torch.compiler.is_compiling():
-        return blocks(q, k, v, offset, scale=scale, sinks=sinks, slopes=slopes, window=window)
+        return blockwise(q, k, v, offset, scale=scale, sinks=sinks, slopes=slopes, window=window)
     return folded(q, k, v, window, scale=scale, sinks=sinks, slopes=slopes)
 
 

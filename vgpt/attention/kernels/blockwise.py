@@ -25,7 +25,7 @@ _ALIGNED = 16
 _LARGEST_KEPT = 512
 
 
-def blocks(
+def blockwise(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -38,7 +38,7 @@ def blocks(
     window: int | None = None,
     keep: bool | None = None,
 ) -> Tensor:
-    """Attend as `vgpt.attention.backends.attend` does, with a window where one is given.
+    """Attend as `vgpt.attention.kernels.backends.attend` does, with a window where one is given.
 
     Args:
         q: queries (B, H, T, D).
@@ -66,7 +66,7 @@ def blocks(
 
 @dataclass(frozen=True)
 class _Plan:
-    """How the work is cut up: the arguments of `blocks` with H query and G key/value heads."""
+    """How the work is cut up: the arguments of `blockwise` with H query and G key/value heads."""
 
     H: int
     G: int
@@ -93,7 +93,7 @@ class _Plan:
 
 
 class _Blocks(torch.autograd.Function):
-    """The products of `blocks` with their gradients, written out so that each block touches only keys it may see.
+    """The products of `blockwise` with their gradients, written out so that each block touches only keys it may see.
 
     Inside, heads are folded: n = B G batches of (H / G) rows per query, (n, fold * rows, D). A sink is one more column
     of the scores, behind the keys, without a value.

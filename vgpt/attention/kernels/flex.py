@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_mask, flex_attention
 
-from vgpt.attention.block_masks import Pairs, looked_up_mask, same_pairs, window_mask
+from vgpt.attention.kernels.block_masks import Pairs, looked_up_mask, same_pairs, window_mask
 
 BLOCK_SIZES = {"window": 128, "sparse": 128, "looked_up": 128}
 """Tokens per block of the kernel by kind of mask: small ones skip more, large ones compute faster.

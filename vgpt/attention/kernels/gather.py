@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from vgpt.attention.backends import attend
+from vgpt.attention.kernels.backends import attend
 
 # Not public, but what the gradient of every softmax calls.
 _softmax_backward = torch._softmax_backward_data  # pyright: ignore[reportPrivateImportUsage]

@@ -1,13 +1,14 @@
 """Ways to compute softmax attention, and the measured rule that picks one.
 
 - `sdpa`: torch's fused kernel.
-- `blocks`: batched matrix products over blocks of queries (vgpt.attention.blocks).
+- `blockwise`: batched matrix products over blocks of queries (vgpt.attention.kernels.blockwise).
 - `naive`: the formula in plain matrix products over the whole square; what `--no-flash` asks for.
-- `flex`: torch's FlexAttention, a kernel compiled for what it computes (vgpt.attention.flex); on CUDA, for whole
-  sequences under a mask, sinks or slopes, for which `sdpa` would need wider keys or a bias for each pair and head.
+- `flex`: torch's FlexAttention, a kernel compiled for what it computes (vgpt.attention.kernels.flex); on CUDA, for
+  whole sequences under a mask, sinks or slopes, for which `sdpa` would need wider keys or a bias for each pair and
+  head.
 
 Hidden keys get a weight of exactly zero in all, so gradients to the future are exactly zero. Softmax is computed
-in float32 or wider throughout; `blocks` rounds its weights to the type of the values, as the fused kernels do.
+in float32 or wider throughout; `blockwise` rounds its weights to the type of the values, as the fused kernels do.
 
 All of them know two additions to the scores: `sinks`, a learned logit per head that takes part in the softmax without a
 value (Xiao et al. 2023, arXiv 2309.17453; learned as in gpt-oss), and `slopes`, which lower the score of a key by slope
@@ -19,13 +20,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.blocks import blocks
-from vgpt.attention.flex import flex_attend
-from vgpt.attention.one_query import one_query
-from vgpt.attention.sinks import softmax_with_sinks
+from vgpt.attention.kernels.blockwise import blockwise
+from vgpt.attention.kernels.flex import flex_attend
+from vgpt.attention.kernels.scores import softmax_with_sinks
+from vgpt.attention.kernels.single_query import single_query
 
-# Speed of `blocks` relative to `sdpa`, forward and backward (above 1 = faster), by benchmarks/attention_backends.py on
-# 2 cores of an AMD EPYC with avx512_bf16, torch 2.13:
+# Speed of `blockwise` relative to `sdpa`, forward and backward (above 1 = faster), by benchmarks/attention_backends.py
+# on 2 cores of an AMD EPYC with avx512_bf16, torch 2.13:
 #
 #   T               64    128    256    512   1024   2048
 #   bfloat16       4.1    3.2    2.3    2.4    1.7    1.5
@@ -41,13 +42,13 @@ _SPLIT = 256
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, tokens: int, *, flash: bool = True) -> str:
-    """Return "sdpa", "blocks" or "naive" for causal attention over `tokens`; only CPUs depend on dtype and length."""
+    """Return "sdpa", "blockwise" or "naive" for causal attention; only CPUs depend on dtype and length."""
     if not flash:
         return "naive"
     lowest, highest = _BLOCKS_ON_CPU.get(dtype, (0, -1))
-    # A compiler fuses what it sees; `blocks` would hide it.
+    # A compiler fuses what it sees; `blockwise` would hide it.
     if device.type == "cpu" and lowest <= tokens <= highest and not torch.compiler.is_compiling():
-        return "blocks"
+        return "blockwise"
     return "sdpa"
 
 
@@ -90,9 +91,9 @@ def attend(
             q, k, v, _visible(q, k, offset) if mask is None else mask, offset, scale=scale, sinks=sinks, slopes=slopes
         )
     if mask is None and q.shape[2] == 1:
-        return one_query(q, k, v, scale=scale, sinks=sinks, slopes=slopes)
-    if mask is None and choose_backend(q.device, q.dtype, q.shape[2]) == "blocks":
-        return blocks(q, k, v, offset, scale=scale, sinks=sinks, slopes=slopes)
+        return single_query(q, k, v, scale=scale, sinks=sinks, slopes=slopes)
+    if mask is None and choose_backend(q.device, q.dtype, q.shape[2]) == "blockwise":
+        return blockwise(q, k, v, offset, scale=scale, sinks=sinks, slopes=slopes)
     return _sdpa(q, k, v, offset, mask, scale, sinks, slopes)
 
 

@@ -4,7 +4,7 @@ Two ways lead to the same numbers: two matrix products with a softmax between th
 of few rows keeps about one thread of a CPU busy; the fused kernel takes as many as there are batch entries times heads.
 So where there are fewer groups of queries than threads, as with a single key/value head at batch 1, each group is split
 among the threads and goes through the kernel. How much faster that is at batch 1 with 12 queries to one key/value head,
-by benchmarks/one_query.py on 2 cores of an AMD EPYC with avx512_bf16, torch 2.13:
+by benchmarks/single_query.py on 2 cores of an AMD EPYC with avx512_bf16, torch 2.13:
 
     keys                  128    256    512   1024   4096
     float32, width 64     1.0    1.1    1.1    1.1    1.1
@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vgpt.attention.sinks import softmax_with_sinks
+from vgpt.attention.kernels.scores import softmax_with_sinks
 
 # Keys up to which the fused kernel is faster where threads would be idle, by type.
 _MOST_KEYS = {torch.float32: 2**62, torch.bfloat16: 256}
 
 
-def one_query(
+def single_query(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -62,7 +62,7 @@ def one_query(
     return _by_products(q, k, v, live, bias, scale, sinks, slopes)
 
 
-def one_query_to_rows(
+def single_query_to_rows(
     q: Tensor,
     rows: Tensor,
     front: int,
@@ -72,13 +72,13 @@ def one_query_to_rows(
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
 ) -> Tensor:
-    """Attend as `one_query` to one row per token, which is the key and with its first features the value.
+    """Attend as `single_query` to one row per token, which is the key and with its first features the value.
 
     Args:
         q: queries (B, H, D), contiguous.
         rows: (B, 1, S, D), contiguous.
         front: features of a row that are the value.
-        live: see `one_query`.
+        live: see `single_query`.
         scale: see `attend`.
         sinks: see `attend`.
         slopes: see `attend`.
