@@ -15,6 +15,7 @@ import torch
 from _hardware import add_out, hardware, interleave, paired_ratio, summary, write
 from torch import Tensor
 
+from vgpt.attention.kernels.scores import PLAIN
 from vgpt.attention.kernels.single_query import _by_products, _fused
 
 HEADS = 12
@@ -38,7 +39,7 @@ def ways(batch: int, keys: int, width: int, dtype: torch.dtype) -> dict[str, Cal
         # As single_query_to_rows: bfloat16 products read whole rows, others the front of them.
         v, front = k, k if dtype is torch.bfloat16 else k[..., :LATENT]
     both = {
-        "products": lambda: _by_products(q, k, front, None, None, None, None, None),
+        "products": lambda: _by_products(q, k, front, None, None, PLAIN),
         "fused": lambda: _fused(q[:, :, 0], k, v, keys, min(HEADS, torch.get_num_threads()), None)[:, :, None],
     }
     wide = min(front.shape[-1], LATENT)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from vgpt.attention.kernels import backends, blockwise
-from vgpt.attention.kernels.backends import alibi_slopes, attend, choose_backend
+from vgpt.attention.kernels.backends import attend, choose_backend
 from vgpt.attention.kernels.reference import attention_by_loop
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
 
 HEADS = [(4, 4), (4, 2), (4, 1)]
 
@@ -64,8 +65,8 @@ def test_sinks_slopes_and_other_widths_equal_the_loop_with_gradients(noise, forc
     if extra in ("slopes", "both"):
         more["slopes"] = alibi_slopes(H).double()
     weight = noise(B, H, T, width, dtype=torch.float64, seed=9)
-    got = attend(*inputs[:3], offset=S - T, flash=forced != "naive", scale=0.3, **more)
-    want = attention_by_loop(*inputs[:3], causal(T, S), 0.3, **more)
+    got = attend(*inputs[:3], offset=S - T, flash=forced != "naive", mods=ScoreMods(0.3, **more))
+    want = attention_by_loop(*inputs[:3], causal(T, S), ScoreMods(0.3, **more))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
     for a, b in zip(
         torch.autograd.grad((got * weight).sum(), inputs),
@@ -83,10 +84,10 @@ def test_the_backends_have_alibis_slopes_of_the_paper():
 def test_distances_of_thousands_of_tokens_survive_bfloat16(noise, backend, monkeypatch):
     monkeypatch.setattr(backends, "choose_backend", lambda *_args, **_more: backend)
     q, k, v = (noise(1, 2, 2048, 16, dtype=torch.float32, seed=i) for i in range(3))
-    slopes = alibi_slopes(2)
-    want = attend(q, k, v, slopes=slopes, flash=False)
+    mods = ScoreMods(slopes=alibi_slopes(2))
+    want = attend(q, k, v, mods=mods, flash=False)
     plain = attend(q, k, v, flash=False) - attend(*(x.bfloat16() for x in (q, k, v))).float()
-    got = attend(*(x.bfloat16() for x in (q, k, v)), slopes=slopes).float()
+    got = attend(*(x.bfloat16() for x in (q, k, v)), mods=mods).float()
     # Two keys alone carry nearly all weight here, so nothing averages the rounding of the values out.
     assert (got - want).abs().max() < max(0.03, 3 * plain.abs().max())
 

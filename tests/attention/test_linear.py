@@ -7,8 +7,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vgpt.attention.config import Shape
 from vgpt.attention.grammar import resolve_attention
-from vgpt.attention.kernels.backends import alibi_slopes
 from vgpt.attention.kernels.rope import rotary_tables, rotate
+from vgpt.attention.kernels.scores import alibi_slopes
 from vgpt.attention.linear.cache import StateCache
 from vgpt.attention.linear.config import LinearConfig
 from vgpt.errors import SettingsError, VgptError

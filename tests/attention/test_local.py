@@ -7,8 +7,9 @@ import torch
 
 from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.kernels import backends, flex
-from vgpt.attention.kernels.backends import alibi_slopes, attend
+from vgpt.attention.kernels.backends import attend
 from vgpt.attention.kernels.reference import attention_by_loop
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
 from vgpt.attention.local import module as local_module
 from vgpt.attention.ring import RingCache
 from vgpt.model import costs
@@ -71,7 +72,7 @@ def test_switches_reach_the_loop_too(layer, noise, flash):
     q, k, v = (part.unflatten(-1, (-1, 8)).transpose(1, 2) for part in module.c_attn(x).split(32, -1))
     q, k = (t * (t.square().mean(-1, keepdim=True) + 1e-6).rsqrt() for t in (q, k))
     q, k = q * module.extra.q_norm.weight, k * module.extra.k_norm.weight
-    y = attention_by_loop(q, k, v, in_window(30, 5), sinks=module.extra.sink_bias, slopes=alibi_slopes(4))
+    y = attention_by_loop(q, k, v, in_window(30, 5), ScoreMods(None, module.extra.sink_bias, alibi_slopes(4)))
     gate = torch.nn.functional.linear(x, module.extra.gate.weight, module.extra.gate.bias).sigmoid()
     want = module.c_proj(y.transpose(1, 2).flatten(2) * gate)
     torch.testing.assert_close(module(x), want, rtol=0, atol=1e-7)  # ALiBi's slopes are float32

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from vgpt.attention.kernels import single_query as rule
-from vgpt.attention.kernels.backends import alibi_slopes, naive
+from vgpt.attention.kernels.backends import naive
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
 from vgpt.attention.kernels.single_query import _parts, single_query, single_query_to_rows
 
 
@@ -17,7 +18,8 @@ def test_each_way_is_the_textbook_formula_with_gradients(noise, monkeypatch, bat
     q, k, v = noise(batch, 12, 1, 16), noise(batch, groups, 64, 16, seed=1), noise(batch, groups, 64, 16, seed=2)
     inputs = [x.requires_grad_() for x in (q, k, v)]
     mask = torch.ones(1, 64 if live is None else live, dtype=torch.bool)
-    agree(single_query(q, k, v, live, scale=scale), naive(q, k[:, :, :live], v[:, :, :live], mask, scale=scale), inputs)
+    mods = ScoreMods(scale)
+    agree(single_query(q, k, v, live, mods=mods), naive(q, k[:, :, :live], v[:, :, :live], mask, mods=mods), inputs)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -27,10 +29,10 @@ def test_rows_are_keys_and_with_their_front_values(noise, monkeypatch, batch, pa
     monkeypatch.setattr(rule, "_parts", lambda *_: parts)
     q, rows = noise(batch, 12, 24), noise(batch, 1, 64, 24, seed=1)
     inputs = [x.requires_grad_() for x in (q, rows)]
-    options = {"sinks": noise(12, seed=2), "slopes": alibi_slopes(12)} if switched else {}
+    mods = ScoreMods(None, noise(12, seed=2), alibi_slopes(12)) if switched else ScoreMods()
     mask = torch.ones(1, 40, dtype=torch.bool)
-    expected = naive(q[:, :, None], rows[:, :, :40], rows[:, :, :40, :16], mask, 39, **options)
-    agree(single_query_to_rows(q, rows, 16, 40, **options), expected[:, :, 0], inputs)
+    expected = naive(q[:, :, None], rows[:, :, :40], rows[:, :, :40, :16], mask, 39, mods=mods)
+    agree(single_query_to_rows(q, rows, 16, 40, mods=mods), expected[:, :, 0], inputs)
 
 
 def agree(y, expected, inputs):

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from vgpt.attention.kernels import backends
-from vgpt.attention.kernels.backends import alibi_slopes, naive
+from vgpt.attention.kernels.backends import naive
 from vgpt.attention.kernels.blockwise import blockwise
 from vgpt.attention.kernels.reference import attention_by_loop
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
 from vgpt.attention.kernels.windowed import folded, windowed
 
 LENGTHS = [1, 2, 63, 64, 100, 300]
@@ -82,8 +83,8 @@ def test_additions_and_earlier_keys_equal_the_loop_with_gradients(noise, T, S, W
     if extra in ("slopes", "both"):
         more["slopes"] = alibi_slopes(4).double()
     weight = noise(1, 4, T, inputs[2].shape[-1], dtype=torch.float64, seed=9)
-    want = attention_by_loop(*inputs[:3], in_window(T, W, S), **more)
-    every = (form(*inputs[:3], W, **more) for form in FORMS.values())
+    want = attention_by_loop(*inputs[:3], in_window(T, W, S), ScoreMods(**more))
+    every = (form(*inputs[:3], W, mods=ScoreMods(**more)) for form in FORMS.values())
     assert_equal_with_gradients(every, want, inputs, weight)
 
 

@@ -115,7 +115,7 @@ def test_masks_are_made_outside_of_compiled_layers_which_share_one_graph(graphs,
     model, plain = small(attn, **more), small(attn, **more)
     model.recompute = recompute
     made = []
-    flex._kept.cache_clear()
+    flex.kept.clear()
     make = spy(made, block_masks.assemble)
     for module in (block_masks, sparse_block_mask):
         monkeypatch.setattr(module, "assemble", make)
