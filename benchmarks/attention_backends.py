@@ -1,4 +1,4 @@
-"""Speed of the attention backends of vgpt here: the measurement behind the rule in vgpt/attention/backends.py.
+"""Speed of the attention backends of vgpt here: the measurement behind the rule in vgpt/attention/kernels/backends.py.
 
 Forward and backward from fused projections (B, T, (H + 2G) D) to (B, T, H D), so that each backend pays for its own
 copies. Figures are milliseconds of processor time, which suffers least where other work runs beside.
@@ -16,7 +16,7 @@ from _hardware import add_out, hardware, interleave, paired_ratio, summary, writ
 from torch import Tensor
 from torch.nn import functional as F
 
-from vgpt.attention.backends import blocks, naive
+from vgpt.attention.kernels.backends import blockwise, naive
 
 # (B, T, H, G, D)
 SHAPES = [
@@ -41,7 +41,7 @@ def textbook(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return naive(q, k, v, torch.ones(q.shape[2], q.shape[2], dtype=torch.bool).tril())
 
 
-BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"sdpa": sdpa, "blocks": blocks, "naive": textbook}
+BACKENDS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"sdpa": sdpa, "blocks": blockwise, "naive": textbook}
 
 
 def subject(backend: Callable[..., Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Callable[[], float]:

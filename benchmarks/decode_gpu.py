@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vgpt.attention.place import Place, attend_by_products
+from vgpt.attention.kernels.scores import ScoreMods
+from vgpt.attention.kernels.single_query import attend_by_products
+from vgpt.attention.place import Place
 from vgpt.bench.work import weight_bytes
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_read_bytes
@@ -185,7 +187,7 @@ def attention_ways() -> list[dict[str, Any]]:
                 F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
             def products(q: Tensor = q, k: Tensor = k, v: Tensor = v, place: Place = place) -> None:
-                attend_by_products(place, q, k, v, 0.125, None, None)
+                attend_by_products(place, q, k, v, ScoreMods(0.125))
 
             with torch.inference_mode():
                 both = {way.__name__: _microseconds(way) for way in (fused, products)}

@@ -2,10 +2,10 @@
 
     python benchmarks/flex_gpu.py --out benchmarks/results/flex_gpu.json
 
-The measurement behind `BLOCK_SIZES` in vgpt/attention/flex.py: B * T = 65,536 tokens, 16 heads of width 64, bfloat16,
-milliseconds forward and forward + backward, with `times` telling by how much a window or links are faster than the
-faster of cuDNN and flash; what it takes to make the masks. Within a minute, most of which goes to compilers; what no
-longer fits in `--seconds` is left out and named. On a CPU `--toy` tries the script.
+The measurement behind `BLOCK_SIZES` in vgpt/attention/kernels/flex.py: B * T = 65,536 tokens, 16 heads of width 64,
+bfloat16, milliseconds forward and forward + backward, with `times` telling by how much a window or links are faster
+than the faster of cuDNN and flash; what it takes to make the masks. Within a minute, most of which goes to compilers;
+what no longer fits in `--seconds` is left out and named. On a CPU `--toy` tries the script.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.block_masks import looked_up_mask, window_mask
-from vgpt.attention.flex import flex_attend
+from vgpt.attention.kernels.block_masks import looked_up_mask, window_mask
+from vgpt.attention.kernels.flex import flex_attend
 from vgpt.attention.local.config import LocalConfig
 from vgpt.attention.sparse.block_mask import sparse_mask
 from vgpt.attention.sparse.config import SparseConfig

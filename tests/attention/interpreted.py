@@ -16,7 +16,7 @@ import triton.language as tl
 from triton import jit
 from triton.runtime import interpreter
 
-from vgpt.attention.backends import alibi_slopes
+from vgpt.attention.kernels.scores import alibi_slopes
 from vgpt.attention.linear import fused, kernels, tiles
 from vgpt.attention.linear.features import FEATURE_MAPS
 from vgpt.attention.linear.naive import quadratic_linear_attention

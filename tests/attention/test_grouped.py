@@ -5,7 +5,7 @@ import torch
 
 from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.grouped.config import GQAConfig
-from vgpt.attention.reference import attention_by_loop
+from vgpt.attention.kernels.reference import attention_by_loop
 from vgpt.errors import SettingsError
 
 PIECES = {"one by one": [1] * 23, "sevens": [7, 7, 7, 2], "uneven": [5, 1, 1, 9, 3, 4], "at once": [23]}

@@ -5,12 +5,12 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from vgpt.attention.backends import alibi_slopes
 from vgpt.attention.config import Shape
 from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.kernels.rope import rotary_tables, rotate
+from vgpt.attention.kernels.scores import alibi_slopes
 from vgpt.attention.linear.cache import StateCache
 from vgpt.attention.linear.config import LinearConfig
-from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.errors import SettingsError, VgptError
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token, train_flops_per_token

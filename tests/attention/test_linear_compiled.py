@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch._subclasses import FakeTensorMode
 
-from vgpt.attention.backends import alibi_slopes
+from vgpt.attention.kernels.scores import alibi_slopes
 from vgpt.attention.linear import fused
 from vgpt.attention.linear.chunked import batched, chunked_linear_attention
 from vgpt.attention.linear.features import FEATURE_MAPS, Elu1

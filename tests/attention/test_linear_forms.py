@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from vgpt.attention.backends import alibi_slopes
+from vgpt.attention.kernels.scores import alibi_slopes
 from vgpt.attention.linear.chunked import batched, chunked_linear_attention
 from vgpt.attention.linear.features import FEATURE_MAPS
 from vgpt.attention.linear.naive import quadratic_linear_attention

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vgpt.attention.backends import alibi_slopes
+from vgpt.attention.kernels.scores import alibi_slopes
 from vgpt.attention.linear.features import FEATURE_MAPS
 from vgpt.attention.linear.recurrent import recurrent_step
 

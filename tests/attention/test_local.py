@@ -5,11 +5,12 @@ import warnings
 import pytest
 import torch
 
-from vgpt.attention import backends, flex
-from vgpt.attention.backends import alibi_slopes, attend
 from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.kernels import backends, flex
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.reference import attention_by_loop
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
 from vgpt.attention.local import module as local_module
-from vgpt.attention.reference import attention_by_loop
 from vgpt.attention.ring import RingCache
 from vgpt.model import costs
 from vgpt.model.config import GPT2Config
@@ -71,7 +72,7 @@ def test_switches_reach_the_loop_too(layer, noise, flash):
     q, k, v = (part.unflatten(-1, (-1, 8)).transpose(1, 2) for part in module.c_attn(x).split(32, -1))
     q, k = (t * (t.square().mean(-1, keepdim=True) + 1e-6).rsqrt() for t in (q, k))
     q, k = q * module.extra.q_norm.weight, k * module.extra.k_norm.weight
-    y = attention_by_loop(q, k, v, in_window(30, 5), sinks=module.extra.sink_bias, slopes=alibi_slopes(4))
+    y = attention_by_loop(q, k, v, in_window(30, 5), ScoreMods(None, module.extra.sink_bias, alibi_slopes(4)))
     gate = torch.nn.functional.linear(x, module.extra.gate.weight, module.extra.gate.bias).sigmoid()
     want = module.c_proj(y.transpose(1, 2).flatten(2) * gate)
     torch.testing.assert_close(module(x), want, rtol=0, atol=1e-7)  # ALiBi's slopes are float32
@@ -314,7 +315,9 @@ def test_no_copy_of_the_ring_is_made_by_a_step(layer, noise, monkeypatch):
     module = layer("local:window_size=8")
     read = []
     monkeypatch.setattr(
-        local_module, "one_query", lambda q, k, v, **_more: read.append((k, v)) or attend(q, k[:, :, :1], v[:, :, :1])
+        local_module,
+        "single_query",
+        lambda q, k, v, **_more: read.append((k, v)) or attend(q, k[:, :, :1], v[:, :, :1]),
     )
     with torch.no_grad():
         cache = module.make_cache(2, 30, dtype=torch.float32, device="cpu")

@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from vgpt.attention.grammar import filled, format_pattern, is_pattern, parse_pattern, resolve_attention
+from vgpt.attention.grammar import (
+    LayerPattern,
+    filled,
+    format_pattern,
+    full_label,
+    is_pattern,
+    parse_pattern,
+    resolve_attention,
+    short_label,
+)
 from vgpt.attention.mix.config import MixConfig, cut_off
 from vgpt.errors import SettingsError
 from vgpt.model.config import GPT2Config
@@ -68,6 +77,28 @@ def test_settings_are_spelt_out_so_that_equal_patterns_are_equal():
     assert resolve_attention("2xgqa+mha") == resolve_attention("gqa:n_kv_head=2+gqa+mha")
     assert resolve_attention("2xgqa+mha").pattern == "2xgqa:n_kv_head=2+mha"
     assert filled("gqa+gqa:n_kv_head=1", {"gqa": {"n_kv_head": 4}}) == "gqa:n_kv_head=4+gqa:n_kv_head=1"
+
+
+def test_a_pattern_goes_over_the_layers_again_and_again_until_the_last():
+    pattern = LayerPattern.read("2xgqa:n_kv_head=4+mqa")
+    assert [layer.kind for layer in pattern.layers(5)] == ["gqa", "gqa", "mqa", "gqa", "gqa"]
+    assert pattern == LayerPattern.of(resolve_attention("2xgqa:n_kv_head=4+mqa"))
+    assert LayerPattern.of(resolve_attention("mqa")).layers(3) == (resolve_attention("mqa"),) * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "full", "short"),
+    [
+        ("gqa", "gqa:n_kv_head=2", "gqa"),
+        ("gqa:n_kv_head=4", "gqa:n_kv_head=4", "gqa:n_kv_head=4"),
+        ("gqa+gqa+mha", "2xgqa:n_kv_head=2+mha", "2xgqa+mha"),
+        ("2x(gqa:n_kv_head=4)", "2xgqa:n_kv_head=4", "2xgqa:n_kv_head=4"),
+    ],
+)
+def test_a_variant_and_a_pattern_are_written_in_full_and_in_short(text, full, short):
+    attn = resolve_attention(text)
+    assert (full_label(attn), short_label(attn)) == (full, short)
+    assert str(LayerPattern.of(attn)) == full
 
 
 def load(preset=None, **typed):

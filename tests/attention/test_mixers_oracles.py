@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from vgpt.attention.build import build_attention
 from vgpt.attention.config import Shape
 from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.kernels.gather import attend_to_blocks
+from vgpt.attention.kernels.reference import attention_by_loop
 from vgpt.attention.linear.chunked import chunked_linear_attention
 from vgpt.attention.linear.features import FEATURE_MAPS
-from vgpt.attention.reference import attention_by_loop
-from vgpt.attention.sparse.gather import attend_to_blocks
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

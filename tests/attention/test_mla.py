@@ -5,10 +5,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vgpt.attention.backends import alibi_slopes
+from vgpt.attention.kernels.reference import attention_by_loop
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
 from vgpt.attention.latent.config import MLAConfig
 from vgpt.attention.latent.module import LatentAttention, LatentNorm
-from vgpt.attention.reference import attention_by_loop
 from vgpt.errors import VgptError
 
 PLAIN, LATENT_QUERIES = "mla:kv_lora_rank=12", "mla:kv_lora_rank=12,q_lora_rank=10"
@@ -66,9 +66,11 @@ def by_the_equations(module: LatentAttention, x: torch.Tensor) -> torch.Tensor:
     y = attention_by_loop(
         *(part.transpose(1, 2) for part in heads),
         torch.ones(T, T, dtype=torch.bool).tril(),
-        (n + e) ** -0.5,
-        sinks=module.extra.sink_bias,
-        slopes=alibi_slopes(H).to(x.dtype) if shape.pos == "alibi" else None,
+        ScoreMods(
+            (n + e) ** -0.5,
+            module.extra.sink_bias,
+            alibi_slopes(H).to(x.dtype) if shape.pos == "alibi" else None,
+        ),
     ).transpose(1, 2)  # (B, T, H, v)
     if shape.out_gate != "none":
         gate = torch.sigmoid(x @ module.extra.gate.weight.mT + module.extra.gate.bias)

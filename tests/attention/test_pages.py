@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from vgpt.attention.backends import naive
 from vgpt.attention.cache import PAGE, TokenCache
-from vgpt.attention.one_query import one_query
+from vgpt.attention.kernels.backends import naive
+from vgpt.attention.kernels.single_query import single_query
 
 
 @pytest.mark.parametrize("steps", [[1] * (2 * PAGE + 3), [PAGE, 1, PAGE, 1], [3, 2 * PAGE, 1], [PAGE - 1, 1, 1]])
@@ -50,4 +50,4 @@ def test_spare_rows_have_no_weight(noise, groups, live, dtype):
     expected = naive(q, k[:, :, :live], v[:, :, :live], torch.ones(1, live, dtype=torch.bool))
     k[:, :, live:], v[:, :, live:] = 1e4, -1e4
     tolerance = 1e-6 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(one_query(q, k, v, live), expected, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(single_query(q, k, v, live), expected, atol=tolerance, rtol=tolerance)

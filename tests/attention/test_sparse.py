@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from vgpt.attention.backends import alibi_slopes
-from vgpt.attention.flex import flex_attend
-from vgpt.attention.reference import attention_by_loop
+from vgpt.attention.kernels.flex import flex_attend
+from vgpt.attention.kernels.gather import block_sparse_attention
+from vgpt.attention.kernels.reference import attention_by_loop
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
 from vgpt.attention.sparse.block_mask import sparse_mask
 from vgpt.attention.sparse.config import SparseConfig
-from vgpt.attention.sparse.gather import block_sparse_attention
 from vgpt.attention.sparse.rows import row_links
 from vgpt.errors import VgptError
 from vgpt.model import costs
@@ -112,8 +112,8 @@ def test_the_gathered_products_equal_the_loop_with_gradients(noise, T, mode, ext
     more = {"sinks": noise(3, dtype=torch.float64, seed=5).requires_grad_(), "slopes": alibi_slopes(3).double()}
     more = more if extra else {}
     links = row_links(config, 0, 3, max(5, -(-T // 4)), torch.device("cpu"))
-    got = block_sparse_attention(*inputs, links, 4, scale=0.3, **more)
-    want = attention_by_loop(*inputs, drawn(config, T, 3), 0.3, **more)
+    got = block_sparse_attention(*inputs, links, 4, mods=ScoreMods(0.3, **more))
+    want = attention_by_loop(*inputs, drawn(config, T, 3), ScoreMods(0.3, **more))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
     weight = noise(2, 3, T, 8, dtype=torch.float64, seed=9)
     sources = [*inputs, *([more["sinks"]] if extra else [])]

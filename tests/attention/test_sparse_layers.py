@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from vgpt.attention.reference import attention_by_loop
-from vgpt.attention.sparse import gather
+from vgpt.attention.kernels import gather
+from vgpt.attention.kernels.gather import attend_to_blocks, block_sparse_attention
+from vgpt.attention.kernels.reference import attention_by_loop
+from vgpt.attention.kernels.scores import ScoreMods
 from vgpt.attention.sparse.config import SparseConfig
-from vgpt.attention.sparse.gather import attend_to_blocks, block_sparse_attention
 from vgpt.attention.sparse.rows import row_links
 from vgpt.errors import VgptError
 
@@ -68,8 +69,8 @@ def test_every_way_through_the_tiles_equals_the_loop_with_gradients(noise, way, 
     more = {name: noise(H, dtype=torch.float64, seed=5).abs() for name in extra}
     if "sinks" in more:
         inputs.append(more["sinks"].requires_grad_())
-    got = attend_to_blocks(*inputs[:3], links, causal=causal, scale=0.3, **more)
-    want = attention_by_loop(*inputs[:3], mask, 0.3, **more)
+    got = attend_to_blocks(*inputs[:3], links, causal=causal, mods=ScoreMods(0.3, **more))
+    want = attention_by_loop(*inputs[:3], mask, ScoreMods(0.3, **more))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
     weight = noise(*got.shape, dtype=torch.float64, seed=9)
     for a, b in zip(*(torch.autograd.grad((y * weight).sum(), inputs) for y in (got, want)), strict=True):
@@ -82,7 +83,7 @@ def test_the_products_pass_gradcheck(noise, way):
     inputs = [noise(1, 2, 11, 3, dtype=torch.float64, seed=i).requires_grad_() for i in range(3)]
     sinks = noise(2, dtype=torch.float64, seed=4).requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda q, k, v, s: block_sparse_attention(q, k, v, links, 2, sinks=s), [*inputs, sinks]
+        lambda q, k, v, s: block_sparse_attention(q, k, v, links, 2, mods=ScoreMods(sinks=s)), [*inputs, sinks]
     )
 
 
@@ -195,13 +196,13 @@ def test_bfloat16_autocast_stays_near_float32_with_its_gradients(layer, noise, m
 def test_extreme_scores_give_finite_outputs_and_gradients(noise, way, dtype):
     links = row_links(SparseConfig(sparse_block_size=4), 0, 2, 13, CPU)
     inputs = [(noise(1, 2, 50, 8, seed=i) * (1e4 if i < 2 else 1)).to(dtype).requires_grad_() for i in range(3)]
-    y = block_sparse_attention(*inputs, links, 4, sinks=torch.tensor([0.0, 80.0], dtype=dtype))
+    y = block_sparse_attention(*inputs, links, 4, mods=ScoreMods(sinks=torch.tensor([0.0, 80.0], dtype=dtype)))
     assert y.isfinite().all()
     assert all(g.isfinite().all() for g in torch.autograd.grad(y.float().square().sum(), inputs))
 
 
 def test_prompts_do_not_take_the_fused_kernel_which_would_be_compiled_for_each_length(layer, noise, monkeypatch):
-    from vgpt.attention import backends, flex
+    from vgpt.attention.kernels import backends, flex
 
     taken = []
 
@@ -226,7 +227,7 @@ def test_prompts_do_not_take_the_fused_kernel_which_would_be_compiled_for_each_l
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("width", [32, 64])  # heads too narrow for FlexAttention, and wide enough
 def test_a_gpu_computes_what_the_plain_formula_does(layer, noise, monkeypatch, mode, fused, width):
-    from vgpt.attention import flex
+    from vgpt.attention.kernels import flex
 
     if not fused:
         monkeypatch.setattr(flex, "has_kernel", lambda device: False)

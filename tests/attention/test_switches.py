@@ -6,10 +6,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from vgpt.attention.backends import alibi_slopes
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grammar import resolve_attention
-from vgpt.attention.reference import attention_by_loop
+from vgpt.attention.kernels.reference import attention_by_loop
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters
 from vgpt.model.gpt2 import GPT2Model
@@ -97,7 +97,7 @@ def test_a_layer_with_every_switch_is_the_formula(layer, noise, gate):
         y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * n.weight for y, n in zip((q, k), norms, strict=True)
     )
     causal = torch.ones(T, T, dtype=torch.bool).tril()
-    y = attention_by_loop(q, k, v, causal, sinks=module.extra.sink_bias, slopes=alibi_slopes(4).double())
+    y = attention_by_loop(q, k, v, causal, ScoreMods(None, module.extra.sink_bias, alibi_slopes(4).double()))
     y = y.transpose(1, 2)  # (B, T, H, D)
     y = y * torch.sigmoid(module.extra.gate(x)).view(2, T, 4, -1)
     torch.testing.assert_close(module(x), module.c_proj(y.flatten(-2)), rtol=0, atol=1e-10)

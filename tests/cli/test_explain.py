@@ -10,10 +10,9 @@ import pytest
 from vgpt.attention import plugins, registry
 from vgpt.attention.build import build_attention, parameter_shapes
 from vgpt.attention.config import Shape
-from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.grammar import full_label, resolve_attention, short_label
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.registry import variants
-from vgpt.describe.labels import full_label, short_label
 from vgpt.describe.mask import mask_for_terminal, mask_of
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, cache_read_bytes, count_parameters, decode_flops, forward_flops

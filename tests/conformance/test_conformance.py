@@ -5,11 +5,11 @@ import torch
 from torch import nn
 
 from vgpt.attention.config import Shape
-from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.grammar import resolve_attention, short_label
 from vgpt.attention.grouped.config import GQAConfig, MHAConfig, MQAConfig
 from vgpt.attention.registry import variants
 from vgpt.conformance import check_variant, failures
-from vgpt.conformance.kit import distinct_layers, spelled, steps
+from vgpt.conformance.kit import distinct_layers, steps
 from vgpt.conformance.memory import bytes_reached
 from vgpt.errors import SettingsError, UsageError
 
@@ -75,8 +75,8 @@ def test_unknown_checks_are_refused_with_the_nearest_name():
 
 
 def test_settings_are_spelled_as_on_the_command_line():
-    assert spelled(GQAConfig(n_kv_head=4)) == "gqa:n_kv_head=4"
-    assert spelled(MHAConfig()) == "mha"
+    assert short_label(GQAConfig(n_kv_head=4)) == "gqa:n_kv_head=4"
+    assert short_label(MHAConfig()) == "mha"
 
 
 def test_steps_are_known_before_they_run():

@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.utils import counters
 from torch.nn.attention import flex_attention
 
-from vgpt.attention import block_masks, flex
+from vgpt.attention.kernels import block_masks, flex
 from vgpt.attention.sparse import block_mask as sparse_block_mask
 from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
@@ -115,7 +115,7 @@ def test_masks_are_made_outside_of_compiled_layers_which_share_one_graph(graphs,
     model, plain = small(attn, **more), small(attn, **more)
     model.recompute = recompute
     made = []
-    flex._kept.cache_clear()
+    flex.kept.clear()
     make = spy(made, block_masks.assemble)
     for module in (block_masks, sparse_block_mask):
         monkeypatch.setattr(module, "assemble", make)

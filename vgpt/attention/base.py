@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention import flex
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.kernels import flex
 from vgpt.attention.place import Place
 
 
@@ -46,7 +46,7 @@ class CausalSelfAttention(nn.Module, ABC):
     def block_mask(self, tokens: int, device: torch.device) -> BlockMask | None:
         """Return the mask with which FlexAttention computes a whole sequence on a device that has it; None = not by it.
 
-        Made and kept by `vgpt.attention.flex.kept`, so that asking again costs nothing.
+        Made and kept by `vgpt.attention.kernels.flex.kept`, so that asking again costs nothing.
         """
         return None
 

@@ -6,7 +6,8 @@
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, get_args
 
@@ -16,6 +17,8 @@ from vgpt.errors import SettingsError
 
 Table = dict[str, Any]
 MOST_LAYERS = 1024
+_MIX = "mix"
+"""The kind of settings that hold a pattern, under the name `pattern`."""
 _COUNT_FIRST = re.compile(r"(\d+)\s*x\s*(.+)", re.S)
 _COUNT_LAST = re.compile(r"([^*]+)\*\s*(\d+)", re.S)
 
@@ -30,7 +33,7 @@ def parse_attention(text: str) -> dict[str, Any]:
     """
     if is_pattern(text):
         parse_pattern(text)
-        return {"kind": "mix", "pattern": text}
+        return {"kind": _MIX, "pattern": text}
     return parse_variant(text)
 
 
@@ -91,7 +94,80 @@ def parse_pattern(text: str) -> list[Table]:
     return layers
 
 
-def format_pattern(layers: Sequence[Mapping[str, Any]]) -> str:
+@dataclass(frozen=True)
+class LayerPattern:
+    """Variants over the layers of a model, repeated and cut off at the last one.
+
+    Attributes:
+        unit: settings of the layers of one repetition.
+    """
+
+    unit: tuple[AttentionConfig, ...]
+
+    @staticmethod
+    def read(text: str) -> "LayerPattern":
+        """Read a pattern such as `5xlocal+mha`.
+
+        Raises:
+            SettingsError: it is no pattern, or names an unknown variant.
+            pydantic.ValidationError: wrong settings of a known variant.
+        """
+        return LayerPattern(tuple(resolve_attention(table) for table in parse_pattern(text)))
+
+    @staticmethod
+    def of(attn: AttentionConfig) -> "LayerPattern":
+        """Return the pattern of a model whose `--attn` is this; that of a plain variant repeats one layer."""
+        pattern = pattern_in(attn.kind, attn.model_dump(mode="json"))
+        return LayerPattern((attn,)) if pattern is None else LayerPattern.read(pattern)
+
+    def layers(self, n: int) -> tuple[AttentionConfig, ...]:
+        """Return the settings of the layers of a model of `n`."""
+        return tuple(self.unit[layer % len(self.unit)] for layer in range(n))
+
+    def __str__(self) -> str:
+        """Return one repetition with every setting spelt out, so that equal patterns are equal texts."""
+        return format_pattern(config.model_dump(mode="json") for config in self.unit)
+
+    @property
+    def short(self) -> str:
+        """One repetition with those settings that are not their variant's defaults."""
+        return format_pattern(map(_changed, self.unit))
+
+
+def pattern_in(kind: str, settings: Mapping[str, Any]) -> str | None:
+    """Return the pattern that settings of a variant hold; None where the variant is not a mix or has none."""
+    return str(settings["pattern"]) if kind == _MIX and "pattern" in settings else None
+
+
+def full_label(attn: AttentionConfig) -> str:
+    """Return a variant with all its settings, as `--attn` takes it."""
+    return attention_label(attn.kind, attn.model_dump(mode="json"))
+
+
+def short_label(attn: AttentionConfig) -> str:
+    """Return a variant with those of its settings that are not its defaults."""
+    return LayerPattern.of(attn).short
+
+
+def display_label(attn: AttentionConfig) -> str:
+    """Return a variant with its first setting, the one that it is about, and those others that are not its defaults.
+
+    A reader of results does not know the defaults: `gqa:n_kv_head=2` tells what `gqa` does not.
+    """
+    first = next(iter(type(attn).model_fields), None)
+    if attn.kind == _MIX or first is None:
+        return short_label(attn)
+    changed = _changed(attn)
+    return format_variant({"kind": changed.pop("kind"), first: attn.model_dump(mode="json")[first], **changed})
+
+
+def attention_label(kind: str, settings: Mapping[str, Any]) -> str:
+    """Return a variant with the settings that are on record, as a person would write it: `gqa:n_kv_head=2`."""
+    pattern = pattern_in(kind, settings)
+    return format_variant({"kind": kind, **settings}) if pattern is None else pattern
+
+
+def format_pattern(layers: Iterable[Mapping[str, Any]]) -> str:
     """Return the shortest text without brackets that `parse_pattern` reads as these layers."""
     terms = [(len(list(group)), name) for name, group in groupby(map(format_variant, layers))]
     return "+".join(f"{count}x{name}" if count > 1 else name for count, name in terms)
@@ -103,16 +179,15 @@ def format_variant(table: Mapping[str, Any]) -> str:
     return f"{table['kind']}:{settings}" if settings else str(table["kind"])
 
 
-def attention_label(kind: str, settings: dict[str, Any]) -> str:
-    """Return a variant with its settings as a person would write it: `gqa:n_kv_head=2`, `5xlocal+mha`."""
-    if kind == "mix" and "pattern" in settings:
-        return str(settings["pattern"])
-    return format_variant({"kind": kind, **settings})
-
-
 def filled(text: str, settings: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a pattern in which every layer has the settings given for its variant that it does not set itself."""
     return format_pattern([{**layer, **{**settings.get(layer["kind"], {}), **layer}} for layer in parse_pattern(text)])
+
+
+def _changed(attn: AttentionConfig) -> Table:
+    plain = {name: info.get_default(call_default_factory=True) for name, info in type(attn).model_fields.items()}
+    dumped = attn.model_dump(mode="json")
+    return {"kind": attn.kind} | {name: dumped[name] for name in plain if getattr(attn, name) != plain[name]}
 
 
 def _typed(config: type[AttentionConfig], name: str, value: Any) -> Any:
@@ -123,8 +198,6 @@ def _typed(config: type[AttentionConfig], name: str, value: Any) -> Any:
 
 
 def _term(term: str, whole: str) -> list[Table]:
-    # Imported late: the registry reads patterns too.
-
     count, body = 1, term
     if first := _COUNT_FIRST.fullmatch(term):
         count, body = int(first[1]), first[2].strip()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.attention.config import AttentionConfig
-from vgpt.attention.mix.config import pattern_of
+from vgpt.attention.grammar import full_label
 from vgpt.attention.plugins import origin_of
 from vgpt.files.writing import replace_json
 
@@ -32,7 +32,7 @@ def stamp_for(runs_dir: Path, attn: AttentionConfig, n_layer: int) -> str:
     """
     known = read_stamps(runs_dir)
     layers = distinct_layers(attn, n_layer)
-    found = {layer.kind: _state(known.get(pattern_of([layer])), layer) for layer in layers}
+    found = {layer.kind: _state(known.get(full_label(layer)), layer) for layer in layers}
     for state in (NEVER, CHANGED):
         if bad := [kind for kind, told in found.items() if told == state]:
             return state if len(bad) == len(found) else f"{state}: {', '.join(bad)}"
@@ -57,7 +57,7 @@ def write_stamps(
     path = runs_dir / FILE
     known = read_stamps(runs_dir, say)
     for config in attn:
-        known[pattern_of([config])] = {
+        known[full_label(config)] = {
             "kind": config.kind,
             "settings": config.model_dump(mode="json"),
             "date": date.today().isoformat(),

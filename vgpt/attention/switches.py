@@ -8,8 +8,8 @@ gpt-oss; ALiBi, Press et al. 2021 (arXiv 2108.12409).
 import torch
 from torch import Tensor, nn
 
-from vgpt.attention.backends import alibi_slopes
 from vgpt.attention.config import Shape
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
 from vgpt.attention.place import Place
 
 NORM_EPS = 1e-6
@@ -68,6 +68,11 @@ class Switches(nn.Module):
         """Return ALiBi's slopes (H,), where asked for."""
         return alibi_slopes(self.heads, device) if self.alibi else None
 
-    def slopes_at(self, place: Place) -> Tensor | None:
-        """Return the same on the device of a step, made once for all layers."""
-        return place.once("slopes", lambda: self.slopes(place.position.device))
+    def score_mods(self, device: torch.device, scale: float | None = None) -> ScoreMods:
+        """Return what the switches, and a scale of the layer's own, do to the scores."""
+        return ScoreMods(scale, self.sink_bias, self.slopes(device))
+
+    def score_mods_at(self, place: Place, scale: float | None = None) -> ScoreMods:
+        """Return the same on the device of a step, slopes made once for all layers."""
+        slopes = place.once("slopes", lambda: self.slopes(place.position.device))
+        return ScoreMods(scale, self.sink_bias, slopes)

@@ -69,8 +69,8 @@ def _settings_of_each(names: Sequence[str], sources: Sources) -> "dict[str, Load
     Raises:
         UsageError: a name is no variant, stands twice, or a setting belongs to none of them.
     """
+    from vgpt.attention.grammar import display_label
     from vgpt.compare.selectors import parse_selectors, with_variant_flags
-    from vgpt.describe.labels import display_label
     from vgpt.settings.fields import leaves
 
     own = {name for name, leaf in leaves(BenchConfig).items() if leaf.variants}

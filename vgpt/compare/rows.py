@@ -4,9 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vgpt.attention.grammar import attention_label
+from vgpt.attention.grammar import attention_label, display_label
 from vgpt.compare.architecture import architecture_of
-from vgpt.describe.labels import display_label
 from vgpt.formatting import printable, wrapping_label
 from vgpt.tracking.run_info import RunInfo, newest_first
 

@@ -8,7 +8,15 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from vgpt.attention.grammar import filled, format_variant, is_pattern, parse_attention, parse_pattern, resolve_attention
+from vgpt.attention.grammar import (
+    attention_label,
+    filled,
+    is_pattern,
+    parse_attention,
+    parse_pattern,
+    pattern_in,
+    resolve_attention,
+)
 from vgpt.attention.registry import variants
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.formatting import flag_of
@@ -33,9 +41,7 @@ class Selector:
     @property
     def attn(self) -> str:
         """The variant as `--attn` takes it."""
-        if self.kind == "mix" and "pattern" in self.settings:
-            return self.settings["pattern"]
-        return format_variant({"kind": self.kind, **self.settings})
+        return attention_label(self.kind, self.settings)
 
     def typed_settings(self) -> dict[str, Any]:
         """Return the given settings as values of their types.
@@ -82,9 +88,10 @@ def with_variant_flags(selectors: Sequence[Selector], flags: Mapping[str, str], 
         if strict and not takers:
             raise UsageError(*_nobody_takes(name, selectors))
         for index in takers:
-            if selectors[index].kind == "mix" and name != "pattern":
+            pattern = pattern_in(selectors[index].kind, given[index])
+            if pattern is not None and name != "pattern":
                 owners = {kind: {name: value} for kind in variants() if name in variants()[kind].model_fields}
-                given[index]["pattern"] = filled(given[index]["pattern"], owners)
+                given[index]["pattern"] = filled(pattern, owners)
             else:
                 given[index][name] = value
     changed = [Selector(t.text, t.kind, given[index], t.run_name) for index, t in enumerate(selectors)]
@@ -98,8 +105,9 @@ def _takes(selector: Selector, name: str) -> bool:
     """Return whether a setting is one of the term's variant, or of a layer of its pattern, and is not set there."""
     if not selector.kind:
         return False
-    if selector.kind == "mix" and name != "pattern":
-        layers = parse_pattern(selector.settings["pattern"]) if "pattern" in selector.settings else []
+    pattern = pattern_in(selector.kind, selector.settings)
+    if pattern is not None and name != "pattern":
+        layers = parse_pattern(pattern)
         return any(name in variants()[layer["kind"]].model_fields and name not in layer for layer in layers)
     return name in variants()[selector.kind].model_fields and name not in selector.settings
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.build import build_attention
 from vgpt.attention.config import AttentionConfig, Shape, SoftmaxConfig
-from vgpt.attention.flex import NARROWEST
+from vgpt.attention.kernels.flex import NARROWEST
 from vgpt.errors import SettingsError
 from vgpt.formatting import flag_of
 from vgpt.model.init import stream_seed

@@ -8,7 +8,7 @@ from math import inf
 import torch
 
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.grammar import resolve_attention, short_label
 from vgpt.conformance import (
     agreement,
     causality,
@@ -146,11 +146,13 @@ def steps(
     found: list[Step] = []
     for index, layer in layers:
         case = Case(layer, shape, index, seed, device, alone)
-        found += [Step(name, spelled(layer), shape, partial(check, case), case) for name, check in LAYER_CHECKS.items()]
+        found += [
+            Step(name, short_label(layer), shape, partial(check, case), case) for name, check in LAYER_CHECKS.items()
+        ]
         if reference is not None:
             beside = reference.at(index)
             mapping(case, beside)  # refused before the first check runs
-            found.append(Step(ORACLE, spelled(layer), shape, partial(compare_with_oracle, case, beside), case))
+            found.append(Step(ORACLE, short_label(layer), shape, partial(compare_with_oracle, case, beside), case))
     depth = max(2, layers[-1][0] + 1)
     for name, check in MODEL_CHECKS.items():
         found.append(Step(name, "model", shape, partial(check, config, shape, depth, seed, device)))
@@ -216,13 +218,6 @@ def distinct_layers(config: AttentionConfig) -> list[tuple[int, AttentionConfig]
         if all(layer != other for _, other in found):
             found.append((index, layer))
     return found
-
-
-def spelled(config: AttentionConfig) -> str:
-    """Return settings as `--attn` takes them, without those that are as by default."""
-    given = {name: getattr(config, name) for name in type(config).model_fields}
-    changed = [f"{n}={value}" for n, value in given.items() if value != type(config).model_fields[n].default]
-    return config.kind + (":" + ",".join(changed) if changed else "")
 
 
 def probed(checks: Sequence[Step]) -> str:

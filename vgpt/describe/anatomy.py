@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.grammar import full_label
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.plugins import origin_of
 from vgpt.describe.costs import (
@@ -20,7 +21,6 @@ from vgpt.describe.costs import (
     groups,
     model_costs,
 )
-from vgpt.describe.labels import full_label
 from vgpt.describe.mask import Mask, heads_differ, mask_for_terminal
 from vgpt.settings.explain import ExplainConfig
 

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vgpt.attention.config import AttentionConfig
+from vgpt.attention.grammar import short_label
 from vgpt.describe.anatomy import Anatomy, GroupAnatomy, confounds, count, description, sources
-from vgpt.describe.labels import short_label
 from vgpt.formatting import flag_of, format_bytes, format_count, wrapping_label
 from vgpt.settings.fields import format_value
 

@@ -5,8 +5,8 @@
 from pathlib import Path
 from typing import Any
 
+from vgpt.attention.grammar import short_label
 from vgpt.describe.anatomy import Anatomy, GroupAnatomy
-from vgpt.describe.labels import short_label
 from vgpt.describe.mask import mask_of
 from vgpt.errors import VgptError
 from vgpt.files.paths import may_replace

@@ -10,11 +10,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vgpt.attention.grammar import parse_attention, resolve_attention
+from vgpt.attention.grammar import full_label, parse_attention, resolve_attention, short_label
 from vgpt.attention.plugins import origin_of
 from vgpt.attention.registry import variants
 from vgpt.describe.costs import AttentionCosts, cache_sizes, flops_json, model_costs
-from vgpt.describe.labels import full_label, short_label
 from vgpt.errors import UsageError, VgptError
 from vgpt.formatting import format_bytes, format_count, wrapping_label
 from vgpt.settings.explain import VariantsConfig

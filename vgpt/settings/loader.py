@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from vgpt.addresses import masked_text, without_credentials
-from vgpt.attention.grammar import filled, parse_attention, parse_pattern
+from vgpt.attention.grammar import filled, parse_attention, parse_pattern, pattern_in
 from vgpt.attention.registry import unknown_variant, variants
 from vgpt.errors import SettingsError, did_you_mean
 from vgpt.files.text import table_of
@@ -185,9 +185,7 @@ def _choose_variant(
 
 def _members(tree: Table, attention: Leaf | None, kind: str) -> set[str]:
     """Return the variants in the pattern of a mix; none for a plain variant."""
-    if attention is None or kind != "mix":
-        return set()
-    pattern = _descend(tree, attention.path).get("pattern")
+    pattern = None if attention is None else pattern_in(kind, _descend(tree, attention.path))
     return {str(layer["kind"]) for layer in parse_pattern(pattern)} if pattern else set()
 
 
@@ -209,8 +207,8 @@ def _fill_reference(tree: Table, leaf: Leaf, settings: Mapping[str, Mapping[str,
 def _fill_pattern(tree: Table, attention: Leaf | None, settings: Mapping[str, Mapping[str, Any]]) -> None:
     """Give the layers of a mix the settings of their variants that the pattern itself does not set."""
     table = _descend(tree, attention.path) if attention is not None else {}
-    if table.get("kind") == "mix" and table.get("pattern"):
-        table["pattern"] = filled(table["pattern"], settings)
+    if pattern := pattern_in(table.get("kind", ""), table):
+        table["pattern"] = filled(pattern, settings)
 
 
 def _parsed(leaf: Leaf, value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.grammar import format_variant, resolve_attention
+from vgpt.attention.grammar import full_label, resolve_attention
 from vgpt.errors import SettingsError
 from vgpt.formatting import flag_of
 
@@ -126,7 +126,7 @@ def budget(attn: AttentionConfig, reference: AttentionConfig, backbone: Backbone
         backbone.cache_bytes(reference),
     )
     return Budget(
-        reference=spelled(reference),
+        reference=full_label(reference),
         width=width,
         raw_width=raw,
         params=backbone.params(attn, width) / params - 1,
@@ -149,7 +149,7 @@ def matched_width(match: Match, attn: AttentionConfig, reference: AttentionConfi
     }[match.rule]
     target = size(reference, backbone.width)
     width = nearest_width(backbone.width, target - size(attn, backbone.width), per_width, match.multiple)
-    name, narrowest, widest = spelled(attn), backbone.shape.n_embd, WIDEST * backbone.shape.n_embd
+    name, narrowest, widest = full_label(attn), backbone.shape.n_embd, WIDEST * backbone.shape.n_embd
     if width != backbone.width and not narrowest <= width <= widest:
         raise ValueError(
             f"--match {match.rule} --match-to {match.to}: {name} would need an MLP of width {width}; "
@@ -191,7 +191,7 @@ def match_cache(match: Match, attn: AttentionConfig, reference: AttentionConfig,
     knob = attn.cache_knob()
     flags = f"--match cache --match-to {match.to}"
     if knob is None:
-        raise ValueError(f"{flags}: no one setting of {spelled(attn)} sizes its cache")
+        raise ValueError(f"{flags}: no one setting of {full_label(attn)} sizes its cache")
     near = [
         found for value in _candidates(attn, knob, target, backbone) if (found := _with(attn, knob, value, backbone))
     ]
@@ -201,7 +201,7 @@ def match_cache(match: Match, attn: AttentionConfig, reference: AttentionConfig,
     residual = backbone.cache_bytes(best) / target - 1
     if abs(residual) > MOST_CACHE_RESIDUAL:
         raise ValueError(
-            f"{flags}: the nearest cache, that of {spelled(best)}, misses by {residual:+.1%}, "
+            f"{flags}: the nearest cache, that of {full_label(best)}, misses by {residual:+.1%}, "
             f"more than {MOST_CACHE_RESIDUAL:.0%}"
         )
     return best
@@ -223,12 +223,6 @@ def resolve_reference(text: str, shape: Shape) -> AttentionConfig:
     if faults := reference.check(shape):
         raise ValueError(f"--match-to {text}: " + "; ".join(faults))
     return reference
-
-
-def spelled(attn: AttentionConfig) -> str:
-    """Return a variant with all its settings as `--attn` takes it."""
-    table = attn.model_dump(mode="json")
-    return str(table["pattern"]) if attn.kind == "mix" else format_variant(table)
 
 
 def _candidates(attn: AttentionConfig, knob: str, target: int, backbone: Backbone) -> Sequence[int]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PrivateAttr, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.grammar import resolve_attention
+from vgpt.attention.grammar import full_label, resolve_attention
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.mix.config import MixConfig, with_last
 from vgpt.errors import SettingsError, did_you_mean
@@ -20,7 +20,6 @@ from vgpt.settings.matching import (
     match_cache,
     matched_width,
     resolve_reference,
-    spelled,
 )
 
 Position = Literal["learned", "rope", "none", "alibi"]
@@ -147,7 +146,7 @@ class ModelSettings(Section):
         if self.n_embd % self.n_head:
             return self  # `_fits` says so
         reference = resolve_reference(self.match_to or "mha", self.shape)
-        object.__setattr__(self, "match_to", spelled(reference))
+        object.__setattr__(self, "match_to", full_label(reference))
         if self.match == "cache":
             attn = match_cache(self._match(), self.attn, reference, self._backbone())
             object.__setattr__(self, "attn", attn)

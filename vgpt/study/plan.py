@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from vgpt.attention.grammar import display_label
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.request import PlannedRun
-from vgpt.describe.labels import display_label
 from vgpt.formatting import format_time, wrapping_label
 from vgpt.study.estimate import ThroughputEstimate, steps_done
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from vgpt.attention.config import positions_of
-from vgpt.attention.mix.config import pattern_of
+from vgpt.attention.grammar import LayerPattern
 from vgpt.attention.plugin_record import plugin_record
 from vgpt.attention.stamps import stamp_for
 from vgpt.data.dataset import Dataset
@@ -44,10 +44,11 @@ def open_record(
     conditions = fair_conditions(config, data, compute, evaluator, state.init_digest)
     write_json(config.directory / "environment.json", about)
     write_json(config.directory / "conditions.json", conditions)
+    layers = [config.model.attn.at(layer) for layer in range(config.model.n_layer)]
     tags = {
         "vgpt.attn": config.model.attn.kind,
         "vgpt.attn_settings": json.dumps(config.model.attn.model_dump(mode="json"), sort_keys=True),
-        "vgpt.attn_layers": pattern_of([config.model.attn.at(layer) for layer in range(config.model.n_layer)]),
+        "vgpt.attn_layers": str(LayerPattern(tuple(layers))),
         "vgpt.mlp_hidden": str(config.model.hidden),
         "vgpt.seed": str(config.train.seed),
         "vgpt.settings_hash": config.settings_hash,
@@ -56,9 +57,7 @@ def open_record(
         "vgpt.tokenizer": data.tokenizer.fingerprint,
         "vgpt.eval_windows": conditions["eval_windows"],
         "vgpt.overlap": str(find_overlap(data.val.tokens, data.train.tokens)),
-        "vgpt.positions": positions_of(
-            [config.model.attn.at(i) for i in range(config.model.n_layer)], config.model.shape
-        ),
+        "vgpt.positions": positions_of(layers, config.model.shape),
         "vgpt.plugins": json.dumps({one["kind"]: one["sha256"] for one in about["plugins"]}, sort_keys=True),
         "vgpt.dtype": compute.dtype_name,
         "vgpt.verified": stamp_for(config.run.runs_dir, config.model.attn, config.model.n_layer),

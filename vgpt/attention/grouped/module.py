@@ -4,15 +4,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.backends import attend
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.flex import causal_mask, visible_mask
 from vgpt.attention.grouped.config import GroupedConfig
-from vgpt.attention.one_query import one_query
-from vgpt.attention.place import Place, attend_at
-from vgpt.attention.rope import rotary_tables, rotate
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.flex import causal_mask, visible_mask
+from vgpt.attention.kernels.rope import rotary_tables, rotate
+from vgpt.attention.kernels.single_query import attend_at, single_query
+from vgpt.attention.place import Place
 from vgpt.attention.switches import Switches
 
 
@@ -60,25 +60,24 @@ class GroupedAttention(CausalSelfAttention):
         q, k = turned.split([H, self.kv_heads], 2)
         cache.put(place, k.transpose(1, 2), v.transpose(1, 2))
         keys, values = cache.dense
-        options = {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes_at(place)}
-        y = attend_at(place, q[:, 0].to(keys.dtype), keys, values, **options)
+        y = attend_at(place, q[:, 0].to(keys.dtype), keys, values, mods=self.extra.score_mods_at(place))
         return self.c_proj(self.extra.gated(y.flatten(1)[:, None].to(x.dtype), x))
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
         """Let tokens see each other: queries (B, H, T, D), keys and values (B, G, T, D) become (B, H, T, D)."""
         T, start = q.shape[2], 0 if cache is None else cache.length
-        options = {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes(q.device)}
+        mods = self.extra.score_mods(q.device)
         if cache is not None:
             assert isinstance(cache, TokenCache)
             k, v = cache.append(k, v)
             q = q.to(k.dtype)
             if T == 1 and self.plain_causal and self.shape.flash:
-                return one_query(q, *cache.dense, live=cache.length, **options)
+                return single_query(q, *cache.dense, live=cache.length, mods=mods)
         # Prompts have any length, and each new one would be compiled anew: they do not take the fused kernel.
         if cache is None and self.shape.flash and (blocks := self.mask_for(q, k, v)) is not None:
-            return attend(q, k, v, block_mask=blocks, **options)
+            return attend(q, k, v, block_mask=blocks, mods=mods)
         mask = None if self.plain_causal else self.mask(start, T, 0, k.shape[2], q.device)
-        return attend(q, k, v, offset=start, mask=mask, flash=self.shape.flash, **options)
+        return attend(q, k, v, offset=start, mask=mask, flash=self.shape.flash, mods=mods)
 
     def block_mask(self, tokens: int, device: torch.device) -> BlockMask | None:
         """Return a mask where a plug-in says who sees whom, or a switch adds to the scores; None = plain attention."""

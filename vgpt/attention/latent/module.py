@@ -9,21 +9,21 @@ Letters: c = kv_lora_rank, n = qk_nope_head_dim, e = qk_rope_head_dim, Dv = v_he
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.backends import attend
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.flex import causal_mask, visible_mask
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.flex import causal_mask, visible_mask
+from vgpt.attention.kernels.rope import rotary_tables, rotate
+from vgpt.attention.kernels.scores import ScoreMods
+from vgpt.attention.kernels.single_query import attend_at, single_query_to_rows
 from vgpt.attention.latent.config import MLAConfig
-from vgpt.attention.one_query import one_query_to_rows
-from vgpt.attention.place import Place, attend_at
-from vgpt.attention.rope import rotary_tables, rotate
+from vgpt.attention.place import Place
 from vgpt.attention.switches import Switches, rms_norm
 
 
@@ -44,7 +44,7 @@ class LatentAttention(CausalSelfAttention):
 
     Names and rows of the projections are DeepSeek's, but for `c_proj`: `kv_a_proj` gives the latent, then the rotary
     key; `kv_b_proj` gives per head the key's n rows, then the value's. Rotary features are half-split
-    (vgpt.attention.rope), where DeepSeek's lie in neighbouring pairs.
+    (vgpt.attention.kernels.rope), where DeepSeek's lie in neighbouring pairs.
     """
 
     def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
@@ -106,8 +106,8 @@ class LatentAttention(CausalSelfAttention):
         cache.put(place, torch.cat((latent, k_rope[:, :, 0]), -1)[:, None])
 
         def attend_rows(q: Tensor, rows: Tensor) -> Tensor:
-            options = {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes_at(place)}
-            return attend_at(place, q, rows, rows[..., : self.rank], scale=self.scale, **options)
+            mods = self.extra.score_mods_at(place, self.scale)
+            return attend_at(place, q, rows, rows[..., : self.rank], mods=mods)
 
         return self.c_proj(self.extra.gated(self._absorbed_step(q_nope[:, 0], q_rope[:, 0], cache, attend_rows), x))
 
@@ -159,7 +159,7 @@ class LatentAttention(CausalSelfAttention):
         k = torch.cat((k_nope, k_rope.transpose(1, 2).expand(-1, self.heads, -1, -1)), -1)
         q = torch.cat((q_nope.transpose(1, 2), q_rope.transpose(1, 2)), -1)
         if fused and self.shape.flash and (blocks := self.mask_for(q, k, v)) is not None:
-            y = attend(q, k, v, block_mask=blocks, scale=self.scale, **self._additions(q))
+            y = attend(q, k, v, block_mask=blocks, mods=self._mods(q))
         else:
             y = self._attend(q, k, v)
         return y.transpose(1, 2).flatten(2)
@@ -170,7 +170,7 @@ class LatentAttention(CausalSelfAttention):
         if T == 1 and self.plain_causal:
 
             def attend_rows(q: Tensor, rows: Tensor) -> Tensor:
-                return one_query_to_rows(q, rows, self.rank, cache.length, scale=self.scale, **self._additions(q))
+                return single_query_to_rows(q, rows, self.rank, cache.length, mods=self._mods(q))
 
             return self._absorbed_step(q_nope.squeeze(1), q_rope.squeeze(1), cache, attend_rows)
         into, back = self._carriers()
@@ -209,14 +209,11 @@ class LatentAttention(CausalSelfAttention):
             offset=start,
             mask=None if self.plain_causal else self.mask(start, q.shape[2], 0, k.shape[2], q.device),
             flash=self.shape.flash,
-            scale=self.scale,
-            **self._additions(q),
+            mods=self._mods(q),
         )
 
-    def _additions(self, q: Tensor) -> dict[str, Any]:
-        if self.extra.plain_scores:
-            return {}
-        return {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes(q.device)}
+    def _mods(self, q: Tensor) -> ScoreMods:
+        return self.extra.score_mods(q.device, self.scale)
 
     def _carriers(self) -> tuple[Tensor, Tensor]:
         """Return W_UK (H, n, c) and the transpose of W_UV (H, c, Dv), views of `kv_b_proj` unless packed."""

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.kernels.rope import rotary_tables, rotate
 from vgpt.attention.linear.cache import StateCache
 from vgpt.attention.linear.chunked import chunked_linear_attention
 from vgpt.attention.linear.config import LinearConfig
@@ -19,7 +20,6 @@ from vgpt.attention.linear.naive import quadratic_linear_attention
 from vgpt.attention.linear.recurrent import fused_step, recurrent_step
 from vgpt.attention.linear.sweep import DENOMINATOR_EPS
 from vgpt.attention.place import Place
-from vgpt.attention.rope import rotary_tables, rotate
 from vgpt.attention.switches import NORM_EPS, Switches
 
 _Tables = tuple[Tensor, Tensor]

@@ -4,15 +4,16 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.backends import attend
-from vgpt.attention.block_masks import window_mask
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.flex import BLOCK_SIZES, causal_mask, kept
 from vgpt.attention.grouped.module import GroupedAttention
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.block_masks import window_mask
+from vgpt.attention.kernels.flex import BLOCK_SIZES, causal_mask, kept
+from vgpt.attention.kernels.scores import ScoreMods
+from vgpt.attention.kernels.single_query import single_query
+from vgpt.attention.kernels.windowed import windowed
 from vgpt.attention.local.config import LocalConfig
-from vgpt.attention.local.windowed import windowed
-from vgpt.attention.one_query import one_query
 from vgpt.attention.place import Place
 from vgpt.attention.ring import RingCache
 
@@ -62,16 +63,17 @@ class LocalAttention(GroupedAttention):
         if slopes is not None:
             rows = torch.arange(keys.shape[2], device=q.device)
             bias = -slopes.view(-1, 1) * ((cache.last - rows) % cache.capacity)
-        return one_query(q.to(keys.dtype), keys, values, live=cache.live, sinks=self.extra.sink_bias, bias=bias)
+        mods = ScoreMods(sinks=self.extra.sink_bias)
+        return single_query(q.to(keys.dtype), keys, values, live=cache.live, bias=bias, mods=mods)
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, *, whole: bool = False) -> Tensor:
         """Attend with T queries, the last of which stands at the last of the S keys."""
         T, S = q.shape[2], k.shape[2]
-        sinks, slopes = self.extra.sink_bias, self.extra.slopes(q.device)
+        mods = self.extra.score_mods(q.device)
         if not self.shape.flash:
             mask = self.mask(S - T, T, 0, S, q.device)
-            return attend(q, k, v, offset=S - T, mask=mask, flash=False, sinks=sinks, slopes=slopes)
+            return attend(q, k, v, offset=S - T, mask=mask, flash=False, mods=mods)
         # Prompts have any length, and each new one would be compiled anew: they do not take the fused kernel.
         if whole and (blocks := self.mask_for(q, k, v)) is not None:
-            return attend(q, k, v, block_mask=blocks, sinks=sinks, slopes=slopes)
-        return windowed(q, k, v, self.window, sinks=sinks, slopes=slopes)
+            return attend(q, k, v, block_mask=blocks, mods=mods)
+        return windowed(q, k, v, self.window, mods=mods)

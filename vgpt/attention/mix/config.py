@@ -1,13 +1,12 @@
 """Settings of a model whose layers differ in their attention."""
 
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from pydantic import ValidationError, field_validator
 
 from vgpt.attention.config import AttentionConfig, CacheCost, Flops, Shape
-from vgpt.attention.grammar import format_pattern, parse_pattern, resolve_attention
+from vgpt.attention.grammar import LayerPattern
 from vgpt.attention.registry import register_attention
 from vgpt.errors import SettingsError
 
@@ -28,7 +27,7 @@ class MixConfig(AttentionConfig):
     def _canonical(cls, text: str) -> str:
         """Spell every setting out, so that equal patterns are equal texts."""
         try:
-            return pattern_of([resolve_attention(table) for table in parse_pattern(text)])
+            return str(LayerPattern.read(text))
         except SettingsError as error:
             raise ValueError(error.message) from error
         except ValidationError as error:
@@ -80,26 +79,21 @@ class MixConfig(AttentionConfig):
         return self.at(layer).visible(q, k, layer, head)
 
 
-def pattern_of(layers: Sequence[AttentionConfig]) -> str:
-    """Return the pattern of these layers with every setting spelt out."""
-    return format_pattern([config.model_dump(mode="json") for config in layers])
-
-
 def with_last(attn: AttentionConfig, last: AttentionConfig, n_layer: int) -> AttentionConfig:
     """Return settings for `n_layer` layers in which the last one is `last`; a plain variant where all are equal."""
-    layers = [attn.at(layer) for layer in range(n_layer - 1)] + [last]
-    return last if all(config == last for config in layers) else MixConfig(pattern=pattern_of(layers))
+    layers = (*(attn.at(layer) for layer in range(n_layer - 1)), last)
+    return last if all(config == last for config in layers) else MixConfig(pattern=str(LayerPattern(layers)))
 
 
 def cut_off(attn: AttentionConfig, n_layer: int) -> str:
     """Return a remark where the pattern does not go into the layers evenly; otherwise nothing."""
     if not isinstance(attn, MixConfig) or n_layer % len(attn.unit) == 0:
         return ""
-    layers = [attn.at(layer).model_dump(mode="json") for layer in range(n_layer)]
-    size = len(attn.unit)
-    return f"{n_layer} layers are no multiple of the pattern's {size}: it is cut off, {format_pattern(layers)}"
+    pattern = LayerPattern.read(attn.pattern)
+    whole = LayerPattern(pattern.layers(n_layer))
+    return f"{n_layer} layers are no multiple of the pattern's {len(pattern.unit)}: it is cut off, {whole}"
 
 
 @cache
 def _unit(pattern: str) -> tuple[AttentionConfig, ...]:
-    return tuple(resolve_attention(table) for table in parse_pattern(pattern))
+    return LayerPattern.read(pattern).unit

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.block_masks import MaskFunction, assemble
+from vgpt.attention.kernels.block_masks import MaskFunction, assemble
 from vgpt.attention.sparse.config import SparseConfig
 from vgpt.attention.sparse.rows import row_links
 

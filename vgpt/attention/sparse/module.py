@@ -1,22 +1,20 @@
 """Causal block-sparse attention as a layer."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.backends import attend
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
-from vgpt.attention.flex import BLOCK_SIZES, causal_mask, kept
 from vgpt.attention.grouped.module import GroupedAttention
-from vgpt.attention.one_query import one_query
-from vgpt.attention.sinks import softmax_with_sinks
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.flex import BLOCK_SIZES, causal_mask, kept
+from vgpt.attention.kernels.gather import block_sparse_attention
+from vgpt.attention.kernels.scores import ScoreMods, softmax_with_sinks
+from vgpt.attention.kernels.single_query import single_query
 from vgpt.attention.sparse.block_mask import sparse_mask
 from vgpt.attention.sparse.cache import LandmarkCache, RowCache
 from vgpt.attention.sparse.config import SparseConfig
-from vgpt.attention.sparse.gather import block_sparse_attention
 from vgpt.attention.sparse.rows import row_links
 
 
@@ -60,16 +58,16 @@ class SparseAttention(GroupedAttention):
     def _whole(self, q: Tensor, k: Tensor, v: Tensor, *, fused: bool = True) -> Tensor:
         """Attend in a sequence from its start, through the fused kernel where there is one and it is wanted."""
         T, config = q.shape[2], self.settings
-        options: dict[str, Any] = {"sinks": self.extra.sink_bias, "slopes": self.extra.slopes(q.device)}
+        mods = self.extra.score_mods(q.device)
         if not self.shape.flash:
-            return attend(q, k, v, mask=self.head_mask(0, T, 0, T, q.device), flash=False, **options)
+            return attend(q, k, v, mask=self.head_mask(0, T, 0, T, q.device), flash=False, mods=mods)
         if fused and (blocks := self.mask_for(q, k, v)) is not None:
-            return attend(q, k, v, block_mask=blocks, **options)
+            return attend(q, k, v, block_mask=blocks, mods=mods)
         if config.span >= T:
-            return attend(q, k, v, **options)
+            return attend(q, k, v, mods=mods)
         size = config.sparse_block_size
         links = row_links(config, self.layer, self.shape.n_head, -(-T // size), q.device)
-        return block_sparse_attention(q, k, v, links, size, **options)
+        return block_sparse_attention(q, k, v, links, size, mods=mods)
 
     def _continued(self, q: Tensor, k: Tensor, v: Tensor, cache: RowCache | LandmarkCache) -> Tensor:
         """Attend with tokens of one block row, which continue a sequence, to what that row sees."""
@@ -81,7 +79,8 @@ class SparseAttention(GroupedAttention):
             places = torch.arange(first, first + n, device=q.device)[:, None]
             bias = -slopes.view(-1, 1, 1) * (places - cache.positions()[:, None, : keys.shape[2]])  # (H, n, keys)
         if n == 1 and self.shape.flash:
-            return one_query(q, keys, values, live, sinks=sinks, bias=None if bias is None else bias[:, 0])
+            bias = None if bias is None else bias[:, 0]
+            return single_query(q, keys, values, live, bias=bias, mods=ScoreMods(sinks=sinks))
         scores = (q @ keys.mT) * self.shape.head_dim**-0.5
         scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
         if bias is not None:

@@ -1,13 +1,12 @@
 """The blocks that each block row sees, as tables of numbers for gathering."""
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from vgpt.attention.kernels.tables import KeptTables
 from vgpt.attention.sparse.config import SparseConfig
 
-_tables: dict[tuple[Any, ...], Tensor] = {}
+_tables = KeptTables()
 
 
 def row_links(config: SparseConfig, layer: int, heads: int, rows: int, device: torch.device) -> Tensor:
@@ -19,12 +18,7 @@ def row_links(config: SparseConfig, layer: int, heads: int, rows: int, device: t
     if torch.compiler.is_compiling():
         return _drawn(config, layer, heads, rows, device)
     capacity = 1 << (rows - 1).bit_length()
-    key = (config, layer, heads, capacity, str(device))
-    if key not in _tables:
-        # A table born in inference mode could not take part in a later training step.
-        with torch.inference_mode(False):
-            _tables[key] = _drawn(config, layer, heads, capacity, device)
-    return _tables[key][:, : max(0, rows - config.seen_blocks)]
+    return _tables(_drawn, config, layer, heads, capacity, device)[:, : max(0, rows - config.seen_blocks)]
 
 
 def tokens_of(blocks: Tensor, size: int) -> Tensor:

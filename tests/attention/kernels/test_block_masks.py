@@ -6,8 +6,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from vgpt.attention import block_masks
-from vgpt.attention.block_masks import looked_up_mask, same_pairs, window_mask
+from vgpt.attention.kernels import block_masks
+from vgpt.attention.kernels.block_masks import looked_up_mask, same_pairs, window_mask
 from vgpt.attention.local.config import LocalConfig
 from vgpt.attention.sparse.block_mask import sparse_mask
 from vgpt.attention.sparse.config import SparseConfig

@@ -1,6 +1,7 @@
 """Attention over a sliding window in time and memory O(T * window), with exact gradients.
 
-- `blocks`: matrix products over blocks of queries with the keys in their reach (vgpt.attention.blocks); on CPUs.
+- `blockwise`: matrix products over blocks of queries with the keys in their reach, on CPUs
+  (vgpt.attention.kernels.blockwise).
 - `folded`: the same blocks as one batch of ordinary attention: few large calls, which GPUs need, and plain enough for a
   compiler.
 """
@@ -9,11 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vgpt.attention.backends import attend
-from vgpt.attention.blocks import blocks
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.blockwise import blockwise
+from vgpt.attention.kernels.scores import PLAIN, ScoreMods
 
-# Speed of `blocks` relative to causal attention by torch's fused kernel, forward and backward (above 1 = faster), one
-# thread of an AMD EPYC with avx512_bf16, torch 2.13, 12 heads of width 64:
+# Speed of `blockwise` relative to causal attention by torch's fused kernel, forward and backward (above 1 = faster),
+# one thread of an AMD EPYC with avx512_bf16, torch 2.13, 12 heads of width 64:
 #
 #   T              1024   1024   1024   2048   4096
 #   window          128    256    900   1536    128
@@ -29,9 +31,7 @@ def windowed(
     v: Tensor,
     window: int,
     *,
-    scale: float | None = None,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
+    mods: ScoreMods = PLAIN,
 ) -> Tensor:
     """Softmax attention of each query over the `window` latest keys, its own included.
 
@@ -40,20 +40,18 @@ def windowed(
         k: keys (B, G, S, D), S at least T; G divides H, and neighbouring query heads share a key/value head.
         v: values (B, G, S, Dv).
         window: keys that a query sees, at least 1.
-        scale: factor on the products of queries and keys; 1 / sqrt(D) by default.
-        sinks: (H,) logits in the denominators.
-        slopes: (H,) how much a key's score falls per token of distance; not differentiated.
+        mods: what is done to the scores.
 
     Returns:
         (B, H, T, Dv) in the type of q, not necessarily contiguous.
     """
     offset = k.shape[2] - q.shape[2]
     if window >= k.shape[2]:
-        return attend(q, k, v, offset=offset, scale=scale, sinks=sinks, slopes=slopes)
-    # `blocks` keeps scores in the type of q: float16 would overflow. A compiler fuses what it sees; `blocks` hides it.
+        return attend(q, k, v, offset=offset, mods=mods)
+    # `blockwise` keeps scores in the type of q: float16 would overflow. A compiler fuses what it sees; this hides it.
     if q.device.type == "cpu" and q.dtype is not torch.float16 and not torch.compiler.is_compiling():
-        return blocks(q, k, v, offset, scale=scale, sinks=sinks, slopes=slopes, window=window)
-    return folded(q, k, v, window, scale=scale, sinks=sinks, slopes=slopes)
+        return blockwise(q, k, v, offset, mods=mods, window=window)
+    return folded(q, k, v, window, mods=mods)
 
 
 def folded(
@@ -63,9 +61,7 @@ def folded(
     window: int,
     rows: int | None = None,
     *,
-    scale: float | None = None,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
+    mods: ScoreMods = PLAIN,
 ) -> Tensor:
     """Attend as `windowed` does, `rows` queries at a time, all blocks in one call.
 
@@ -79,7 +75,7 @@ def folded(
     if early:
         near = slice(0, start)
         q_early, k_early, v_early = q[:, :, :early], k[:, :, near], v[:, :, near]
-        parts.append(attend(q_early, k_early, v_early, offset=offset, scale=scale, sinks=sinks, slopes=slopes))
+        parts.append(attend(q_early, k_early, v_early, offset=offset, mods=mods))
     if late:
         rows = min(rows or max(64, window), late)
         count = -(-late // rows)
@@ -94,7 +90,6 @@ def folded(
         mask = (distance >= 0) & (distance < window)
         # The CPU's fused kernel gains nothing from bfloat16, plain products do.
         fused = q.device.type != "cpu" or q.dtype is not torch.bfloat16
-        options = {"scale": scale, "sinks": sinks, "slopes": slopes, "flash": fused}
-        y = attend(queries, keys, values, offset=window, mask=mask, **options)
+        y = attend(queries, keys, values, offset=window, mask=mask, flash=fused, mods=mods)
         parts.append(y.unflatten(0, (-1, count)).transpose(1, 2).flatten(2, 3)[:, :, :late])
     return parts[0] if len(parts) == 1 else torch.cat(parts, 2)

@@ -18,7 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_mask, flex_attention
 
-from vgpt.attention.block_masks import Pairs, looked_up_mask, same_pairs, window_mask
+from vgpt.attention.kernels.block_masks import Pairs, looked_up_mask, same_pairs, window_mask
+from vgpt.attention.kernels.scores import PLAIN, ScoreMods
+from vgpt.attention.kernels.tables import KeptTables
 
 BLOCK_SIZES = {"window": 128, "sparse": 128, "looked_up": 128}
 """Tokens per block of the kernel by kind of mask: small ones skip more, large ones compute faster.
@@ -28,6 +30,9 @@ A pattern with blocks of 64 makes those of 128 compute 2.46 times the pairs at 8
 
 NARROWEST = 16
 """Least width of queries, keys and values that the kernel takes: one tile of a matrix product on CUDA."""
+
+kept = KeptTables(most=128)
+"""Masks: `kept(make, *arguments)` returns `make(*arguments)`, made once."""
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _KERNELS = 256
@@ -52,9 +57,7 @@ def flex_attend(
     v: Tensor,
     block_mask: BlockMask,
     *,
-    scale: float | None = None,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
+    mods: ScoreMods = PLAIN,
 ) -> Tensor:
     """Softmax attention over the keys that a mask shows; queries and keys are those of one sequence.
 
@@ -63,36 +66,28 @@ def flex_attend(
         k: keys (B, G, T, D); G divides H, and neighbouring query heads share a key/value head.
         v: values (B, G, T, Dv).
         block_mask: see `causal_mask` and its like; every query must see a key.
-        scale: factor on the products of queries and keys; 1 / sqrt(D) by default.
-        sinks: (H,) logits in the denominators.
-        slopes: (H,) how much a key's score falls per token of distance; not differentiated.
+        mods: what is done to the scores.
 
     Returns:
         (B, H, T, Dv) in the type of q.
     """
     block_mask, tiles = _tiled(block_mask, q.dtype)
     options: dict[str, Any] = {
-        "score_mod": None if slopes is None else _falling(slopes),
+        "score_mod": None if mods.slopes is None else _falling(mods.slopes),
         "block_mask": block_mask,
-        "scale": scale,
+        "scale": mods.scale,
         "enable_gqa": k.shape[1] != q.shape[1],
         "kernel_options": tiles,
     }
     eager = torch.compiler.is_compiling() or not can_flex(q, k, v)
     attention = flex_attention if eager else _compiled(q.shape[2] >= _LONG)
-    if sinks is None:
+    if mods.sinks is None:
         return attention(q, k, v, **options)
     y, aux = attention(q, k, v, return_aux=AuxRequest(lse=True), **options)
     assert aux.lse is not None
     # With Z the sum over keys, Z / (Z + exp(sink)) is what the sink leaves of each weight.
-    share = (aux.lse - sinks.view(-1, 1)).sigmoid()
+    share = (aux.lse - mods.sinks.view(-1, 1)).sigmoid()
     return y * share[..., None].to(y.dtype)
-
-
-def kept(make: Callable[..., BlockMask], *arguments: Any) -> BlockMask:
-    """Return `make(*arguments)`, made once; arguments must be hashable, and say all that the mask depends on."""
-    # A compiler traces through the making and keeps nothing.
-    return make(*arguments) if torch.compiler.is_compiling() else _kept(make, *arguments)
 
 
 def causal_mask(tokens: int, device: torch.device) -> BlockMask:
@@ -170,13 +165,6 @@ def _tiled(mask: BlockMask, dtype: torch.dtype) -> tuple[BlockMask, dict[str, An
         mask_mod=mask.mask_mod,
     )
     return told, tiles | options
-
-
-@lru_cache(maxsize=128)
-def _kept(make: Callable[..., BlockMask], *arguments: Any) -> BlockMask:
-    # A mask born in inference mode could not take part in a later training step.
-    with torch.inference_mode(False):
-        return make(*arguments)
 
 
 @lru_cache(maxsize=2)

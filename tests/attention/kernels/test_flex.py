@@ -8,13 +8,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import flex_attention
 
-from vgpt.attention import flex
-from vgpt.attention.backends import alibi_slopes, naive
-from vgpt.attention.block_masks import window_mask
-from vgpt.attention.flex import can_flex, causal_mask, flex_attend, kept, visible_mask
 from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.grouped.config import GQAConfig
 from vgpt.attention.grouped.module import GroupedAttention
+from vgpt.attention.kernels import flex
+from vgpt.attention.kernels.backends import naive
+from vgpt.attention.kernels.block_masks import window_mask
+from vgpt.attention.kernels.flex import can_flex, causal_mask, flex_attend, kept, visible_mask
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
 from vgpt.attention.sparse.block_mask import sparse_mask
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -63,8 +64,8 @@ def test_it_computes_the_formula_over_the_visible_keys(noise, extra, T, G):
         more["sinks"] = noise(4, seed=7)
     if extra in ("slopes", "both"):
         more["slopes"] = alibi_slopes(4)
-    got = flex_attend(*inputs, visible_mask(config.visible, 2, T, CPU), **more)
-    want = naive(*inputs, mask_of(config, T, 4, layer=2), **more)
+    got = flex_attend(*inputs, visible_mask(config.visible, 2, T, CPU), mods=ScoreMods(**more))
+    want = naive(*inputs, mask_of(config, T, 4, layer=2), mods=ScoreMods(**more))
     torch.testing.assert_close(got, want, rtol=0, atol=2e-6)
 
 
@@ -75,9 +76,10 @@ def test_gradients_of_queries_keys_values_and_sinks_are_those_of_the_formula(noi
     more = {"slopes": alibi_slopes(4)} if slopes else {}
     weight = noise(2, 4, 50, 16, seed=9)
     q, k, v, sinks = inputs
+    mods = ScoreMods(sinks=sinks, **more)
     outputs = [
-        flex_attend(q, k, v, causal_mask(50, CPU), sinks=sinks, **more),
-        naive(q, k, v, torch.ones(50, 50, dtype=torch.bool).tril(), sinks=sinks, **more),
+        flex_attend(q, k, v, causal_mask(50, CPU), mods=mods),
+        naive(q, k, v, torch.ones(50, 50, dtype=torch.bool).tril(), mods=mods),
     ]
     ours, theirs = (torch.autograd.grad((y * weight).sum(), inputs) for y in outputs)
     for a, b in zip(ours, theirs, strict=True):
@@ -202,7 +204,7 @@ def test_a_compiler_sees_through_it(noise):
     mask = visible_mask(config.visible, 0, 150, CPU)
 
     def attention(q, k, v):
-        return flex_attend(q, k, v, mask, sinks=sinks, slopes=slopes)
+        return flex_attend(q, k, v, mask, mods=ScoreMods(sinks=sinks, slopes=slopes))
 
     got = torch.compile(attention, fullgraph=True, backend="eager")(*inputs)
     torch.testing.assert_close(got, attention(*inputs), rtol=0, atol=1e-6)
@@ -239,9 +241,9 @@ def test_the_kernel_equals_the_formula_with_its_gradients(noise, dtype, extra, w
     if extra in ("slopes", "both"):
         more["slopes"] = alibi_slopes(4, "cuda")
     weight = noise(2, 4, 500, 16, seed=9).cuda()
-    got = flex_attend(*inputs, mask, **more)
+    got = flex_attend(*inputs, mask, mods=ScoreMods(**more))
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    want = naive(*exact, mask_of(config, 500, 1).cuda(), **more)
+    want = naive(*exact, mask_of(config, 500, 1).cuda(), mods=ScoreMods(**more))
     tolerance = 3e-2 if dtype is torch.bfloat16 else 1e-2  # float32 products may be TF32
     torch.testing.assert_close(got.double(), want, rtol=0, atol=tolerance)
     learned = [more["sinks"]] if "sinks" in more else []

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from vgpt.attention import one_query as rule
-from vgpt.attention.backends import alibi_slopes, naive
-from vgpt.attention.one_query import _parts, one_query, one_query_to_rows
+from vgpt.attention.kernels import single_query as rule
+from vgpt.attention.kernels.backends import naive
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
+from vgpt.attention.kernels.single_query import _parts, single_query, single_query_to_rows
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -17,7 +18,8 @@ def test_each_way_is_the_textbook_formula_with_gradients(noise, monkeypatch, bat
     q, k, v = noise(batch, 12, 1, 16), noise(batch, groups, 64, 16, seed=1), noise(batch, groups, 64, 16, seed=2)
     inputs = [x.requires_grad_() for x in (q, k, v)]
     mask = torch.ones(1, 64 if live is None else live, dtype=torch.bool)
-    agree(one_query(q, k, v, live, scale=scale), naive(q, k[:, :, :live], v[:, :, :live], mask, scale=scale), inputs)
+    mods = ScoreMods(scale)
+    agree(single_query(q, k, v, live, mods=mods), naive(q, k[:, :, :live], v[:, :, :live], mask, mods=mods), inputs)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -27,10 +29,10 @@ def test_rows_are_keys_and_with_their_front_values(noise, monkeypatch, batch, pa
     monkeypatch.setattr(rule, "_parts", lambda *_: parts)
     q, rows = noise(batch, 12, 24), noise(batch, 1, 64, 24, seed=1)
     inputs = [x.requires_grad_() for x in (q, rows)]
-    options = {"sinks": noise(12, seed=2), "slopes": alibi_slopes(12)} if switched else {}
+    mods = ScoreMods(None, noise(12, seed=2), alibi_slopes(12)) if switched else ScoreMods()
     mask = torch.ones(1, 40, dtype=torch.bool)
-    expected = naive(q[:, :, None], rows[:, :, :40], rows[:, :, :40, :16], mask, 39, **options)
-    agree(one_query_to_rows(q, rows, 16, 40, **options), expected[:, :, 0], inputs)
+    expected = naive(q[:, :, None], rows[:, :, :40], rows[:, :, :40, :16], mask, 39, mods=mods)
+    agree(single_query_to_rows(q, rows, 16, 40, mods=mods), expected[:, :, 0], inputs)
 
 
 def agree(y, expected, inputs):
@@ -66,7 +68,7 @@ def test_the_answer_does_not_depend_on_the_threads(noise):
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            answers.append((one_query(q, k, v, 50), one_query_to_rows(q[:, :, 0], k, 8, 50)))
+            answers.append((single_query(q, k, v, 50), single_query_to_rows(q[:, :, 0], k, 8, 50)))
     finally:
         torch.set_num_threads(before)
     for several in answers[1:]:

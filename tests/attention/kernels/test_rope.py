@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from vgpt.attention import rope
-from vgpt.attention.rope import rotary_tables, rotate
+from vgpt.attention.kernels import rope
+from vgpt.attention.kernels.rope import rotary_tables, rotate
 
 CPU = torch.device("cpu")
 
@@ -43,7 +43,7 @@ def test_tables_stay_exact_when_they_grow():
     short = rotary_tables(250, 3, 8, 1e4, CPU)[0]
     rotary_tables(900, 200, 8, 1e4, CPU)
     assert torch.equal(short, rotary_tables(250, 3, 8, 1e4, CPU)[0])
-    assert {key[0] for key in rope._tables} == {256, 2048}
+    assert {capacity for _, _, capacity, *_ in rope._tables} == {256, 2048}
 
 
 def test_tables_made_while_sampling_serve_training_afterwards(noise):

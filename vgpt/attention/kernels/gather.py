@@ -22,10 +22,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from vgpt.attention.backends import attend
-
-# Not public, but what the gradient of every softmax calls.
-_softmax_backward = torch._softmax_backward_data  # pyright: ignore[reportPrivateImportUsage]
+from vgpt.attention.kernels.backends import attend
+from vgpt.attention.kernels.scores import PLAIN, ScoreMods, softmax_backward
 
 # Scores that are worked on at a time on CPUs. Measured: so many stay in the second-level cache between the products.
 _AT_A_TIME = 2**18
@@ -38,9 +36,7 @@ def block_sparse_attention(
     links: Tensor,
     size: int,
     *,
-    scale: float | None = None,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
+    mods: ScoreMods = PLAIN,
 ) -> Tensor:
     """Attend causally where every block row from the S-th on sees S blocks, and the rows before see all before them.
 
@@ -51,21 +47,19 @@ def block_sparse_attention(
         links: (H, R, S) numbers of the distinct blocks that rows S, S + 1, ... see, the row's own block last; rows
             beyond T are ignored.
         size: tokens per block.
-        scale: factor on the products of queries and keys; 1 / sqrt(D) by default.
-        sinks: (H,) logits in the denominators.
-        slopes: (H,) how much a key's score falls per token of distance; not differentiated.
+        mods: what is done to the scores.
 
     Returns:
         (B, H, T, Dv) in the type of q, laid out as (B, T, H, Dv).
     """
     T, early = q.shape[2], links.shape[2] * size
-    first = attend(*(x[:, :, :early] for x in (q, k, v)), scale=scale, sinks=sinks, slopes=slopes)
+    first = attend(*(x[:, :, :early] for x in (q, k, v)), mods=mods)
     if early >= T:
         return first
     if gap := -T % size:
         q, k, v = (F.pad(x, (0, 0, 0, gap)) for x in (q, k, v))
     late = links[:, : q.shape[2] // size - links.shape[2]]
-    rest = attend_to_blocks(q[:, :, early:], k, v, late, scale=scale, sinks=sinks, slopes=slopes)[:, :, : T - early]
+    rest = attend_to_blocks(q[:, :, early:], k, v, late, mods=mods)[:, :, : T - early]
     return torch.cat((first.transpose(1, 2), rest.transpose(1, 2)), 1).transpose(1, 2)
 
 
@@ -76,9 +70,7 @@ def attend_to_blocks(
     links: Tensor,
     *,
     causal: bool = True,
-    scale: float | None = None,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
+    mods: ScoreMods = PLAIN,
 ) -> Tensor:
     """Attend with each row of queries to its own S blocks of keys.
 
@@ -89,9 +81,7 @@ def attend_to_blocks(
         links: (H, R, S) numbers of the distinct blocks that each row sees, in any order but for the row's own block,
             which comes last.
         causal: in the last of its blocks a query sees keys up to its own place; False shows it all of them.
-        scale: factor on the products of queries and keys; 1 / sqrt(D) by default.
-        sinks: (H,) logits in the denominators.
-        slopes: (H,) how much a key's score falls per token of distance; not differentiated; only where `causal`.
+        mods: what is done to the scores; slopes only where `causal`.
 
     Returns:
         (B, H, R * size, Dv) in the type of q.
@@ -102,8 +92,8 @@ def attend_to_blocks(
     N = k.shape[2] // size
     start = torch.arange(B * H, device=q.device).view(B, H, 1, 1) * N
     blocks = (start + links).view(n, -1)  # (n, S): numbers of blocks among those of all heads and sequences
-    per_tile = None if sinks is None else sinks.view(1, H, 1).expand(B, H, R).reshape(n, 1, 1)
-    bias = None if slopes is None else _slants(slopes, links, size, B)
+    per_tile = None if mods.sinks is None else mods.sinks.view(1, H, 1).expand(B, H, R).reshape(n, 1, 1)
+    bias = None if mods.slopes is None else _slants(mods.slopes, links, size, B)
     # A compiler fuses what it sees, and other devices are filled by all tiles at once.
     method = _Tiles.apply if q.device.type == "cpu" and not torch.compiler.is_compiling() else _attend_plainly
     y = method(
@@ -113,7 +103,7 @@ def attend_to_blocks(
         blocks,
         per_tile,
         bias,
-        D**-0.5 if scale is None else scale,
+        mods.factor(D),
         causal,
     )
     return y.view(B, H, tokens, -1)
@@ -247,8 +237,7 @@ class _Tiles(torch.autograd.Function):
             if d_sinks is not None:
                 through = (1 - saved[len(parts) + i]) * (d_weights * weights).sum(-1, keepdim=True)
                 d_sinks[part] = -through.sum(1, keepdim=True)
-            # Holds with sinks as well: they have no value, so nothing comes back from theirs.
-            d_scores = _softmax_backward(d_weights, weights, -1, weights.dtype)
+            d_scores = softmax_backward(d_weights, weights)
             d_seen = keys.new_empty(some.shape[0], weights.shape[-1], keys.shape[-1])
             _scatter(d_keys, some, d_seen.baddbmm_(d_scores.mT, queries[part], beta=0, alpha=ctx.scale))
             d_queries[part].baddbmm_(d_scores, _gathered(keys, some), beta=0, alpha=ctx.scale)

@@ -6,8 +6,10 @@ Feature i and feature i + D/2 form one rotated pair.
 import torch
 from torch import Tensor
 
+from vgpt.attention.kernels.tables import KeptTables
+
 _SMALLEST = 256
-_tables: dict[tuple[int, int, float, str], tuple[Tensor, Tensor]] = {}
+_tables = KeptTables()
 
 
 def rotary_tables(start: int, tokens: int, width: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -19,12 +21,7 @@ def rotary_tables(start: int, tokens: int, width: int, base: float, device: torc
     if torch.compiler.is_compiling():
         return _compute(start, end, width, base, device)
     capacity = max(_SMALLEST, 1 << (end - 1).bit_length())
-    key = (capacity, width, base, str(device))
-    if key not in _tables:
-        # A table born in inference mode could not take part in a later training step.
-        with torch.inference_mode(False):
-            _tables[key] = _compute(0, capacity, width, base, device)
-    cos, sin = _tables[key]
+    cos, sin = _tables(_compute, 0, capacity, width, base, device)
     return cos[start:end], sin[start:end]
 
 

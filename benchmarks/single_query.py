@@ -1,9 +1,9 @@
-"""Speed of the two ways to attend with one query per head: the measurement behind vgpt/attention/one_query.py.
+"""Speed of the two ways to attend with one query per head: what vgpt/attention/kernels/single_query.py rests on.
 
 Heads share one key/value head, as in mqa and in mla's absorbed form, so that the two ways differ most. Width 224 is
 mla's: 192 latent features and 32 rotary ones, of which the first 192 are also the values.
 
-    python benchmarks/one_query.py --rounds 9 --out benchmarks/results/one_query.json
+    python benchmarks/single_query.py --rounds 9 --out benchmarks/results/single_query.json
 """
 
 import argparse
@@ -15,7 +15,8 @@ import torch
 from _hardware import add_out, hardware, interleave, paired_ratio, summary, write
 from torch import Tensor
 
-from vgpt.attention.one_query import _by_products, _fused
+from vgpt.attention.kernels.scores import PLAIN
+from vgpt.attention.kernels.single_query import _by_products, _fused
 
 HEADS = 12
 LATENT = 192
@@ -35,10 +36,10 @@ def ways(batch: int, keys: int, width: int, dtype: torch.dtype) -> dict[str, Cal
     )
     front = v
     if WIDTHS[width] == "mla":
-        # As one_query_to_rows: bfloat16 products read whole rows, others the front of them.
+        # As single_query_to_rows: bfloat16 products read whole rows, others the front of them.
         v, front = k, k if dtype is torch.bfloat16 else k[..., :LATENT]
     both = {
-        "products": lambda: _by_products(q, k, front, None, None, None, None, None),
+        "products": lambda: _by_products(q, k, front, None, None, PLAIN),
         "fused": lambda: _fused(q[:, :, 0], k, v, keys, min(HEADS, torch.get_num_threads()), None)[:, :, None],
     }
     wide = min(front.shape[-1], LATENT)
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.03, help="length of a measurement, about")
     add_out(parser)
     args = parser.parse_args()
-    result: dict[str, Any] = {"benchmark": "one_query", "hardware": hardware(), "unit": "us", "cells": []}
+    result: dict[str, Any] = {"benchmark": "single_query", "hardware": hardware(), "unit": "us", "cells": []}
     print(result["hardware"])
     for batch in map(int, args.batches.split(",")):
         for name, dtype in DTYPES.items():

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-# Not public, but what the gradient of every softmax calls.
-_softmax_backward = torch._softmax_backward_data  # pyright: ignore[reportPrivateImportUsage]
+from vgpt.attention.kernels.scores import PLAIN, ScoreMods, softmax_backward
+from vgpt.attention.kernels.tables import KeptTables
 
-_masks: dict[tuple[int, int, int | None, torch.dtype, str], Tensor] = {}
+_masks = KeptTables()
 
 # The keys before a block are rounded up to a multiple of this: measured 5 to 12 % faster than odd numbers of keys.
 _ALIGNED = 16
@@ -25,20 +25,18 @@ _ALIGNED = 16
 _LARGEST_KEPT = 512
 
 
-def blocks(
+def blockwise(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     offset: int = 0,
     rows: int | None = None,
     *,
-    scale: float | None = None,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
+    mods: ScoreMods = PLAIN,
     window: int | None = None,
     keep: bool | None = None,
 ) -> Tensor:
-    """Attend as `vgpt.attention.backends.attend` does, with a window where one is given.
+    """Attend as `vgpt.attention.kernels.backends.attend` does, with a window where one is given.
 
     Args:
         q: queries (B, H, T, D).
@@ -46,9 +44,7 @@ def blocks(
         v: values (B, G, offset + T, Dv).
         offset: position of the first query.
         rows: queries in a block; only changes the speed.
-        scale: see `attend`.
-        sinks: see `attend`.
-        slopes: see `attend`.
+        mods: what is done to the scores.
         window: keys that a query sees, its own included; None for all up to its own.
         keep: whether the weights stay in memory for the backward pass, T * (window + rows) numbers per head or T^2 / 2
             without a window, or are computed again; only changes speed and memory.
@@ -59,14 +55,15 @@ def blocks(
         rows = 64 if tokens <= 512 or reach <= 256 else 128
     if keep is None:
         keep = window is None or window <= _LARGEST_KEPT
-    factor = q.shape[-1] ** -0.5 if scale is None else scale
+    factor = mods.factor(q.shape[-1])
     plan = _Plan(q.shape[1], k.shape[1], tokens, offset, min(rows, tokens), factor, window, keep)
-    return _Blocks.apply(q, k, v, sinks, slopes, plan)
+    # Autograd sees only tensors that are arguments themselves.
+    return _Blocks.apply(q, k, v, mods.sinks, mods.slopes, plan)
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """How the work is cut up: the arguments of `blocks` with H query and G key/value heads."""
+    """How the work is cut up: the arguments of `blockwise` with H query and G key/value heads."""
 
     H: int
     G: int
@@ -93,7 +90,7 @@ class _Plan:
 
 
 class _Blocks(torch.autograd.Function):
-    """The products of `blocks` with their gradients, written out so that each block touches only keys it may see.
+    """The products of `blockwise` with their gradients, written out so that each block touches only keys it may see.
 
     Inside, heads are folded: n = B G batches of (H / G) rows per query, (n, fold * rows, D). A sink is one more column
     of the scores, behind the keys, without a value.
@@ -144,7 +141,7 @@ class _Blocks(torch.autograd.Function):
             d_values[:, low:high].baddbmm_(weights[..., :seen].mT, part)
             d_weights = part.new_zeros(weights.shape) if d_sinks is not None else part.new_empty(weights.shape)
             d_weights[..., :seen].baddbmm_(part, values[:, low:high].mT, beta=0)
-            d_scores = _softmax_backward(d_weights, weights, -1, weights.dtype)
+            d_scores = softmax_backward(d_weights, weights)
             if d_sinks is not None:
                 d_sinks += d_scores[..., seen].view(B, G, fold, m).sum((0, 3), dtype=torch.float64)
                 d_scores = d_scores[..., :seen]
@@ -182,21 +179,13 @@ def _bias(plan: _Plan, slopes: Tensor | None, q: Tensor) -> Tensor:
     need one.
     """
     if slopes is None:
-        return _kept_hidden(plan.rows, 0 if plan.window is None else plan.back, plan.window, q.dtype, q.device)
+        back = 0 if plan.window is None else plan.back
+        return _masks(_hidden, plan.rows, back, plan.window, q.dtype, q.device)
     queries = torch.arange(plan.back, plan.back + plan.rows, device=q.device)[:, None]
     distance = (queries - torch.arange(plan.back + plan.rows, device=q.device)).clamp_(min=0)
     # Relative distances keep the biases of near keys small, where a low precision still tells them apart.
     fall = slopes.to(torch.promote_types(q.dtype, torch.float32)).view(plan.G, -1, 1, 1) * distance
     return _hidden(plan.rows, plan.back, plan.window, q.dtype, q.device) - fall.to(q.dtype)
-
-
-def _kept_hidden(rows: int, back: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:
-    key = (rows, back, window, dtype, str(device))
-    if key not in _masks:
-        # A mask born in inference mode could not take part in a later training step.
-        with torch.inference_mode(False):
-            _masks[key] = _hidden(rows, back, window, dtype, device)
-    return _masks[key]
 
 
 def _hidden(rows: int, back: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor:

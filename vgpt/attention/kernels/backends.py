@@ -1,17 +1,16 @@
 """Ways to compute softmax attention, and the measured rule that picks one.
 
 - `sdpa`: torch's fused kernel.
-- `blocks`: batched matrix products over blocks of queries (vgpt.attention.blocks).
+- `blockwise`: batched matrix products over blocks of queries (vgpt.attention.kernels.blockwise).
 - `naive`: the formula in plain matrix products over the whole square; what `--no-flash` asks for.
-- `flex`: torch's FlexAttention, a kernel compiled for what it computes (vgpt.attention.flex); on CUDA, for whole
-  sequences under a mask, sinks or slopes, for which `sdpa` would need wider keys or a bias for each pair and head.
+- `flex`: torch's FlexAttention, a kernel compiled for what it computes (vgpt.attention.kernels.flex); on CUDA, for
+  whole sequences under a mask, sinks or slopes, for which `sdpa` would need wider keys or a bias for each pair and
+  head.
 
 Hidden keys get a weight of exactly zero in all, so gradients to the future are exactly zero. Softmax is computed
-in float32 or wider throughout; `blocks` rounds its weights to the type of the values, as the fused kernels do.
+in float32 or wider throughout; `blockwise` rounds its weights to the type of the values, as the fused kernels do.
 
-All of them know two additions to the scores: `sinks`, a learned logit per head that takes part in the softmax without a
-value (Xiao et al. 2023, arXiv 2309.17453; learned as in gpt-oss), and `slopes`, which lower the score of a key by slope
-* distance (ALiBi: Press et al. 2021, arXiv 2108.12409, section 3).
+All of them know what `vgpt.attention.kernels.scores.ScoreMods` does to the scores: a scale, sinks, and ALiBi's slopes.
 """
 
 import torch
@@ -19,13 +18,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask
 
-from vgpt.attention.blocks import blocks
-from vgpt.attention.flex import flex_attend
-from vgpt.attention.one_query import one_query
-from vgpt.attention.sinks import softmax_with_sinks
+from vgpt.attention.kernels.blockwise import blockwise
+from vgpt.attention.kernels.flex import flex_attend
+from vgpt.attention.kernels.scores import PLAIN, ScoreMods, softmax_with_sinks
+from vgpt.attention.kernels.single_query import single_query
 
-# Speed of `blocks` relative to `sdpa`, forward and backward (above 1 = faster), by benchmarks/attention_backends.py on
-# 2 cores of an AMD EPYC with avx512_bf16, torch 2.13:
+# Speed of `blockwise` relative to `sdpa`, forward and backward (above 1 = faster), by benchmarks/attention_backends.py
+# on 2 cores of an AMD EPYC with avx512_bf16, torch 2.13:
 #
 #   T               64    128    256    512   1024   2048
 #   bfloat16       4.1    3.2    2.3    2.4    1.7    1.5
@@ -41,13 +40,13 @@ _SPLIT = 256
 
 
 def choose_backend(device: torch.device, dtype: torch.dtype, tokens: int, *, flash: bool = True) -> str:
-    """Return "sdpa", "blocks" or "naive" for causal attention over `tokens`; only CPUs depend on dtype and length."""
+    """Return "sdpa", "blockwise" or "naive" for causal attention; only CPUs depend on dtype and length."""
     if not flash:
         return "naive"
     lowest, highest = _BLOCKS_ON_CPU.get(dtype, (0, -1))
-    # A compiler fuses what it sees; `blocks` would hide it.
+    # A compiler fuses what it sees; `blockwise` would hide it.
     if device.type == "cpu" and lowest <= tokens <= highest and not torch.compiler.is_compiling():
-        return "blocks"
+        return "blockwise"
     return "sdpa"
 
 
@@ -60,9 +59,7 @@ def attend(
     mask: Tensor | None = None,
     block_mask: BlockMask | None = None,
     flash: bool = True,
-    scale: float | None = None,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
+    mods: ScoreMods = PLAIN,
 ) -> Tensor:
     """Softmax attention, causal where no mask says otherwise.
 
@@ -76,24 +73,20 @@ def attend(
             rule.
         block_mask: a mask for FlexAttention, which then computes the whole sequence; without `offset` and `mask`.
         flash: False computes the naive formula.
-        scale: factor on the products of queries and keys; 1 / sqrt(D) by default.
-        sinks: (H,) logits in the denominators.
-        slopes: (H,) how much a key's score falls per token of distance; not differentiated.
+        mods: what is done to the scores.
 
     Returns:
         (B, H, T, Dv) in the type of q, not necessarily contiguous.
     """
     if block_mask is not None:
-        return flex_attend(q, k, v, block_mask, scale=scale, sinks=sinks, slopes=slopes)
+        return flex_attend(q, k, v, block_mask, mods=mods)
     if not flash:
-        return naive(
-            q, k, v, _visible(q, k, offset) if mask is None else mask, offset, scale=scale, sinks=sinks, slopes=slopes
-        )
+        return naive(q, k, v, _visible(q, k, offset) if mask is None else mask, offset, mods=mods)
     if mask is None and q.shape[2] == 1:
-        return one_query(q, k, v, scale=scale, sinks=sinks, slopes=slopes)
-    if mask is None and choose_backend(q.device, q.dtype, q.shape[2]) == "blocks":
-        return blocks(q, k, v, offset, scale=scale, sinks=sinks, slopes=slopes)
-    return _sdpa(q, k, v, offset, mask, scale, sinks, slopes)
+        return single_query(q, k, v, mods=mods)
+    if mask is None and choose_backend(q.device, q.dtype, q.shape[2]) == "blockwise":
+        return blockwise(q, k, v, offset, mods=mods)
+    return _sdpa(q, k, v, offset, mask, mods)
 
 
 def naive(
@@ -103,38 +96,21 @@ def naive(
     mask: Tensor,
     offset: int = 0,
     *,
-    scale: float | None = None,
-    sinks: Tensor | None = None,
-    slopes: Tensor | None = None,
+    mods: ScoreMods = PLAIN,
 ) -> Tensor:
     """Attend by the textbook formula: expanded heads, the whole score matrix, float32 softmax."""
     k, v = _expanded(q, k, v)
-    scores = (q @ k.mT) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    scores = (q @ k.mT) * mods.factor(q.shape[-1])
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    if slopes is not None:
+    if mods.slopes is not None:
         rows = torch.arange(offset, offset + q.shape[2], device=q.device)[:, None]
-        scores = (
-            scores - slopes.to(scores.dtype).view(-1, 1, 1) * (rows - torch.arange(k.shape[2], device=q.device)).abs()
-        )
-    weights = softmax_with_sinks(scores.masked_fill(~mask, -torch.inf), sinks)
+        distance = (rows - torch.arange(k.shape[2], device=q.device)).abs()
+        scores = scores - mods.slopes.to(scores.dtype).view(-1, 1, 1) * distance
+    weights = softmax_with_sinks(scores.masked_fill(~mask, -torch.inf), mods.sinks)
     return weights.to(v.dtype) @ v
 
 
-def alibi_slopes(heads: int, device: torch.device | str | None = None) -> Tensor:
-    """Return ALiBi's slope of each head, (H,) float32: 2^(-8 i / H), i from 1; for any H, not only powers of two."""
-    return torch.exp2(-8.0 * torch.arange(1, heads + 1, dtype=torch.float32, device=device) / heads)
-
-
-def _sdpa(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    offset: int,
-    mask: Tensor | None,
-    scale: float | None,
-    sinks: Tensor | None,
-    slopes: Tensor | None,
-) -> Tensor:
+def _sdpa(q: Tensor, k: Tensor, v: Tensor, offset: int, mask: Tensor | None, mods: ScoreMods) -> Tensor:
     """Attend through torch's fused kernel, which knows neither sinks nor slopes: they become features and a key.
 
     A bias that depends on the key alone is a product with one more feature. What remains of -slope * (i - j) after
@@ -142,7 +118,7 @@ def _sdpa(
     whose product with every query is the head's logit and whose value is zero.
     """
     D, Dv, queries = q.shape[-1], v.shape[-1], q.shape[2]
-    factor = D**-0.5 if scale is None else scale
+    factor, sinks, slopes = mods.factor(D), mods.sinks, mods.slopes
     square = mask is None and offset == 0
     if sinks is not None and slopes is not None:
         mask = _bias_with_sinks(q, k, offset, _visible(q, k, offset) if mask is None else mask, sinks, slopes)

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from vgpt.attention import backends, blocks
-from vgpt.attention.backends import alibi_slopes, attend, choose_backend
-from vgpt.attention.reference import attention_by_loop
+from vgpt.attention.kernels import backends, blockwise
+from vgpt.attention.kernels.backends import attend, choose_backend
+from vgpt.attention.kernels.reference import attention_by_loop
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
 
 HEADS = [(4, 4), (4, 2), (4, 1)]
 
@@ -19,7 +20,7 @@ def qkv(noise, H: int, G: int, T: int, S: int, dtype: torch.dtype, B: int = 2, D
     return [t.requires_grad_() for t in (q, k, v)]
 
 
-@pytest.fixture(params=["sdpa", "blocks", "naive"])
+@pytest.fixture(params=["sdpa", "blockwise", "naive"])
 def forced(request, monkeypatch) -> str:
     monkeypatch.setattr(backends, "choose_backend", lambda *_args, **_more: request.param)
     return request.param
@@ -64,8 +65,8 @@ def test_sinks_slopes_and_other_widths_equal_the_loop_with_gradients(noise, forc
     if extra in ("slopes", "both"):
         more["slopes"] = alibi_slopes(H).double()
     weight = noise(B, H, T, width, dtype=torch.float64, seed=9)
-    got = attend(*inputs[:3], offset=S - T, flash=forced != "naive", scale=0.3, **more)
-    want = attention_by_loop(*inputs[:3], causal(T, S), 0.3, **more)
+    got = attend(*inputs[:3], offset=S - T, flash=forced != "naive", mods=ScoreMods(0.3, **more))
+    want = attention_by_loop(*inputs[:3], causal(T, S), ScoreMods(0.3, **more))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
     for a, b in zip(
         torch.autograd.grad((got * weight).sum(), inputs),
@@ -79,14 +80,14 @@ def test_the_backends_have_alibis_slopes_of_the_paper():
     torch.testing.assert_close(alibi_slopes(8), torch.tensor([0.5**i for i in range(1, 9)]), rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("backend", ["sdpa", "blocks"])
+@pytest.mark.parametrize("backend", ["sdpa", "blockwise"])
 def test_distances_of_thousands_of_tokens_survive_bfloat16(noise, backend, monkeypatch):
     monkeypatch.setattr(backends, "choose_backend", lambda *_args, **_more: backend)
     q, k, v = (noise(1, 2, 2048, 16, dtype=torch.float32, seed=i) for i in range(3))
-    slopes = alibi_slopes(2)
-    want = attend(q, k, v, slopes=slopes, flash=False)
+    mods = ScoreMods(slopes=alibi_slopes(2))
+    want = attend(q, k, v, mods=mods, flash=False)
     plain = attend(q, k, v, flash=False) - attend(*(x.bfloat16() for x in (q, k, v))).float()
-    got = attend(*(x.bfloat16() for x in (q, k, v)), slopes=slopes).float()
+    got = attend(*(x.bfloat16() for x in (q, k, v)), mods=mods).float()
     # Two keys alone carry nearly all weight here, so nothing averages the rounding of the values out.
     assert (got - want).abs().max() < max(0.03, 3 * plain.abs().max())
 
@@ -130,7 +131,7 @@ def test_no_gradient_reaches_the_future_not_even_the_smallest(noise, forced, dty
 
 
 def test_masks_made_while_sampling_serve_training_afterwards(noise):
-    blocks._masks.clear()
+    blockwise._masks.clear()
     with torch.inference_mode():
         attend(*qkv(noise, 4, 4, 11, 11, torch.float32))
     inputs = qkv(noise, 4, 4, 11, 11, torch.float32)
@@ -142,7 +143,7 @@ def test_masks_made_while_sampling_serve_training_afterwards(noise):
 @pytest.mark.parametrize(("H", "G"), HEADS)
 def test_the_size_of_a_block_changes_nothing(noise, H, G, rows):
     inputs = qkv(noise, H, G, 10, 14, torch.float64)
-    got = backends.blocks(*inputs, 4, rows)
+    got = backends.blockwise(*inputs, 4, rows)
     want = attention_by_loop(*inputs, causal(10, 14))
     torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
     for a, b in zip(
@@ -158,5 +159,5 @@ def test_no_flash_is_the_naive_formula_everywhere():
 
 def test_only_cpus_leave_the_fused_kernel():
     assert choose_backend(torch.device("cuda"), torch.bfloat16, 64) == "sdpa"
-    assert choose_backend(torch.device("cpu"), torch.bfloat16, 64) == "blocks"
+    assert choose_backend(torch.device("cpu"), torch.bfloat16, 64) == "blockwise"
     assert choose_backend(torch.device("cpu"), torch.float32, 4096) == "sdpa"

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from vgpt.attention import backends
-from vgpt.attention.backends import alibi_slopes, naive
-from vgpt.attention.blocks import blocks
-from vgpt.attention.local.windowed import folded, windowed
-from vgpt.attention.reference import attention_by_loop
+from vgpt.attention.kernels import backends
+from vgpt.attention.kernels.backends import naive
+from vgpt.attention.kernels.blockwise import blockwise
+from vgpt.attention.kernels.reference import attention_by_loop
+from vgpt.attention.kernels.scores import ScoreMods, alibi_slopes
+from vgpt.attention.kernels.windowed import folded, windowed
 
 LENGTHS = [1, 2, 63, 64, 100, 300]
 WINDOWS = [1, 2, 5, 64, 1000]
@@ -20,11 +21,11 @@ def in_window(T: int, W: int, S: int | None = None) -> torch.Tensor:
 
 
 def by_blocks(q, k, v, window, **more):
-    return blocks(q, k, v, k.shape[2] - q.shape[2], window=window, keep=True, **more)
+    return blockwise(q, k, v, k.shape[2] - q.shape[2], window=window, keep=True, **more)
 
 
 def by_frugal_blocks(q, k, v, window, **more):
-    return blocks(q, k, v, k.shape[2] - q.shape[2], window=window, keep=False, **more)
+    return blockwise(q, k, v, k.shape[2] - q.shape[2], window=window, keep=False, **more)
 
 
 def by_formula(q, k, v, window, **more):
@@ -82,16 +83,16 @@ def test_additions_and_earlier_keys_equal_the_loop_with_gradients(noise, T, S, W
     if extra in ("slopes", "both"):
         more["slopes"] = alibi_slopes(4).double()
     weight = noise(1, 4, T, inputs[2].shape[-1], dtype=torch.float64, seed=9)
-    want = attention_by_loop(*inputs[:3], in_window(T, W, S), **more)
-    every = (form(*inputs[:3], W, **more) for form in FORMS.values())
+    want = attention_by_loop(*inputs[:3], in_window(T, W, S), ScoreMods(**more))
+    every = (form(*inputs[:3], W, mods=ScoreMods(**more)) for form in FORMS.values())
     assert_equal_with_gradients(every, want, inputs, weight)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 16, 64, 100])
-@pytest.mark.parametrize("shape", [blocks, folded])
+@pytest.mark.parametrize("shape", [blockwise, folded])
 def test_the_size_of_a_block_changes_nothing(noise, shape, rows):
     inputs = qkv(noise, 50, 61, H=4, G=2)
-    got = blocks(*inputs, 11, rows, window=9) if shape is blocks else folded(*inputs, 9, rows)
+    got = blockwise(*inputs, 11, rows, window=9) if shape is blockwise else folded(*inputs, 9, rows)
     weight = noise(1, 4, 50, 4, dtype=torch.float64, seed=9)
     assert_equal_with_gradients([got], attention_by_loop(*inputs, in_window(50, 9, 61)), inputs, weight)
 
@@ -147,7 +148,7 @@ def test_wide_windows_do_not_keep_their_weights(noise):
         inputs = qkv(noise, 600, dtype=torch.float32)
         sizes = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
-            blocks(*inputs, window=window)
+            blockwise(*inputs, window=window)
         kept.append(sum(sizes))
     assert kept[1] < kept[0] / 2
 

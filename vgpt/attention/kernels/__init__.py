@@ -1,0 +1,1 @@
+"""The ways to compute attention, each against the same reference."""
