@@ -1,6 +1,7 @@
 """Bugs planted in the built-in variants: the ones that their own tricks invite."""
 
 import pytest
+import torch
 
 from vgpt.attention.latent.config import MLAConfig
 from vgpt.attention.latent.module import LatentAttention
@@ -48,13 +49,13 @@ class RingOneShort(LocalAttention):
 
 class LinksOfTheLength(SparseAttention):
     def _whole(self, q, k, v):
-        kept = self.settings
+        kept = self.config
         if self.shape.flash:
-            self.settings = kept.model_copy(update={"link_seed": q.shape[2] // kept.sparse_block_size})
+            self.config = kept.model_copy(update={"link_seed": q.shape[2] // kept.sparse_block_size})
         try:
             return super()._whole(q, k, v)
         finally:
-            self.settings = kept
+            self.config = kept
 
 
 class LinksOfTheFirstHead(SparseAttention):
@@ -93,8 +94,10 @@ class ForgetsTheDecayInSteps(LinearAttention):
 
 
 class RotatesStepsFromTheStart(LinearAttention):
-    def _mix(self, q, k, v, start, state):
-        return super()._mix(q, k, v, 0 if q.shape[1] == 1 else start, state)
+    def _mix(self, q, k, v, tables, state, step):
+        if tables is not None and q.shape[1] == 1:
+            tables = torch.ones_like(tables[0]), torch.zeros_like(tables[1])
+        return super()._mix(q, k, v, tables, state, step)
 
 
 @pytest.mark.parametrize(

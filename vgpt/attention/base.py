@@ -5,6 +5,8 @@ D head width.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +15,22 @@ from torch.nn.attention.flex_attention import BlockMask
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.kernels import flex
+from vgpt.attention.kernels.rope import rotary_tables, rotate
 from vgpt.attention.place import Place
+from vgpt.attention.roles import Role, usual_role
+from vgpt.errors import VgptError
+
+ConfigT = TypeVar("ConfigT", bound=AttentionConfig)
+"""The settings class of a module: `class Mine(CausalSelfAttention[MineConfig])`."""
 
 
-class CausalSelfAttention(nn.Module, ABC):
+class CausalSelfAttention(nn.Module, ABC, Generic[ConfigT]):
     """One attention layer.
 
-    Constructors only create parameters; the model fills them, so that swapping the variant leaves every other tensor
-    as it was. The projection back to the residual stream is called `c_proj`: its weights start smaller.
+    Constructors only create parameters; the model fills them, each from a random stream of its own, so that swapping
+    the variant leaves every other tensor as it was. How each starts, and whether it decays, follows from its role:
+    `parameter_roles` says what name and dimensions do not, and `init_parameters` fills what starts like nothing usual.
+    The projection back to the residual stream is called `c_proj`: its weights start smaller.
 
     Args:
         config: the variant's settings.
@@ -28,7 +38,7 @@ class CausalSelfAttention(nn.Module, ABC):
         layer: index of the block, for variants whose pattern depends on it.
     """
 
-    def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
+    def __init__(self, config: ConfigT, shape: Shape, layer: int = 0) -> None:
         super().__init__()
         self.config = config
         self.shape = shape
@@ -42,6 +52,29 @@ class CausalSelfAttention(nn.Module, ABC):
     @abstractmethod
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> Cache:
         """Allocate what this layer remembers of `batch` sequences of up to `max_tokens`."""
+
+    def parameter_roles(self) -> Mapping[str, Role]:
+        """Return the role of each parameter, by its name in this layer, whose name and dimensions tell another one."""
+        return {}
+
+    def init_parameters(self, generator: torch.Generator) -> None:
+        """Fill the parameters of role `OWN`, and no others, in place.
+
+        The others are filled before. Called without gradients on float32 parameters on the CPU, whatever the model's
+        type and device, with a generator that depends on the seed and the layer's name in the model alone: whoever
+        draws from it, and from nothing else, leaves all other layers as they are.
+        """
+
+    def rotated(self, start: int, *parts: Tensor) -> tuple[Tensor, ...]:
+        """Return queries or keys (B, T, heads, D) turned by their positions, from `start` on, where `--pos` is rope.
+
+        With any other `--pos` they come back as they are.
+        """
+        if self.shape.pos != "rope":
+            return parts
+        _, tokens, _, width = parts[0].shape
+        tables = rotary_tables(start, tokens, width, self.shape.rope_base, parts[0].device)
+        return tuple(rotate(part, *tables) for part in parts)
 
     def block_mask(self, tokens: int, device: torch.device) -> BlockMask | None:
         """Return the mask with which FlexAttention computes a whole sequence on a device that has it; None = not by it.
@@ -96,3 +129,27 @@ class CausalSelfAttention(nn.Module, ABC):
         q = torch.arange(q0, q0 + nq, device=device)[:, None]
         k = torch.arange(k0, k0 + nk, device=device)[None, :]
         return self.config.visible(q, k, self.layer, head)
+
+
+def layers_of(model: nn.Module) -> list[tuple[str, CausalSelfAttention]]:
+    """Return the attention layers in a model, or the layer itself, with their names in it."""
+    return [(name, one) for name, one in model.named_modules() if isinstance(one, CausalSelfAttention)]
+
+
+def roles_of(model: nn.Module) -> dict[str, Role]:
+    """Return the role of every parameter of a model or layer by its name, in the order of `named_parameters`.
+
+    Raises:
+        VgptError: a layer speaks of a parameter that it does not have.
+    """
+    roles = {name: usual_role(name, parameter.ndim) for name, parameter in model.named_parameters()}
+    for prefix, layer in layers_of(model):
+        for name, role in layer.parameter_roles().items():
+            full = f"{prefix}.{name}" if prefix else name
+            if full not in roles:
+                raise VgptError(
+                    f"{type(layer).__name__}.parameter_roles() names {name!r}, which is none of its parameters",
+                    f"Its parameters: {', '.join(name for name, _ in layer.named_parameters())}.",
+                )
+            roles[full] = Role(role)
+    return roles

@@ -109,6 +109,8 @@ class AttentionConfig(Section):
     """the choices of --pos that the module honours"""
     switches: ClassVar[tuple[str, ...]] = ()
     """of "qk_norm", "out_gate" and "sinks", those that the module honours"""
+    maps: ClassVar[int] = 1
+    """attention maps per head, each with queries and keys of its own; all weigh the same values"""
     why_not: ClassVar[dict[str, str]] = {}
     """reason by switch or position that is not honoured"""
 
@@ -163,12 +165,20 @@ class AttentionConfig(Section):
         return tokens * tokens
 
     def qk_dim(self, shape: Shape) -> int:
-        """Width of one head's queries and keys."""
+        """Width of the queries and keys of one map of one head; what `--qk-norm` norms."""
         return shape.head_dim
 
     def v_dim(self, shape: Shape) -> int:
         """Width of one head's values."""
         return shape.head_dim
+
+    def gate_dim(self, shape: Shape) -> int:
+        """Width of one head's output, which `--out-gate elem` gates feature by feature."""
+        return self.v_dim(shape)
+
+    def pair_dim(self, shape: Shape) -> int:
+        """Multiply-adds of one head for one visible pair: the score and the weighted value of each of its maps."""
+        return self.maps * (self.qk_dim(shape) + self.v_dim(shape))
 
     def matmul_params(self, shape: Shape) -> int:
         """Count the weights that take part in matrix products (no biases, no norms)."""
@@ -189,7 +199,7 @@ class AttentionConfig(Section):
     def decode_flops(self, shape: Shape, tokens: int) -> Flops:
         """Forward FLOPs of one new token when `tokens` are visible to it or before it, itself included."""
         pairs = self.pairs(tokens) - self.pairs(tokens - 1)
-        mixing = 2 * pairs * shape.n_head * (self.qk_dim(shape) + self.v_dim(shape))
+        mixing = 2 * pairs * shape.n_head * self.pair_dim(shape)
         return Flops(2 * self.matmul_params(shape), mixing)
 
     def cache_cost(self, shape: Shape) -> CacheCost:
@@ -202,7 +212,7 @@ class AttentionConfig(Section):
 
     def switch_matmul_params(self, shape: Shape) -> int:
         """Count the weights that the switches bring into matrix products: those of the output gate."""
-        widths = {"none": 0, "head": shape.n_head, "elem": shape.n_head * self.v_dim(shape)}
+        widths = {"none": 0, "head": shape.n_head, "elem": shape.n_head * self.gate_dim(shape)}
         return shape.n_embd * widths[shape.out_gate]
 
     def switch_params(self, shape: Shape) -> int:
@@ -212,7 +222,7 @@ class AttentionConfig(Section):
         return norms + gate + (gate // shape.n_embd if shape.bias else 0) + (shape.n_head if shape.sinks else 0)
 
     def _flops(self, shape: Shape, tokens: int, pairs: int) -> Flops:
-        mixing = 2 * pairs * shape.n_head * (self.qk_dim(shape) + self.v_dim(shape))
+        mixing = 2 * pairs * shape.n_head * self.pair_dim(shape)
         return Flops(2 * tokens * self.matmul_params(shape), mixing)
 
     @model_serializer(mode="wrap")

@@ -32,7 +32,7 @@ class Switches(nn.Module):
     Args:
         shape: the trunk; says which switches are on.
         qk_dim: width of one head's queries and keys.
-        v_dim: width of one head's values.
+        v_dim: width of one head's output.
     """
 
     def __init__(self, shape: Shape, qk_dim: int, v_dim: int) -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vgpt.attention.base import CausalSelfAttention
+from vgpt.attention.base import CausalSelfAttention, roles_of
 from vgpt.attention.build import build_attention
 from vgpt.attention.config import AttentionConfig, Shape, SoftmaxConfig
 from vgpt.attention.kernels.flex import NARROWEST
+from vgpt.attention.roles import Role
 from vgpt.errors import SettingsError
 from vgpt.formatting import flag_of
 from vgpt.model.init import stream_seed
@@ -68,16 +69,22 @@ class Case:
     def module(self, dtype: torch.dtype = torch.float32, layer: int | None = None) -> CausalSelfAttention:
         """Build the module and fill it: scores of size one, norms that are not 1, biases that are not 0.
 
+        What the module fills itself starts as it says, and a little beside it, lest a start at zero hide something.
         A parameter depends on the seed, its name and its shape, so modules on different trunks share what they can.
         """
         module = self.build(layer)
+        roles = roles_of(module)
         with torch.no_grad():
+            if Role.OWN in roles.values():
+                module.init_parameters(self.numbers("own"))
             for name, parameter in module.named_parameters():
                 noise = self._normal(name, parameter.shape)
-                if parameter.ndim >= 2:
+                if roles[name].decays:
                     parameter.copy_(noise / parameter.shape[-1] ** 0.5)
+                elif roles[name] is Role.OWN:
+                    parameter.add_(0.1 * noise)
                 else:
-                    parameter.copy_(0.3 * noise + (0.0 if name.endswith("bias") else 1.0))
+                    parameter.copy_(0.3 * noise + (0.0 if roles[name] is Role.BIAS else 1.0))
         return module.to(self.device, dtype)
 
     def inputs(self, batch: int, tokens: int, dtype: torch.dtype = torch.float32, salt: object = "") -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vgpt.attention.base import CausalSelfAttention
+from vgpt.attention.base import CausalSelfAttention, roles_of
 from vgpt.conformance.case import Case
 from vgpt.conformance.measure import Finding, Worst, gap
 from vgpt.formatting import flag_of
@@ -47,10 +47,11 @@ def parameters(case: Case) -> Finding:
     """`params` and `matmul_params` count what the module holds, on every trunk."""
     worst = Worst("the module holds as many parameters as stated, on every trunk")
     for flags, trunk in case.trunks():
-        held = list(trunk.build().parameters())
+        module = trunk.build()
+        held, roles = list(module.parameters()), roles_of(module)
         config, shape = trunk.config, trunk.shape
         worst.equal(sum(p.numel() for p in held), config.params(shape), f"{flags}: parameters")
-        matrices = sum(p.numel() for p in held if p.ndim == 2)
+        matrices = sum(p.numel() for name, p in module.named_parameters() if p.ndim == 2 and roles[name].decays)
         worst.equal(matrices, config.matmul_params(shape), f"{flags}: weights of matrices")
     return worst.finding()
 

@@ -103,7 +103,7 @@ def _step(worst: Worst, case: Case, tokens: int, flags: str) -> None:
 def _step_beyond(worst: Worst, case: Case, open_to: int, tokens: int, flags: str) -> None:
     config, shape = case.config, case.shape
     counted, stated = _count(case, tokens, decoding=True).products, config.decode_flops(shape, tokens)
-    full = 2 * config.matmul_params(shape) + 2 * tokens * shape.n_head * (config.qk_dim(shape) + config.v_dim(shape))
+    full = 2 * config.matmul_params(shape) + 2 * tokens * shape.n_head * config.pair_dim(shape)
     where = f"{flags}, T={tokens}: {counted:,} FLOPs counted in a step, {stated.total:,} stated"
     worst.add(counted / max(stated.total, full) - 1, _STEP - 1, where)
     seen = float(case.visible_by_head(torch.tensor([tokens - 1]), tokens).sum(2).double().mean())
@@ -125,7 +125,7 @@ def _quadratic(worst: Worst, case: Case, flags: str) -> None:
     square, remainder = divmod(high * short - low * long, short * long * (long - short))
     linear = (low - square * short**2) // short
     worst.add(remainder, 0, f"{flags}: the naive form's FLOPs are not a T + b T^2")
-    widths = shape.n_head * (config.qk_dim(shape) + config.v_dim(shape))
+    widths = shape.n_head * config.pair_dim(shape)
     worst.equal(square, 2 * widths, f"{flags}: FLOPs per pair of tokens")
     for tokens in {short, long, min(case.tokens, 300), case.longest}:
         for name, stated, count in (

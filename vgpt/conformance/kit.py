@@ -57,6 +57,7 @@ LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
         numerics.low_precision,
         state.state_dict,
         state.construction,
+        state.initial_weights,
     )
 }
 """Checks of one layer, by name."""

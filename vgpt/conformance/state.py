@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load, save
 from torch import nn
 
+from vgpt.attention.base import roles_of
+from vgpt.attention.roles import Role
 from vgpt.conformance.case import Case
 from vgpt.conformance.measure import Finding, Worst, gap
 
@@ -54,6 +56,32 @@ def construction(case: Case) -> Finding:
         fine = isinstance(out, nn.Parameter) and out.ndim == 2 and out.shape[0] == trunk.shape.n_embd
         worst.add(int(not fine), 0, f"{flags}: no `c_proj` with a weight of {trunk.shape.n_embd} rows")
         _all_take_part(worst, trunk, flags)
+    return worst.finding()
+
+
+def initial_weights(case: Case) -> Finding:
+    """What a layer fills itself is filled, all of it and nothing else, from the generator alone."""
+    worst = Worst("what the layer fills itself is filled, and from the given generator alone (faults)")
+    for flags, trunk in case.trunks():
+        found: list[dict[str, torch.Tensor]] = []
+        for state in (1, 2):  # of the world around, not of the generator
+            with _random_state(state) as touched, torch.no_grad():
+                module = trunk.build()
+                for parameter in module.parameters():
+                    parameter.fill_(torch.nan)  # what is not filled shows
+                before = torch.random.get_rng_state()
+                module.init_parameters(trunk.numbers("initial"))
+                drawn = [*touched(), *([] if torch.equal(torch.random.get_rng_state(), before) else ["torch"])]
+            worst.add(len(drawn), 0, f"{flags}: init_parameters draws from the random state of {', '.join(drawn)}")
+            found.append(dict(module.named_parameters()))
+        roles = roles_of(module)
+        for name, one in found[0].items():
+            own, filled = roles[name] is Role.OWN, bool(one.isfinite().all())
+            worst.add(int(own and not filled), 0, f"{flags}: init_parameters leaves {name} without finite numbers")
+            text = f"{flags}: init_parameters fills {name}, whose role is {roles[name]!r}; declare it as {Role.OWN!r}"
+            worst.add(int(not own and not bool(one.isnan().all())), 0, text)
+            same = torch.equal(one.nan_to_num(), found[1][name].nan_to_num())
+            worst.add(int(not same), 0, f"{flags}: {name} starts with other numbers from an equal generator")
     return worst.finding()
 
 

@@ -1,4 +1,4 @@
-"""AdamW with decoupled weight decay on matrices only."""
+"""AdamW with decoupled weight decay on what its role lets decay: the matrices of products."""
 
 import inspect
 from collections.abc import Callable
@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+from vgpt.attention.base import roles_of
 
 # Devices on which torch's fused kernel updates all tensors in one call.
 _FUSED = ("cpu", "cuda", "mps")
@@ -42,12 +44,14 @@ def build_optimizer(
 ) -> torch.optim.AdamW:
     """Build AdamW (Loshchilov and Hutter 2017, arXiv 1711.05101) over every trainable parameter of `model`.
 
-    Tensors of two or more dimensions decay; biases, norms and other vectors do not.
+    Tensors of two or more dimensions decay; biases, norms and other vectors do not. Where an attention layer declares
+    roles, `Role.decays` says it.
     """
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    roles = roles_of(model)
+    trainable = [(roles[name].decays, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for decays, p in trainable if decays], "weight_decay": weight_decay},
+        {"params": [p for decays, p in trainable if not decays], "weight_decay": 0.0},
     ]
     fused = torch.device(device).type in _FUSED
     return AdamW([group for group in groups if group["params"]], lr=lr, betas=betas, fused=fused)

@@ -1,5 +1,7 @@
 """Multi-head, multi-query and grouped-query attention in one module."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
@@ -10,22 +12,22 @@ from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grouped.config import GroupedConfig
 from vgpt.attention.kernels.backends import attend
 from vgpt.attention.kernels.flex import causal_mask, visible_mask
-from vgpt.attention.kernels.rope import rotary_tables, rotate
 from vgpt.attention.kernels.single_query import attend_at, single_query
 from vgpt.attention.place import Place
 from vgpt.attention.switches import Switches
 
+GroupedT = TypeVar("GroupedT", bound=GroupedConfig)
 
-class GroupedAttention(CausalSelfAttention):
+
+class GroupedAttention(CausalSelfAttention[GroupedT]):
     """Softmax attention with H query heads and G key/value heads.
 
     Query heads h and h + 1 share a key/value head when h // (H / G) is equal: the layout of Llama and of SDPA's
     `enable_gqa`. The rows of `c_attn` are all queries, then all keys, then all values, as in GPT-2 (transposed).
     """
 
-    def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
+    def __init__(self, config: GroupedT, shape: Shape, layer: int = 0) -> None:
         super().__init__(config, shape, layer)
-        assert isinstance(config, GroupedConfig)
         self.kv_heads = config.kv_heads(shape)
         self.widths = [shape.n_head * shape.head_dim] + [self.kv_heads * shape.head_dim] * 2
         # A plug-in may reuse this module and only say anew who sees whom.
@@ -94,7 +96,5 @@ class GroupedAttention(CausalSelfAttention):
         D = self.shape.head_dim
         q, k, v = (part.unflatten(-1, (-1, D)) for part in self.c_attn(x).split(self.widths, -1))
         q, k = self.extra.normed(q, k)
-        if self.shape.pos == "rope":
-            cos, sin = rotary_tables(start, x.shape[1], D, self.shape.rope_base, x.device)
-            q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = self.rotated(start, q, k)
         return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)

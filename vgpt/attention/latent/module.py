@@ -39,7 +39,7 @@ class LatentNorm(nn.Module):
         return rms_norm(x, self.weight)
 
 
-class LatentAttention(CausalSelfAttention):
+class LatentAttention(CausalSelfAttention[MLAConfig]):
     """Softmax attention whose keys and values come from one latent per token.
 
     Names and rows of the projections are DeepSeek's, but for `c_proj`: `kv_a_proj` gives the latent, then the rotary
@@ -47,9 +47,8 @@ class LatentAttention(CausalSelfAttention):
     (vgpt.attention.kernels.rope), where DeepSeek's lie in neighbouring pairs.
     """
 
-    def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
+    def __init__(self, config: MLAConfig, shape: Shape, layer: int = 0) -> None:
         super().__init__(config, shape, layer)
-        assert isinstance(config, MLAConfig)
         self.heads, self.rank = shape.n_head, config.kv_lora_rank
         self.nope, self.rope, self.value = config.nope_dim(shape), config.rope_dim(shape), config.v_dim(shape)
         self.scale = (self.nope + self.rope) ** -0.5
@@ -141,7 +140,6 @@ class LatentAttention(CausalSelfAttention):
         return self.kv_a_layernorm(latent), k_rope[:, :, None]
 
     def _absorbs(self, new: int, total: int) -> bool:
-        assert isinstance(self.config, MLAConfig)
         # The textbook formula has keys and values.
         return self.shape.flash and self.config.absorbing_pays(self.shape, new, total)
 

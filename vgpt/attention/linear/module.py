@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache
-from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.config import Shape
 from vgpt.attention.kernels.rope import rotary_tables, rotate
 from vgpt.attention.linear.cache import StateCache
 from vgpt.attention.linear.chunked import chunked_linear_attention
@@ -25,17 +25,15 @@ from vgpt.attention.switches import NORM_EPS, Switches
 _Tables = tuple[Tensor, Tensor]
 
 
-class LinearAttention(CausalSelfAttention):
+class LinearAttention(CausalSelfAttention[LinearConfig]):
     """Kernel feature-map attention with H heads; parameters as multi-head attention has them.
 
     Norms of queries and keys, where asked for, come before the feature map, as they come before the product in
     softmax attention.
     """
 
-    def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
+    def __init__(self, config: LinearConfig, shape: Shape, layer: int = 0) -> None:
         super().__init__(config, shape, layer)
-        assert isinstance(config, LinearConfig)
-        self.settings = config
         self.map = FEATURE_MAPS[config.feature_map]
         self.c_attn = nn.Linear(shape.n_embd, 3 * shape.n_head * shape.head_dim, bias=shape.bias)
         self.c_proj = nn.Linear(shape.n_head * shape.head_dim, shape.n_embd, bias=shape.bias)
@@ -68,7 +66,7 @@ class LinearAttention(CausalSelfAttention):
 
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> StateCache:
         """A state per head, in float32 or wider, of a size that `max_tokens` does not change."""
-        settings, shape = self.settings, self.shape
+        settings, shape = self.config, self.shape
         size = (shape.n_head, settings.feature_dim(shape), settings.columns(shape))
         return StateCache(batch, *size, dtype=dtype, device=device)
 
@@ -97,14 +95,14 @@ class LinearAttention(CausalSelfAttention):
     ) -> Tensor:
         """Return outputs (B, H, T, D) for heads (B, T, H, D); update the state."""
         run = partial(self._run, step=step)
-        norm, feature_map, wide = self.settings.linear_norm, self.map, _wide(v)
-        if self.settings.rotates_features(self.shape):
+        norm, feature_map, wide = self.config.linear_norm, self.map, _wide(v)
+        if self.config.rotates_features(self.shape):
             q, k = based(feature_map, q.to(wide)), based(feature_map, k.to(wide))
             feature_map = FEATURE_MAPS["identity"]
         plain = q, k
         if tables is not None:
             q, k = rotate(q, *tables), rotate(k, *tables)
-        if norm == "denom" and not self.settings.splits(self.shape):
+        if norm == "denom" and not self.config.splits(self.shape):
             return run(q, k, v, state, feature_map, normalise=True)
         v = v.to(wide)  # sums without a divisor are not for half precision
         if norm == "denom":
@@ -136,7 +134,7 @@ class LinearAttention(CausalSelfAttention):
             # A copy, because gradients may need the state as it was.
             common |= {"state": state.clone(), "keep_state": True}
         if self.shape.flash:
-            y, last = chunked_linear_attention(q, k, v, chunk_size=self.settings.chunk_size, **common)
+            y, last = chunked_linear_attention(q, k, v, chunk_size=self.config.chunk_size, **common)
         else:
             y, last = quadratic_linear_attention(q, k, v, **common)
         if state is not None and last is not None:

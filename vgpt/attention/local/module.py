@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from vgpt.attention.cache import Cache
-from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.config import Shape
 from vgpt.attention.grouped.module import GroupedAttention
 from vgpt.attention.kernels.backends import attend
 from vgpt.attention.kernels.block_masks import window_mask
@@ -18,12 +18,11 @@ from vgpt.attention.place import Place
 from vgpt.attention.ring import RingCache
 
 
-class LocalAttention(GroupedAttention):
+class LocalAttention(GroupedAttention[LocalConfig]):
     """Softmax attention over the last tokens, with the weights of multi-head attention."""
 
-    def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
+    def __init__(self, config: LocalConfig, shape: Shape, layer: int = 0) -> None:
         super().__init__(config, shape, layer)
-        assert isinstance(config, LocalConfig)
         self.window = config.window_size
 
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> RingCache:

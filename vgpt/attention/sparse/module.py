@@ -5,7 +5,6 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask
 
 from vgpt.attention.cache import Cache
-from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grouped.module import GroupedAttention
 from vgpt.attention.kernels.backends import attend
 from vgpt.attention.kernels.flex import BLOCK_SIZES, causal_mask, kept
@@ -18,25 +17,20 @@ from vgpt.attention.sparse.config import SparseConfig
 from vgpt.attention.sparse.rows import row_links
 
 
-class SparseAttention(GroupedAttention):
+class SparseAttention(GroupedAttention[SparseConfig]):
     """BigBird's attention with the weights of multi-head attention."""
-
-    def __init__(self, config: AttentionConfig, shape: Shape, layer: int = 0) -> None:
-        super().__init__(config, shape, layer)
-        assert isinstance(config, SparseConfig)
-        self.settings = config
 
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> Cache:
         """Keep keys (rotated, where positions are rotary) and values of all tokens; with landmarks, of those in use."""
-        kind = RowCache if self.settings.random_mode == "row" else LandmarkCache
+        kind = RowCache if self.config.random_mode == "row" else LandmarkCache
         heads, width = self.shape.n_head, self.shape.head_dim
-        return kind(self.settings, self.layer, batch, heads, max_tokens, width, dtype=dtype, device=device)
+        return kind(self.config, self.layer, batch, heads, max_tokens, width, dtype=dtype, device=device)
 
     def block_mask(self, tokens: int, device: torch.device) -> BlockMask | None:
         """Return the mask of this layer's links; a sequence of which rows see everything is plain causal attention."""
-        if self.settings.span < tokens:
-            size = 128 if self.settings.sparse_block_size % 128 == 0 else BLOCK_SIZES["sparse"]
-            return kept(sparse_mask, self.settings, self.layer, self.shape.n_head, tokens, size, device)
+        if self.config.span < tokens:
+            size = 128 if self.config.sparse_block_size % 128 == 0 else BLOCK_SIZES["sparse"]
+            return kept(sparse_mask, self.config, self.layer, self.shape.n_head, tokens, size, device)
         return None if self.extra.plain_scores else causal_mask(tokens, device)
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
@@ -48,7 +42,7 @@ class SparseAttention(GroupedAttention):
             # Prompts have any length, and each new one would be compiled anew: they do not take the fused kernel.
             return self._whole(q, k, v, fused=False)
         parts: list[Tensor] = []
-        done, size = 0, self.settings.sparse_block_size
+        done, size = 0, self.config.sparse_block_size
         while done < q.shape[2]:
             end = min(q.shape[2], done + size - cache.length % size)
             parts.append(self._continued(q[:, :, done:end], k[:, :, done:end], v[:, :, done:end], cache))
@@ -57,7 +51,7 @@ class SparseAttention(GroupedAttention):
 
     def _whole(self, q: Tensor, k: Tensor, v: Tensor, *, fused: bool = True) -> Tensor:
         """Attend in a sequence from its start, through the fused kernel where there is one and it is wanted."""
-        T, config = q.shape[2], self.settings
+        T, config = q.shape[2], self.config
         mods = self.extra.score_mods(q.device)
         if not self.shape.flash:
             return attend(q, k, v, mask=self.head_mask(0, T, 0, T, q.device), flash=False, mods=mods)
@@ -94,4 +88,4 @@ class SparseAttention(GroupedAttention):
         q = torch.arange(q0, q0 + nq, device=device)[:, None]
         k = torch.arange(k0, k0 + nk, device=device)[None, :]
         heads = torch.arange(self.shape.n_head, device=device).view(-1, 1, 1)
-        return self.settings.visible(q, k, self.layer, heads)
+        return self.config.visible(q, k, self.layer, heads)
