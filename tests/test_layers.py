@@ -9,7 +9,7 @@ from statistics import median
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vgpt"
-LEAVES = ("errors", "schema", "files", "formatting", "threads", "addresses", "launchers")
+LEAVES = ("errors", "schema", "files", "formatting", "threads", "addresses", "launchers", "package")
 # A room imports only from those before it; attention's settings side stands left of settings, its torch side, which is
 # whatever imports torch, right of data.
 ORDER = [
@@ -29,9 +29,12 @@ ORDER = [
     ("compare",),
     ("study",),
     ("report",),
+    ("api",),
     ("cli",),
 ]
-TORCH_FREE = [*LEAVES, "text", "settings", "data", "describe", "compare", "study", "report", "cli"]
+FACES = {"vgpt", "vgpt.attention"}
+"""What users import from: they name everything, import nothing by themselves, and no file inside imports from them."""
+TORCH_FREE = [*LEAVES, "text", "settings", "data", "describe", "compare", "study", "report", "api", "cli"]
 MOST_FILES, MOST_LINES, LONGEST_FUNCTION, MEDIAN_FILE = 25, 3_500, 60, 130
 TOO_FULL = {"vgpt.training"}
 """Folders beyond these limits: to be mended, and then left out here."""
@@ -76,8 +79,8 @@ def imports(path: Path) -> tuple[str, ...]:
 
 def layer(module: str) -> int:
     parts = module.split(".")[1:]
-    if not parts:
-        return 0
+    if module in FACES:
+        return len(ORDER)
     if parts[0] == "attention":
         torch_side = any(name.split(".")[0] == "torch" for name in imports(file_of(module)))
         return ORDER.index(("attention",) if torch_side else ("attention, settings side",))
@@ -95,6 +98,11 @@ def test_a_module_imports_only_from_layers_to_its_left(path):
     for name in imports(path):
         if name.startswith("vgpt"):
             assert layer(name) <= layer(own), f"{own} imports {name}"
+
+
+def test_a_face_is_open_to_users_alone():
+    for path in FILES:
+        assert not FACES & set(imports(path)), path
 
 
 def circles(arrows: dict[str, set[str]]) -> list[str]:
@@ -175,7 +183,13 @@ def test_the_torch_free_side_imports_neither_torch_nor_mlflow():
         module_name(p) for p in FILES if module_name(p).split(".")[1:2] and module_name(p).split(".")[1] in TORCH_FREE
     ]
     modules += ["vgpt.attention.registry", "vgpt.attention.grouped.config", "vgpt.model.config", "vgpt.model.costs"]
-    modules += ["vgpt.attention.plugins", "vgpt.attention.plugin_record", "vgpt.attention.stamps"]
+    modules += [
+        *FACES,
+        "vgpt.attention.roles",
+        "vgpt.attention.plugins",
+        "vgpt.attention.plugin_record",
+        "vgpt.attention.stamps",
+    ]
     heavy = ("torch", "mlflow", "matplotlib", "scipy", "pyarrow", "tiktoken", "transformers")
     code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m)\n"
     code += f"print([m for m in {heavy!r} if m in sys.modules])"

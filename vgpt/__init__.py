@@ -1,3 +1,71 @@
-"""vgpt: a laboratory for attention. GPT-2 models that differ in their attention and in nothing else."""
+"""vgpt: a laboratory for attention. GPT-2 models that differ in their attention and in nothing else.
 
-__version__ = "0.1.0"
+What the commands do, as functions, for notebooks and programs:
+
+    import vgpt
+
+    data = vgpt.prepare("play.txt", vocab_size=512, out="data/play")
+    run = vgpt.train(attn="mla", preset="demo", data=data)
+    run.evaluate().loss, run.sample("To be").texts
+    vgpt.compare("mha", "gqa", "mla", preset="demo", data=data, run_missing=True)
+
+Settings are called as the flags are, with `_` for `-`. Results show themselves in a notebook and have `.to_pandas()`.
+What a user can mend is raised as `VgptError`, with a hint. Nothing is imported before it is asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from vgpt.package import VERSION
+
+if TYPE_CHECKING:
+    from vgpt.api.comparing import Comparison, compare
+    from vgpt.api.evaluating import Evaluation
+    from vgpt.api.preparing import Prepared, prepare
+    from vgpt.api.runs import Run, evaluate, load, sample, train
+    from vgpt.api.sampling import Samples
+    from vgpt.api.settings import load_plugin
+    from vgpt.errors import VgptError
+
+__all__ = [
+    "Comparison",
+    "Evaluation",
+    "Prepared",
+    "Run",
+    "Samples",
+    "VgptError",
+    "__version__",
+    "compare",
+    "evaluate",
+    "load",
+    "load_plugin",
+    "prepare",
+    "sample",
+    "train",
+]
+
+_HOMES = {
+    "api.comparing": ("Comparison",),
+    "api.evaluating": ("Evaluation",),
+    "api.preparing": ("Prepared", "prepare"),
+    "api.runs": ("Run", "evaluate", "load", "sample", "train"),
+    "api.sampling": ("Samples",),
+    "api.settings": ("load_plugin",),
+    "compare": ("compare",),  # the room of this name, which can be called
+    "errors": ("VgptError",),
+}
+_HOME = {name: f"vgpt.{home}" for home, names in _HOMES.items() for name in names}
+
+
+__version__ = VERSION
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_HOME[name])
+    return module if name == "compare" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

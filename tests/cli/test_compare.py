@@ -42,8 +42,8 @@ def test_missing_runs_are_trained_at_matched_widths_and_compared_window_by_windo
     assert "MLP width matched: params, to mha" in text
     assert "n=1: no" in text
     assert table["speeds"] is None
-    monkeypatch.setattr("vgpt.cli.compare_speeds.ROUNDS", 2)
-    monkeypatch.setattr("vgpt.cli.compare_speeds.SECONDS", 0.002)
+    monkeypatch.setattr("vgpt.api.speeds.ROUNDS", 2)
+    monkeypatch.setattr("vgpt.api.speeds.SECONDS", 0.002)
     monkeypatch.setattr("vgpt.bench.run._LEAST_PATIENCE", 0.0)
     measured = vgpt(*words.split(), "--json", "--bench")
     assert "measuring speeds side by side" in measured.err

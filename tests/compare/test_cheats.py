@@ -370,7 +370,7 @@ def test_the_digest_of_the_source_follows_every_file_that_decides_a_result(tmp_p
     package = Path(shutil.copytree(Path(vgpt.__file__).parent, tmp_path / "vgpt", ignore=ignored))
     digest = source_digest.__wrapped__  # once a process is enough for a run, and not for this test
     before = digest()
-    monkeypatch.setattr(vgpt, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr("vgpt.training.source_code.PACKAGE", package)
     assert digest() == before
     files = ("attention/grouped/module.py", "model/init.py", "training/optimizer.py", "evaluation/loss.py")
     for path in map(package.joinpath, files):

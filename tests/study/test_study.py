@@ -200,7 +200,7 @@ def test_the_packaged_study_of_positions_is_sound():
 
 
 def test_the_parts_of_a_study_are_answered_as_one_family(make_run, tmp_path):
-    from vgpt.cli.compare import _answers
+    from vgpt.study.answers import answer_study
 
     (tmp_path / "study.toml").write_text(
         'name = "two"\nvariants = ["mha", "mqa"]\npreset = "demo"\nseeds = 3\nlr = [1e-3, 2e-3]\n'
@@ -212,7 +212,9 @@ def test_the_parts_of_a_study_are_answered_as_one_family(make_run, tmp_path):
         for attn, shifts in (("mha", (0.0, 0.0, 0.0)), ("mqa", (0.01, 0.012, 0.011)))
         for seed, shift in zip((1337, 1338, 1339), shifts, strict=True)
     ]
-    found = [one.comparison.statistics[1].difference.judged for one in _answers(study, runs, lambda run: None)]
+    found = [
+        one.comparison.statistics[1].difference.judged for one in answer_study(study, runs, lambda run: None, print)
+    ]
     alone = [part.answer(runs).statistics[1].difference.judged for part in study.parts]
     assert [one.rows for one in found] == [2, 2]
     assert [one.p for one in found] == pytest.approx([2 * one.p for one in alone])

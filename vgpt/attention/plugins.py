@@ -18,16 +18,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-import vgpt
 from vgpt.attention.registry import transaction, variants
 from vgpt.errors import UsageError
+from vgpt.package import PACKAGE
 
 GROUP = "vgpt.attention"
 """Entry points of this group name modules of variants."""
 VARIABLE = "VGPT_PLUGINS"
 """Environment variable with files and names of modules, separated as in PATH."""
 
-_PACKAGE = str(Path(vgpt.__file__).parent)
+_PACKAGE = str(PACKAGE)
 _IMPORTER = ("<frozen", str(Path(importlib.__file__).parent))
 _origins: dict[str, "Plugin"] = {}
 

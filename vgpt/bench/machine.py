@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-import vgpt
 from vgpt.bench.result import Machine
+from vgpt.package import VERSION
 from vgpt.training.devices import Compute
 from vgpt.training.hardware import Peak, peak_again, peak_flops
 from vgpt.training.source_code import source_digest
@@ -33,7 +33,7 @@ def machine(compute: Compute) -> Machine:
         peak_source=peak.source,
         copy_bandwidth=copy_bandwidth(compute.device),
         torch=torch.__version__,
-        vgpt=vgpt.__version__,
+        vgpt=VERSION,
         source=source_digest(),
         made=time.time(),
     )

@@ -8,13 +8,27 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from vgpt import __version__
 from vgpt.addresses import masked_text
-from vgpt.cli import bench, compare, evaluate, explain, prepare, runs, sample, sync, tokenize, train, variants, verify
+from vgpt.cli import (
+    bench,
+    compare,
+    evaluate,
+    explain,
+    new_variant,
+    prepare,
+    runs,
+    sample,
+    sync,
+    tokenize,
+    train,
+    variants,
+    verify,
+)
 from vgpt.cli.console import make_printable, print_error
 from vgpt.cli.plugins import FLAG, check_flags, load_before_building, split_plugins
 from vgpt.cli.switches import plain_switches
 from vgpt.errors import UsageError, VgptError
+from vgpt.package import VERSION
 from vgpt.threads import wait_asleep
 
 
@@ -81,7 +95,7 @@ _CommandLineError: Any = typer.BadParameter.__mro__[1]
 
 def _version(value: bool) -> None:
     if value:
-        print(f"vgpt {__version__}")
+        print(f"vgpt {VERSION}")
         raise typer.Exit
 
 
@@ -122,7 +136,8 @@ def _assemble(fault: UsageError | None = None) -> typer.Typer:
         },
     )
     app.callback()(_vgpt)
-    for module in (prepare, train, compare, evaluate, sample, runs, sync, variants, explain, verify, bench, tokenize):
+    running = (prepare, train, compare, evaluate, sample, runs, sync)
+    for module in (*running, variants, explain, verify, new_variant, bench, tokenize):
         module.add_to(app)
     return app
 

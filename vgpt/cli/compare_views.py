@@ -26,6 +26,7 @@ from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_c
 from vgpt.report.html.page import ReportSection, as_html, save_html
 from vgpt.report.study_tables import power_lines, signs_json, signs_table
 from vgpt.report.tables import tables
+from vgpt.study.answers import histories_of
 from vgpt.study.reproduce import study_command
 from vgpt.study.study import Answered, Study
 from vgpt.tracking.histories import HistoryReader
@@ -45,12 +46,6 @@ def chosen_format(**asked: bool) -> Writer | None:
         flags = " and ".join(f"--{name}" for name in chosen)
         raise UsageError(f"{flags} exclude each other: stdout carries one result", "Choose one of them.")
     return _WRITERS[chosen[0]] if chosen else None
-
-
-def histories_of(request: Request, *, details: bool = False) -> HistoryReader:
-    """Return what finds the courses of the runs that a request is about."""
-    run = request.settings.run
-    return HistoryReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri, details=details)
 
 
 def mention_failure(histories: HistoryReader) -> None:

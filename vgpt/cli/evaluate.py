@@ -1,14 +1,11 @@
 """`vgpt eval`: loss, perplexity and bits per byte on fixed windows."""
 
-import shlex
 from typing import Annotated
 
 import typer
 
-from vgpt.cli.console import key_values, out, print_json, with_noise
-from vgpt.cli.found import chosen_run
+from vgpt.cli.console import key_values, notify, out, print_json, with_noise
 from vgpt.cli.options import JsonOption, with_settings
-from vgpt.errors import DataError
 from vgpt.settings.evaluate import EvalConfig
 from vgpt.settings.loader import Loaded
 
@@ -26,57 +23,22 @@ def evaluate(
     json: JsonOption = False,
 ) -> None:
     """Evaluate a trained model on fixed windows of text that is held out."""
+    from vgpt.api.evaluating import evaluate_run
+    from vgpt.api.found import chosen_run
     from vgpt.cli.live import data_bars
-    from vgpt.evaluation.loss import Evaluator
-    from vgpt.settings.train import SystemSettings
-    from vgpt.training.checkpoint import find_checkpoint
-    from vgpt.training.devices import resolve
-    from vgpt.training.run import load_data
 
     settings = loaded.settings
-    run = chosen_run(run, settings.runs_dir)
-    checkpoint = find_checkpoint(run, runs_dir=settings.runs_dir)
-    try:
-        data = load_data(settings.data or checkpoint.settings.train.data, data_bars())
-    except DataError as error:
-        if settings.data is not None:
-            raise
-        remedy = f"Name where the data lies now: vgpt eval {shlex.quote(run)} --data DIRECTORY"
-        raise DataError(f"the data that {run} was trained on cannot be opened: {error.message}", remedy) from error
-    if data.tokenizer.fingerprint != checkpoint.tokenizer().fingerprint:
-        raise DataError(
-            f"{data.directory} was made with another tokenizer than {run}: its ids mean other text",
-            f"Prepare the text again with the run's own: vgpt prepare ... --tokenizer {checkpoint.directory}",
-        )
-    compute = resolve(SystemSettings(device=settings.device, dtype=settings.dtype, threads=settings.threads))
-    block_size = checkpoint.model.block_size
-    split = data.val if settings.split == "val" else data.train
-    windows = settings.windows or max(1, (len(split) - 1) // block_size)
-    evaluator = Evaluator(split, data.tokenizer.byte_lengths(), block_size, windows)
-    model = checkpoint.load_model(compute.device, flash=settings.flash)
-    result = evaluator.evaluate(model, dtype=compute.dtype)
+    found = evaluate_run(chosen_run(run, settings.runs_dir, notify), settings, data_bars())
     if json:
-        print_json(
-            {
-                "run": run,
-                "checkpoint": checkpoint.directory,
-                "step": checkpoint.state.step,
-                "split": settings.split,
-                "windows": len(result.window_losses),
-                "tokens": result.tokens,
-                "loss": result.loss,
-                "loss_se": result.loss_se,
-                "perplexity": result.perplexity,
-                "bits_per_byte": result.bits_per_byte,
-                "dtype": compute.dtype_name,
-            }
-        )
+        told = ("run", "checkpoint", "step", "split", "windows", "tokens", "loss", "loss_se", "perplexity")
+        figures = found.figures()
+        print_json({name: figures[name] for name in (*told, "bits_per_byte", "dtype")})
         return
     rows = [
-        ("checkpoint", f"{checkpoint.directory} (step {checkpoint.state.step:,})"),
-        ("windows", f"{len(result.window_losses):,} of {block_size} tokens, {settings.split}"),
-        ("loss", with_noise(result.loss, result.loss_se, "standard error over windows", unit="nats per token")),
-        ("perplexity", f"{result.perplexity:.3f}"),
-        ("bits per byte", with_noise(result.bits_per_byte, result.bits_per_byte_se)),
+        ("checkpoint", f"{found.checkpoint} (step {found.step:,})"),
+        ("windows", f"{found.windows:,} of {found.block_size} tokens, {found.split}"),
+        ("loss", with_noise(found.loss, found.loss_se, "standard error over windows", unit="nats per token")),
+        ("perplexity", f"{found.perplexity:.3f}"),
+        ("bits per byte", with_noise(found.bits_per_byte, found.bits_per_byte_se)),
     ]
     out().print(key_values("", rows))

@@ -12,13 +12,13 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-import vgpt
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.stamps import FILE, distinct_layers, write_stamps
 from vgpt.cli.console import notify, out, print_json, warn
 from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import SettingsError, UsageError
+from vgpt.package import VERSION
 from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
 from vgpt.settings.verify import BACKBONE, VerifyConfig
@@ -150,7 +150,7 @@ def _stamp(passed: Sequence[_Plan], settings: VerifyConfig) -> str | None:
     written: str | None = None
     for plan in passed:
         about = {
-            "vgpt": vgpt.__version__,
+            "vgpt": VERSION,
             "torch": str(torch_version),
             "python": platform.python_version(),
             "device": settings.device,

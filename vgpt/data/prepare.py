@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-import vgpt
 from vgpt.data.dataset import open_dataset
 from vgpt.data.demo import DEMO_VOCAB_SIZE, demo_corpus
 from vgpt.data.encode import encode_plan, token_dtype
@@ -28,6 +27,7 @@ from vgpt.data.staging import SPOOL_NAME, check_replaceable, publish, real_targe
 from vgpt.errors import DataError, UsageError
 from vgpt.files.paths import DEMO, format_name
 from vgpt.formatting import flag_of
+from vgpt.package import VERSION
 from vgpt.settings.prepare import DEFAULT_PATTERN, DEFAULT_VOCAB_SIZE, PrepareConfig
 from vgpt.text.bpe import train_bpe
 from vgpt.text.choose import open_tokenizer
@@ -217,7 +217,7 @@ def _manifest(
 ) -> Manifest:
     dtype = token_dtype(tokenizer.vocab_size)
     return Manifest(
-        vgpt_version=vgpt.__version__,
+        vgpt_version=VERSION,
         dtype=dtype,
         vocab_size=tokenizer.vocab_size,
         tokenizer_name=tokenizer.name,

@@ -6,10 +6,10 @@ from typing import Any, cast
 
 from pydantic import BaseModel
 
-import vgpt
 from vgpt.errors import UsageError, did_you_mean
 from vgpt.files.paths import user_path
 from vgpt.files.text import parse_toml, table_of
+from vgpt.package import PACKAGE
 from vgpt.settings.train import TrainConfig
 
 _MAX_DEPTH = 20
@@ -30,9 +30,8 @@ class Preset:
 
 def preset_directory() -> Path:
     """Return where the packaged presets lie: inside the installed package, or beside it in a source tree."""
-    package = Path(vgpt.__file__).parent
-    inside = package / "presets"
-    return inside if inside.is_dir() else package.parent / "presets"
+    inside = PACKAGE / "presets"
+    return inside if inside.is_dir() else PACKAGE.parent / "presets"
 
 
 def preset_names() -> list[str]:

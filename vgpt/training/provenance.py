@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vgpt import __version__
+from vgpt.package import VERSION
 from vgpt.training.checkpoint import TrainingState
 from vgpt.training.devices import Compute, cpu_name
 from vgpt.training.source_code import replaced_functions, source_digest
@@ -23,7 +23,7 @@ _KERNELS = ("ATEN_CPU_CAPABILITY", "DNNL_", "ONEDNN_", "MKL_CBWR", "MKL_ENABLE_I
 def environment(compute: Compute) -> dict[str, Any]:
     """Return what a reader needs to repeat a run elsewhere. No environment variables: they may hold secrets."""
     return {
-        "vgpt": __version__,
+        "vgpt": VERSION,
         "git": commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -46,7 +46,7 @@ def facts(compute: Compute) -> dict[str, str]:
         "vgpt.source": source_digest(),
         "vgpt.replaced": replaced_functions() or "nothing",
         "vgpt.git": commit(),
-        "vgpt.version": __version__,
+        "vgpt.version": VERSION,
         "vgpt.torch": _version("torch"),
         "vgpt.numpy": _version("numpy"),
         "vgpt.device": compute.device_name,

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-import vgpt
+from vgpt.package import PACKAGE
 
 ROOMS = ("attention", "data", "evaluation", "files", "model", "settings", "text", "training")
 """Rooms whose code decides what is learned and measured; tables, commands and records may change between runs."""
@@ -33,7 +33,7 @@ _MOST_NAMED = 5
 @cache
 def source_digest() -> str:
     """Return the SHA-256 over names and contents of the source files of `ROOMS`, 16 hexadecimal digits."""
-    root = Path(vgpt.__file__).parent
+    root = PACKAGE
     files = sorted(path for room in ROOMS for path in (root / room).rglob("*.py"))
     digest = hashlib.sha256()
     for path in files:
@@ -50,7 +50,7 @@ def replaced_functions() -> str:
     and of `torch.nn.functional` with code from outside of torch. What is written into files does not show here: for
     those of vgpt see `source_digest`.
     """
-    root = str(Path(vgpt.__file__).parent)
+    root = str(PACKAGE)
     foreign = list(_replaced_in_torch())
     modules = {name: module for name, module in sorted(sys.modules.items()) if _is_ours(name, module, root)}
     found = foreign + [place for name, module in modules.items() for place in _foreign(name, module, root)]

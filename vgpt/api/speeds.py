@@ -1,10 +1,10 @@
 """The end of `vgpt compare --run-missing`: speeds of the compared variants, measured side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from vgpt.cli.console import notify, warn
+from vgpt.data.progress import Progress
 from vgpt.errors import VgptError
 from vgpt.settings.compare import CompareConfig
 from vgpt.study.study import Answered
@@ -13,10 +13,14 @@ if TYPE_CHECKING:
     from vgpt.study.speeds import Wish
 
 ROUNDS, SECONDS = 10, 0.2
+Notify = Callable[[str], None]
 
 
-def measure_speeds(answers: Sequence[Answered]) -> None:
-    """Measure the variants of each comparison at their runs' shape, where no undisturbed record does so already."""
+def measure_speeds(answers: Sequence[Answered], notify: Notify, warn: Notify, progress: Progress) -> None:
+    """Measure the variants of each comparison at their runs' shape, where no undisturbed record does so already.
+
+    What cannot be measured here is a remark, for the runs themselves are done.
+    """
     from vgpt.study.speeds import find_speeds, wish_of
 
     for answer in answers:
@@ -28,7 +32,7 @@ def measure_speeds(answers: Sequence[Answered]) -> None:
         runs_dir = answer.part.request.settings.run.runs_dir
         found = find_speeds(wish, runs_dir)
         if found is None or found.disturbed:
-            _measure(wish, answer.part.request.settings)
+            _measure(wish, answer.part.request.settings, notify, warn, progress)
 
 
 def attach_speeds(answers: Sequence[Answered]) -> list[Answered]:
@@ -44,15 +48,13 @@ def attach_speeds(answers: Sequence[Answered]) -> list[Answered]:
     return found
 
 
-def _measure(wish: "Wish", settings: CompareConfig) -> None:
-    """Measure and keep; what cannot be measured here is a note, for the runs themselves are done."""
+def _measure(wish: "Wish", settings: CompareConfig, notify: Notify, warn: Notify, progress: Progress) -> None:
     import torch
 
     from vgpt.bench.machine import machine
     from vgpt.bench.result import save
     from vgpt.bench.run import Plan, run_bench
     from vgpt.bench.work import Point
-    from vgpt.cli.live import data_bars
     from vgpt.formatting import format_duration
     from vgpt.settings.train import SystemSettings
     from vgpt.training.devices import resolve
@@ -73,7 +75,7 @@ def _measure(wish: "Wish", settings: CompareConfig) -> None:
         where = machine(compute)
         expected = format_duration(plan.expected(where, compute.device.type))
         notify(f"measuring speeds side by side (--no-bench leaves it out): about {expected} on a quiet machine")
-        bench = run_bench(plan, compute, system, where, data_bars(), threads=torch.get_num_threads())
+        bench = run_bench(plan, compute, system, where, progress, threads=torch.get_num_threads())
         save(replace(bench, shape={**bench.shape, "key": wish.key}), place)
     except KeyboardInterrupt:
         warn("measuring speeds was stopped; the runs are trained, and the same command measures again")

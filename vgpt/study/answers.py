@@ -1,0 +1,143 @@
+"""A study answered from the runs on record, and from those that it trains: what `vgpt compare` does before it shows."""
+
+from collections.abc import Callable, Sequence
+
+from vgpt.compare.comparison import Comparison, as_one_family
+from vgpt.compare.evaluation_noise import Windows
+from vgpt.compare.request import PlannedRun, Request
+from vgpt.errors import DivergedError, TrackingError, VgptError
+from vgpt.study.estimate import ThroughputEstimate
+from vgpt.study.plan import Plan, distinct, make_plan
+from vgpt.study.study import Answered, Study
+from vgpt.study.train_missing import Failure, train_missing
+from vgpt.tracking.histories import HistoryReader
+from vgpt.tracking.report_runs import gather_under_study
+from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.store import merge_runs, read_local_runs, read_runs
+
+Notify = Callable[[str], None]
+
+
+class StudyAnswers:
+    """The answers to a study, as far as its runs are there.
+
+    Attributes:
+        study: what was asked.
+        answers: one per part of the study.
+        plan: the runs that are missing, and how long they take.
+        failures: runs that were tried and failed.
+
+    Args:
+        study: what is asked.
+        windows: finds the losses of a run per window; one reader for tables and figures, for each run's may have to
+            come from a server.
+        notify: takes one line for people.
+        warn: takes one remark that they should see.
+
+    Raises:
+        TrackingError: the store cannot be read.
+    """
+
+    def __init__(self, study: Study, windows: Windows, notify: Notify, warn: Notify) -> None:
+        self.study, self.failures = study, list[Failure]()
+        self._windows, self._notify, self._warn = windows, notify, warn
+        runs = recorded_runs(study.first, warn)
+        self._throughput = ThroughputEstimate(runs)
+        self._answer(runs)
+
+    def train_missing(self) -> None:
+        """Train what is missing, and answer anew; a sweep of learning rates trains twice: it chooses, then reports.
+
+        Raises:
+            TrainingInterrupted: it was stopped from outside; what was trained is saved.
+        """
+        options = self.study.first.settings.compare
+        stages = 2 if options.sweep_lr else 1
+        while self.plan.missing and stages and not self.failures:
+            self._notify(self.plan.sentence())
+            self.failures = train_missing(self.plan.missing, self._notify, throughput=self._throughput)
+            if options.sweep_lr:  # a rate that is too high is an answer, and no failure
+                self.failures = [failure for failure in self.failures if failure.code != DivergedError.exit_code]
+            self._answer(recorded_runs(self.study.first, self._warn))
+            stages -= 1
+            self._gather()
+
+    @property
+    def missing(self) -> tuple[PlannedRun, ...]:
+        """The runs that are wanted and not there, each once."""
+        return distinct(wanted for answer in self.answers for wanted in answer.comparison.missing)
+
+    def conclude(self) -> None:
+        """End with an error where runs failed, or where there is nothing to show.
+
+        Raises:
+            VgptError: which, and what to do.
+        """
+        request, missing = self.study.first, self.missing
+        if self.failures:
+            names = ", ".join(f"{failure.planned.label} (exit code {failure.code})" for failure in self.failures)
+            raise VgptError(
+                f"{len(self.failures)} of the missing runs failed: {names}", "Their errors stand above the tables."
+            )
+        if request.settings.compare.run_missing and missing:
+            names = ", ".join(wanted.label for wanted in missing)
+            remedy = "Its log in --runs-dir says how it ended."
+            raise VgptError(f"trained, yet not on record under these conditions: {names}", remedy)
+        if any(answer.comparison.rows for answer in self.answers):
+            return
+        what = ", ".join(term.text for term in request.selectors) or "any variant"
+        where = " under these conditions" if request.fixed else ""
+        remedy = "vgpt compare mha gqa mqa --run-missing --preset demo trains three."
+        if missing:
+            remedy = "The commands above train what is missing; the same command with --run-missing runs them."
+        raise VgptError(f"no finished run of {what}{where} in experiment {request.settings.run.experiment!r}", remedy)
+
+    def _answer(self, runs: Sequence[RunInfo]) -> None:
+        self.answers: list[Answered] = answer_study(self.study, runs, self._windows, self._warn)
+        self.plan: Plan = make_plan([answer.comparison for answer in self.answers], self._throughput)
+
+    def _gather(self) -> None:
+        """Put the runs of a study under its name in MLflow; what MLflow refuses is a note, and no failure."""
+        study, run = self.study, self.study.first.settings.run
+        if not study.name or run.tracker != "mlflow":
+            return
+        runs = [one for answer in self.answers for one in answer.comparison.recorded]
+        try:
+            gather_under_study(study.name, experiment=run.experiment, runs=runs, tracking_uri=run.tracking_uri)
+        except TrackingError as error:
+            self._warn(f"the runs are not gathered under {study.name!r} in MLflow: {error.message}")
+
+
+def answer_study(study: Study, runs: Sequence[RunInfo], windows: Windows, warn: Notify) -> list[Answered]:
+    """Return the answer to each part of a study from these runs; intervals and verdicts hold jointly over all."""
+    histories = histories_of(study.first, details=True)
+    try:
+        found: list[Comparison] = as_one_family([part.answer(runs, windows, histories) for part in study.parts])
+    finally:
+        if histories.failure:
+            warn(f"losses along the way are missing: {histories.failure}")
+    return [Answered(part, one) for part, one in zip(study.parts, found, strict=True)]
+
+
+def histories_of(request: Request, *, details: bool = False) -> HistoryReader:
+    """Return what finds the loss curves of the runs that a request is about."""
+    run = request.settings.run
+    return HistoryReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri, details=details)
+
+
+def recorded_runs(request: Request, warn: Notify) -> list[RunInfo]:
+    """Return all runs on record: those of MLflow, and those of the journals, which are never behind.
+
+    Raises:
+        TrackingError: the store cannot be read; the hint says how to do without.
+    """
+    run = request.settings.run
+    local = read_local_runs(run.runs_dir, experiment=run.experiment, say=warn)
+    if run.tracker == "journal":
+        return local
+    try:
+        stored = read_runs(experiment=run.experiment, tracking_uri=run.tracking_uri)
+    except TrackingError as error:
+        journals = f"`--tracker journal` compares what the journals in {run.runs_dir} hold, without MLflow."
+        raise TrackingError(error.message, f"{error.hint}\n{journals}".strip()) from error
+    return merge_runs(local, stored)
