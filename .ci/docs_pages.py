@@ -26,6 +26,7 @@ PAGES = {
 LINK = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)(#[^)\s]*)?\)")
 PLUGINS = "plugins.md"
 API = {
+    "Comparing": ["vgpt.api.comparing.compare"],  # `vgpt.compare` is the room of this name, which can be called
     "Attention: the contract": [
         "vgpt.attention.config.Shape",
         "vgpt.attention.config.AttentionConfig",
