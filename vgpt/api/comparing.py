@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _WIDTH = 100
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """Variants side by side: what is lost, what is saved, and whether the conditions were equal.
 
@@ -84,6 +84,8 @@ class Comparison:
         for part in self._parts():
             console.print(part)
         return text.getvalue()
+
+    __repr__ = __str__
 
     def _parts(self) -> list[RenderableType]:
         from vgpt.report.tables import tables

@@ -1,11 +1,11 @@
 """A trained model on fixed windows of text: what `vgpt eval` and `vgpt.evaluate` do."""
 
 import shlex
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vgpt.api.html import facts_html
+from vgpt.api.html import facts_html, with_error
 from vgpt.data.progress import Progress
 from vgpt.errors import DataError
 from vgpt.settings.evaluate import EvalConfig
@@ -49,7 +49,7 @@ class Evaluation:
     bits_per_byte: float
     bits_per_byte_se: float
     dtype: str
-    window_losses: "np.ndarray"
+    window_losses: "np.ndarray" = field(repr=False)
 
     def figures(self) -> dict[str, Any]:
         """Return everything but the losses of single windows, by name."""
@@ -65,9 +65,9 @@ class Evaluation:
         facts = [
             ("checkpoint", f"{self.checkpoint} (step {self.step:,})"),
             ("windows", f"{self.windows:,} of {self.block_size} tokens, {self.split}"),
-            ("loss", f"{self.loss:.4f} ± {self.loss_se:.4f} nats per token"),
+            ("loss", f"{with_error(self.loss, self.loss_se)} nats per token"),
             ("perplexity", f"{self.perplexity:.3f}"),
-            ("bits per byte", f"{self.bits_per_byte:.4f} ± {self.bits_per_byte_se:.4f}"),
+            ("bits per byte", with_error(self.bits_per_byte, self.bits_per_byte_se)),
         ]
         return facts_html(f"Evaluation of {self.run}", facts)
 

@@ -1,6 +1,7 @@
 """What notebooks show of a result: facts and tables as HTML."""
 
 from collections.abc import Iterable
+from math import isfinite
 
 from rich.console import RenderableType
 
@@ -9,6 +10,11 @@ _STYLE = (
     ".vgpt .dim{opacity:.7}.vgpt .bold{font-weight:700}.vgpt .green{color:#00694a}.vgpt .red{color:#a33200}"
     ".vgpt .yellow{color:#7a5200}"
 )
+
+
+def with_error(value: float, error: float) -> str:
+    """Return a loss with its standard error, where it has one: a single window has none."""
+    return f"{value:.4f} ± {error:.4f}" if isfinite(error) else f"{value:.4f}"
 
 
 def facts_html(title: str, facts: Iterable[tuple[str, object]]) -> str:

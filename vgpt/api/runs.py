@@ -1,14 +1,15 @@
 """A run as an object: trained, or found where it lies, and asked for its figures, its losses, its text."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vgpt.api.display import DataLine, TrainingLine
 from vgpt.api.evaluating import Evaluation, evaluate_run
 from vgpt.api.found import chosen_run
-from vgpt.api.html import facts_html
+from vgpt.api.html import facts_html, with_error
 from vgpt.api.sampling import Samples, sample_run
 from vgpt.api.settings import settings_of, warn
 from vgpt.errors import UsageError
@@ -41,22 +42,22 @@ class Run:
     name: str
     directory: Path
     status: str
-    settings: TrainConfig
-    summary: Mapping[str, float]
-    place: str
-    notes: tuple[str, ...] = ()
+    settings: TrainConfig = field(repr=False)
+    summary: Mapping[str, float] = field(repr=False)
+    place: str = field(repr=False)
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def attention(self) -> str:
         """Its variant with what sets it apart, as `--attn` takes it."""
-        from vgpt.describe.labels import display_label
+        from vgpt.attention.grammar import display_label
 
         return display_label(self.settings.model.attn)
 
     @property
     def loss(self) -> float:
         """Validation loss at its end, nats per token; NaN where it has not ended."""
-        return self.summary.get("val/loss", float("nan"))
+        return self.summary.get("val/loss", nan)
 
     def to_pandas(self) -> "pd.DataFrame":
         """Return what was logged along the way: one row per step, one column per metric, NaN where none was logged."""
@@ -95,11 +96,10 @@ class Run:
         def figure(name: str, form: str) -> str:
             return format(self.summary[name], form) if name in self.summary else DASH
 
-        spread = f" ± {self.summary['val/loss_se']:.4f}" if "val/loss_se" in self.summary else ""
         facts = [
             ("attention", self.attention),
             ("status", self.status),
-            ("validation loss", figure("val/loss", ".4f") + spread),
+            ("validation loss", with_error(self.loss, self.summary.get("val/loss_se", nan)) if self.summary else DASH),
             ("bits per byte", figure("val/bits_per_byte", ".4f")),
             ("perplexity", figure("val/perplexity", ".2f")),
             ("parameters", format_count(self.summary["params/total"]) if "params/total" in self.summary else DASH),

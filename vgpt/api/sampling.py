@@ -1,7 +1,7 @@
 """Text from a trained model, through its attention's own cache: what `vgpt sample` and `vgpt.sample` do."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -106,10 +106,10 @@ class Samples:
     step: int
     prompt: str
     texts: tuple[str, ...]
-    ids: tuple[tuple[int, ...], ...]
+    ids: tuple[tuple[int, ...], ...] = field(repr=False)
     ended: tuple[bool, ...]
     seed: int
-    total: Total
+    total: Total = field(repr=False)
     device: str
     device_type: str
     dtype: str

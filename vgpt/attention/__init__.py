@@ -8,11 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vgpt.attention.backends import attend
     from vgpt.attention.base import CausalSelfAttention
     from vgpt.attention.build import build_attention
     from vgpt.attention.cache import Cache, TokenCache
     from vgpt.attention.config import AttentionConfig, CacheCost, Flops, Shape, SoftmaxConfig
+    from vgpt.attention.kernels.backends import attend
+    from vgpt.attention.kernels.scores import ScoreMods
     from vgpt.attention.place import Place
     from vgpt.attention.registry import register_attention, variants
     from vgpt.attention.roles import Role
@@ -26,6 +27,7 @@ __all__ = [
     "Flops",
     "Place",
     "Role",
+    "ScoreMods",
     "Shape",
     "SoftmaxConfig",
     "Switches",
@@ -38,7 +40,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "backends": ("attend",),
+    "kernels.backends": ("attend",),
+    "kernels.scores": ("ScoreMods",),
     "base": ("CausalSelfAttention",),
     "build": ("build_attention",),
     "cache": ("Cache", "TokenCache"),

@@ -101,8 +101,7 @@ class ${name}Attention(CausalSelfAttention[${name}Config]):
             offset=start,
             mask=self.mask(start, tokens, 0, k.shape[2], x.device),  # (T, S), from `visible`
             flash=self.shape.flash,
-            sinks=self.extra.sink_bias,
-            slopes=self.extra.slopes(x.device),
+            mods=self.extra.score_mods(x.device),  # what the switches add to the scores
         )
         y = y.to(q.dtype).transpose(1, 2).flatten(2)  # (B, T, C)
         return self.c_proj(self.extra.gated(y, x))
