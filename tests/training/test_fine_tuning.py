@@ -22,6 +22,7 @@ from vgpt.tracking.record import read_record
 from vgpt.training import run
 from vgpt.training.checkpoint import find_checkpoint, steps
 from vgpt.training.display import Quiet
+from vgpt.training.optimizer import AdamW
 from vgpt.training.run import build_model, train_run
 
 
@@ -254,7 +255,7 @@ def test_weights_that_are_no_numbers_are_refused_before_anything_is_trained(sett
 def test_a_run_whose_weights_end_as_no_numbers_has_diverged_and_keeps_none_of_them(settings, monkeypatch):
     config = settings(train__lr=1.0, train__max_steps=1, train__warmup_steps=0, train__grad_clip=0.0)
 
-    original = torch.optim.AdamW.step
+    original = AdamW.step
 
     def spoilt(self, *args, **kwargs):
         result = original(self, *args, **kwargs)
@@ -262,7 +263,7 @@ def test_a_run_whose_weights_end_as_no_numbers_has_diverged_and_keeps_none_of_th
             self.param_groups[0]["params"][0].fill_(float("nan"))
         return result
 
-    monkeypatch.setattr(torch.optim.AdamW, "step", spoilt)
+    monkeypatch.setattr(AdamW, "step", spoilt)
     with pytest.raises(DivergedError, match="validation loss is nan at step 1") as caught:
         train_run(config, Quiet())
     assert "There is no checkpoint yet" in caught.value.hint
