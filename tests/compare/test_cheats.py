@@ -234,7 +234,7 @@ def test_a_setting_from_the_environment_is_named(runs, corpus):
     ("place", "fake"),
     [
         ("vgpt.model.init.STD", None),
-        ("vgpt.model.init._fill", lambda name, parameter, seed, n_layer: parameter.fill_(0.01)),
+        ("vgpt.model.init._fill", lambda name, parameter, *more: parameter.fill_(0.01)),
         ("vgpt.training.step.TrainStep.__call__", None),
         ("torch.optim.AdamW.step", lambda self, closure=None: None),
     ],
@@ -294,6 +294,21 @@ def test_a_plug_in_that_replaces_code_of_the_backbone_is_named(tmp_path):
         "training.trainer.learning_rate",
         "torch.nn.functional.layer_norm",
     }
+
+
+def test_operators_and_kernels_made_of_vgpts_own_functions_are_its_own():
+    import subprocess
+    import sys
+
+    pytest.importorskip("triton")
+    code = (
+        "import vgpt.attention.linear.compiled, vgpt.attention.linear.fused, vgpt.attention.linear.step_kernel\n"
+        "import vgpt.attention.linear.kernels as kernels, vgpt.model.loss_kernel\n"
+        "from vgpt.training.source_code import replaced_functions as found\n"
+        "assert found() == '', found()\nkernels.attend.fn = lambda *a: None\nprint(found())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "vgpt.attention.linear.kernels.attend"
 
 
 def test_a_run_that_was_trained_until_it_looked_good_is_named(runs, corpus, monkeypatch):

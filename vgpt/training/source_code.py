@@ -26,6 +26,8 @@ _WATCHED = (
     "torch.nn.modules.normalization",
 )
 """Modules of torch that every run computes with."""
+_KEPT_IN = {"torch": "_init_fn", "triton": "fn"}
+"""Where the operators and kernels that these make of a function keep it."""
 _STANDARD = str(Path(inspect.__file__).parent)
 _MOST_NAMED = 5
 
@@ -99,6 +101,7 @@ def _is_foreign(value: Any, root: str) -> bool:
     """Return whether what a module calls by the name of one of its own functions is not that function any more."""
     value = value.fget if isinstance(value, property) else getattr(value, "__func__", value)
     value = value.func if isinstance(value, functools.cached_property) else value
+    value = getattr(value, _KEPT_IN.get(type(value).__module__.partition(".")[0], ""), value)
     value = inspect.unwrap(value) if callable(value) else value
     return not (isinstance(value, FunctionType) and value.__code__.co_filename.startswith(root))
 
