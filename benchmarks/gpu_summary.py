@@ -112,9 +112,9 @@ def decoding(results: Path = RESULTS) -> Iterator[str]:
 
 
 def _number(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:,.4g}" if isinstance(value, (int, float)) else str(value)
+    if not isinstance(value, (int, float)):
+        return "" if value is None else str(value)
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
 
 
 TABLES: dict[str, Callable[..., Iterator[str]]] = {

@@ -26,10 +26,15 @@ from vgpt.attention.place import Place
 
 # Keys up to which the fused kernel is faster where threads would be idle, by type.
 _MOST_KEYS = {torch.float32: 2**62, torch.bfloat16: 256}
-# Rows up to which torch's fused kernel takes one query on CUDA: it goes through them one block after the other.
-_FUSED_ROWS = 1024
-# From so many groups on they fill a GPU by themselves.
-_FUSED_GROUPS = 64
+# Rows up to which torch's fused kernel takes several queries to the same keys on CUDA: it goes through the rows one
+# block after the other. Microseconds on an H100, bfloat16, width 64, fused and by products (benchmarks/decode_gpu.py):
+#
+#   rows                        256          1024         4096
+#   1 x 12 heads of 1 query     6.9,  9.9    6.2, 13.5    8.7, 19.7
+#   1 x 4 heads of 3 queries    8.5, 10.0   19.3, 13.0   62.8, 16.2
+#   1 x 1 head of 12 queries    8.4,  9.4   19.0, 12.8   62.0, 13.4
+#   16 x 1 head of 12 queries   8.5, 10.3   19.1, 14.2   62.4, 22.9
+_FUSED_ROWS = 512
 # The fused kernel copies a mask whose rows are not aligned.
 _ALIGNED = 16
 
@@ -185,15 +190,15 @@ def attend_at(
     factor = mods.factor(D)
     # Heads that share keys are so many queries of one head: no kernel needs to know of groups.
     folded = q.reshape(B, G, H // G, D)
-    if mods.only_scaled and Dv == D and fused_pays(q.device, B * G, S):
+    if mods.only_scaled and Dv == D and fused_pays(q.device, H // G, S):
         mask = place.bias(S, None, q.dtype).expand(B, G, H // G, S)
         return F.scaled_dot_product_attention(folded, k, v, attn_mask=mask, scale=factor).reshape(B, H, Dv)
     return attend_by_products(place, folded, k, v, mods)
 
 
-def fused_pays(device: torch.device, groups: int, rows: int) -> bool:
-    """Return whether torch's fused kernel is the faster way for so many groups of queries over so many rows."""
-    return device.type == "cuda" and rows % _ALIGNED == 0 and (rows <= _FUSED_ROWS or groups >= _FUSED_GROUPS)
+def fused_pays(device: torch.device, fold: int, rows: int) -> bool:
+    """Return whether torch's fused kernel is the faster way for `fold` queries to the same `rows` keys."""
+    return device.type == "cuda" and rows % _ALIGNED == 0 and (fold == 1 or rows <= _FUSED_ROWS)
 
 
 def attend_by_products(place: Place, q: Tensor, k: Tensor, v: Tensor, mods: ScoreMods) -> Tensor:
