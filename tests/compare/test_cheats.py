@@ -234,7 +234,7 @@ def test_a_setting_from_the_environment_is_named(runs, corpus):
     ("place", "fake"),
     [
         ("vgpt.model.init.STD", None),
-        ("vgpt.model.init._fill", lambda name, parameter, seed, n_layer: parameter.fill_(0.01)),
+        ("vgpt.model.init._fill", lambda name, parameter, role, seed, n_layer: parameter.fill_(0.01)),
         ("vgpt.training.step.TrainStep.__call__", None),
         ("torch.optim.AdamW.step", lambda self, closure=None: None),
     ],
