@@ -139,6 +139,12 @@ def test_what_is_not_there_is_refused_with_what_is(run):
     assert run.name in caught.value.hint
 
 
+def test_what_the_disk_refuses_is_an_error_with_a_hint(data, tiny, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    with pytest.raises(VgptError, match="Check the path, its permissions and the disk"):
+        vgpt.train(attn="mha", data=data, runs_dir=tmp_path / "file", **tiny)
+
+
 def test_names_of_the_face_are_documented_and_say_what_they_take():
     for name in vgpt.__all__:
         thing = getattr(vgpt, name)

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from vgpt.api.display import DataLine, Line
 from vgpt.api.html import tables_html
-from vgpt.api.settings import as_argument, sources_of, warn
+from vgpt.api.settings import as_argument, for_users, sources_of, warn
 from vgpt.errors import SettingsError, UsageError
 from vgpt.settings.compare import CompareConfig
 
@@ -117,6 +117,7 @@ class Comparison:
         return tables_html(self._parts())
 
 
+@for_users
 def compare(*selectors: str, preset: str | Path | None = None, quiet: bool = False, **settings: Any) -> Comparison:
     """Lay variants side by side: `vgpt compare`.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vgpt.api.display import DataLine
 from vgpt.api.html import facts_html
-from vgpt.api.settings import settings_of, warn
+from vgpt.api.settings import for_users, settings_of, warn
 from vgpt.settings.prepare import PrepareConfig
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Prepared:
         return facts_html("Prepared data", facts)
 
 
+@for_users
 def prepare(*inputs: str | Path, quiet: bool = False, **settings: Any) -> Prepared:
     """Turn text into a tokenizer and token files to train on: `vgpt prepare`.
 

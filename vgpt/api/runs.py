@@ -11,7 +11,7 @@ from vgpt.api.evaluating import Evaluation, evaluate_run
 from vgpt.api.found import chosen_run
 from vgpt.api.html import facts_html, with_error
 from vgpt.api.sampling import Samples, sample_run
-from vgpt.api.settings import settings_of, warn
+from vgpt.api.settings import for_users, settings_of, warn
 from vgpt.errors import UsageError
 from vgpt.formatting import DASH, format_count
 from vgpt.settings.evaluate import EvalConfig
@@ -108,6 +108,7 @@ class Run:
         return facts_html(f"Run {self.name}", facts)
 
 
+@for_users
 def train(*, preset: str | Path | None = None, quiet: bool = False, **settings: Any) -> Run:
     """Train one model, or continue it where it was left: `vgpt train`.
 
@@ -146,6 +147,7 @@ def train(*, preset: str | Path | None = None, quiet: bool = False, **settings: 
     )
 
 
+@for_users
 def load(run: str | Path, *, runs_dir: str | Path = "runs") -> Run:
     """Find a run that was trained before.
 
@@ -170,6 +172,7 @@ def load(run: str | Path, *, runs_dir: str | Path = "runs") -> Run:
     return Run(directory.absolute().name, directory, status, found.settings, summary, str(place))
 
 
+@for_users
 def evaluate(run: Run | str | Path | None = None, *, quiet: bool = False, **settings: Any) -> Evaluation:
     """Evaluate a trained model on fixed windows of text that is held out: `vgpt eval`.
 
@@ -187,6 +190,7 @@ def evaluate(run: Run | str | Path | None = None, *, quiet: bool = False, **sett
     return evaluate_run(_place(run, config.runs_dir), config, DataLine(quiet=quiet))
 
 
+@for_users
 def sample(run: Run | str | Path | None = None, prompt: str = "", **settings: Any) -> Samples:
     """Generate text with a trained model: `vgpt sample`.
 

@@ -2,16 +2,16 @@
 
 import os
 import warnings
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pydantic import BaseModel
 
 from vgpt.attention.plugins import load_plugin as load_whole
 from vgpt.attention.plugins import load_plugins, named
-from vgpt.errors import SettingsError, did_you_mean
+from vgpt.errors import SettingsError, VgptError, did_you_mean
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import format_value, leaves
 from vgpt.settings.loader import Loaded, Sources, load_settings
@@ -19,6 +19,8 @@ from vgpt.settings.misspelt import unknown_variables
 from vgpt.settings.presets import load_preset
 
 S = TypeVar("S", bound=BaseModel)
+P = ParamSpec("P")
+R = TypeVar("R")
 _ORIGIN, _HERE = "(command line)", "(argument)"
 
 
@@ -104,3 +106,18 @@ def _word(value: Any) -> Any:
 def warn(note: str) -> None:
     """Tell a user one remark in the way of Python: a warning, which can be filtered and is shown once."""
     warnings.warn(note, stacklevel=4)
+
+
+def for_users(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function raise what a disk or a path refuses as an error with a way out, as the commands do."""
+
+    @wraps(function)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            hint = "Check the path, its permissions and the disk."
+            raise VgptError(f"{where}{error.strerror or error}", hint) from error
+
+    return guarded

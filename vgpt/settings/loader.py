@@ -185,7 +185,7 @@ def _choose_variant(
 
 def _members(tree: Table, attention: Leaf | None, kind: str) -> set[str]:
     """Return the variants in the pattern of a mix; none for a plain variant."""
-    if attention is None or not _holds(tree, attention.path):
+    if attention is None or kind not in variants():  # where the name was wrong, its table is gone, and stays so
         return set()
     pattern = pattern_in(kind, _descend(tree, attention.path))
     return {str(layer["kind"]) for layer in parse_pattern(pattern)} if pattern else set()
