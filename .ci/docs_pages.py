@@ -48,7 +48,7 @@ API = {
         "vgpt.data.batches.BatchSource",
         "vgpt.evaluation.loss.Evaluator",
         "vgpt.training.run.train_run",
-        "vgpt.training.checkpoint.find_checkpoint",
+        "vgpt.training.checkpoints.checkpoint.find_checkpoint",
     ],
 }
 """What the page of the API describes beside the names that the packages themselves export."""

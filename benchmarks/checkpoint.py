@@ -26,10 +26,10 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import TrainConfig
 from vgpt.text.bpe import train_bpe
-from vgpt.training.checkpoint import TrainingState
+from vgpt.training.checkpoints.checkpoint import TrainingState
+from vgpt.training.checkpoints.saver import Saver
 from vgpt.training.optimizer import build_optimizer
-from vgpt.training.replica import Replica
-from vgpt.training.saver import Saver
+from vgpt.training.parallel.replica import Replica
 from vgpt.training.step import TrainStep
 
 INTERVAL = 250

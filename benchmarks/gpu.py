@@ -40,8 +40,8 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.costs import palm_flops_per_token, train_flops_per_token
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
-from vgpt.training.devices import Compute
-from vgpt.training.hardware import peak_flops
+from vgpt.training.hardware.devices import Compute
+from vgpt.training.hardware.peak import peak_flops
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.step import TrainStep
 

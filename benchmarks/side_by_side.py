@@ -27,7 +27,7 @@ from vgpt.bench.work import Point, Training
 from vgpt.model.config import GPT2Config
 from vgpt.settings.train import SystemSettings
 from vgpt.threads import wait_asleep
-from vgpt.training.devices import resolve
+from vgpt.training.hardware.devices import resolve
 
 PLANTED = 1.1
 

@@ -62,11 +62,11 @@ def no_settings_of_the_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def a_glance_at_the_peak() -> Iterator[None]:
     """Measure the machine's peak with small products: at full size that takes longer than all else of a tiny run."""
-    from vgpt.training import hardware
+    from vgpt.training.hardware import peak
 
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"_CPU_SIZE": 256, "_LESS": 256, "_PROBE_SECONDS": 0, "_SECOND_PROBE_SECONDS": 0}.items():
-            patch.setattr(hardware, name, value)
+            patch.setattr(peak, name, value)
         yield
 
 

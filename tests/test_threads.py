@@ -119,7 +119,8 @@ def python(code, *, bound=None, **environment):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="only Linux binds processes to CPUs")
 def test_a_process_computes_with_the_cpus_it_is_bound_to_unless_it_is_told_otherwise():
     code = (
-        "import torch\nfrom vgpt.settings.train import SystemSettings\nfrom vgpt.training.devices import resolve\n"
+        "import torch\nfrom vgpt.settings.train import SystemSettings\n"
+        "from vgpt.training.hardware.devices import resolve\n"
         "for asked in (None, 3):\n    resolve(SystemSettings(device='cpu', threads=asked))\n"
         "    print(torch.get_num_threads())\n"
     )
@@ -140,7 +141,7 @@ def test_the_command_has_the_openmp_library_let_its_threads_sleep():
 
 def test_processes_of_one_launch_get_a_share_each_unless_the_user_says_otherwise(monkeypatch):
     from vgpt.settings.train import SystemSettings, TrainConfig, WorkerSettings
-    from vgpt.training.launch import threads_of_each
+    from vgpt.training.parallel.launch import threads_of_each
 
     config = TrainConfig(system=SystemSettings(threads=6), workers=WorkerSettings(nproc=2))
     assert threads_of_each(config) == "3"

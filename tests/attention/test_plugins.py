@@ -404,7 +404,7 @@ def test_a_run_is_loaded_only_with_its_plugin(place, vgpt, monkeypatch, forget):
         assert done.code == 1
         assert "its attention 'decay' comes from a plug-in that is not loaded" in words
         assert f"Load it: vgpt --plugin {EXAMPLE}" in words.replace("- ", "-")
-    from vgpt.training.checkpoint import find_checkpoint
+    from vgpt.training.checkpoints.checkpoint import find_checkpoint
 
     with pytest.raises(CheckpointError, match="not loaded"):
         find_checkpoint("alone")

@@ -18,7 +18,7 @@ from vgpt.model.costs import cache_read_bytes, count_parameters
 from vgpt.model.steps import Steps
 from vgpt.settings.train import SystemSettings
 from vgpt.tracking.store import read_runs
-from vgpt.training.devices import Compute
+from vgpt.training.hardware.devices import Compute
 
 TINY = ("--n-layer", 2, "--n-head", 2, "--n-embd", 16, "--block-size", 16, "--vocab-size", 40)
 SHORT = ("--rounds", 2, "--seconds", 0.002, "--patience", 0, "--dtype", "float32", "--device", "cpu")
@@ -186,7 +186,7 @@ def test_decoding_ends_at_the_context_after_reading_what_is_before():
 def test_the_peak_is_the_larger_of_those_before_and_after(monkeypatch):
     """Of a machine that was busy while it was probed, a share of the peak would read too high."""
     from vgpt.bench import machine
-    from vgpt.training.hardware import Peak
+    from vgpt.training.hardware.peak import Peak
 
     before = machine.machine(COMPUTE)
     monkeypatch.setattr(machine, "peak_again", lambda compute, peak: Peak(2 * peak.flops, peak.source))

@@ -20,8 +20,8 @@ from vgpt.settings.train import TrainConfig
 from vgpt.text.patterns import resolve_pattern
 from vgpt.text.tokenizer import END_OF_TEXT, Tokenizer
 from vgpt.text.vocabulary import Vocabulary
-from vgpt.training.checkpoint import TrainingState, save_checkpoint
-from vgpt.training.replica import Replica
+from vgpt.training.checkpoints.checkpoint import TrainingState, save_checkpoint
+from vgpt.training.parallel.replica import Replica
 
 BYTES = Tokenizer(Vocabulary("bytes", resolve_pattern("gpt2"), (), {END_OF_TEXT: 256}))
 

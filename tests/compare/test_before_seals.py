@@ -10,7 +10,7 @@ from vgpt.compare.rows import make_row
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.integrity import faults_of
 from vgpt.tracking.store import read_local_run, read_local_runs
-from vgpt.training.checkpoint import find_checkpoint
+from vgpt.training.checkpoints.checkpoint import find_checkpoint
 from vgpt.training.display import Quiet
 from vgpt.training.run import train_run
 

@@ -23,10 +23,10 @@ from vgpt.tracking.delivery import Delivery
 from vgpt.tracking.run_info import finished
 from vgpt.tracking.store import merge_runs, read_local_runs, read_runs
 from vgpt.tracking.target import resolve_target
-from vgpt.training import provenance
 from vgpt.training.display import Quiet
+from vgpt.training.records import provenance
+from vgpt.training.records.source_code import source_digest
 from vgpt.training.run import train_run
-from vgpt.training.source_code import source_digest
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def test_a_plug_in_that_replaces_code_of_the_backbone_is_named(tmp_path):
 
     (tmp_path / "mine.py").write_text(PLUGIN)
     code = (
-        "import vgpt.training.run\nfrom vgpt.training.source_code import replaced_functions as found\n"
+        "import vgpt.training.run\nfrom vgpt.training.records.source_code import replaced_functions as found\n"
         "from vgpt.attention.plugins import load_plugin, named\n"
         "assert found() == '', found()\nload_plugin(named('mine.py'), lambda: None)\nprint(found())"
     )
@@ -385,7 +385,7 @@ def test_the_digest_of_the_source_follows_every_file_that_decides_a_result(tmp_p
     package = Path(shutil.copytree(Path(vgpt.__file__).parent, tmp_path / "vgpt", ignore=ignored))
     digest = source_digest.__wrapped__  # once a process is enough for a run, and not for this test
     before = digest()
-    monkeypatch.setattr("vgpt.training.source_code.PACKAGE", package)
+    monkeypatch.setattr("vgpt.training.records.source_code.PACKAGE", package)
     assert digest() == before
     files = ("attention/grouped/module.py", "model/init.py", "training/optimizer.py", "evaluation/loss.py")
     for path in map(package.joinpath, files):

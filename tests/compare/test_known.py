@@ -91,7 +91,7 @@ def test_data_is_told_by_its_digest_wherever_it_lies(make_run, moved):
 
 def test_a_device_and_a_precision_are_what_they_come_to(make_run):
     from vgpt.settings.train import SystemSettings
-    from vgpt.training.devices import resolve
+    from vgpt.training.hardware.devices import resolve
 
     compute = resolve(SystemSettings())
     tags = {"vgpt.device": compute.device_name, "vgpt.dtype": compute.dtype_name}

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 
 from vgpt.settings.train import SystemSettings, TrainConfig
-from vgpt.training.devices import resolve
 from vgpt.training.display import Quiet
-from vgpt.training.hardware import peak_flops
+from vgpt.training.hardware.devices import resolve
+from vgpt.training.hardware.peak import peak_flops
 from vgpt.training.run import train_run
 
 

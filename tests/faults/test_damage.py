@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from vgpt.errors import CheckpointError
 from vgpt.tracking.journal import read_metrics
-from vgpt.training.checkpoint import find_checkpoint, newest, open_checkpoint, rotate, steps
+from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest, open_checkpoint, rotate, steps
 from vgpt.training.display import Quiet
 from vgpt.training.run import train_run
 

@@ -16,7 +16,7 @@ from vgpt.data.prepare import prepare
 from vgpt.errors import DataError, VgptError
 from vgpt.settings.prepare import PrepareConfig
 from vgpt.tracking.journal import read_events, read_metrics
-from vgpt.training.checkpoint import find_checkpoint, newest, open_checkpoint, steps
+from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest, open_checkpoint, steps
 from vgpt.training.display import Quiet
 from vgpt.training.run import train_run
 

@@ -22,9 +22,9 @@ from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.presets import load_preset
 from vgpt.settings.train import TrainConfig
 from vgpt.text.tokenizer import Tokenizer
-from vgpt.training.checkpoint import find_checkpoint, newest, open_checkpoint, read_tensors, rotate, steps
+from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest, open_checkpoint, read_tensors, rotate, steps
+from vgpt.training.checkpoints.files import MANIFEST, sweep
 from vgpt.training.display import Quiet
-from vgpt.training.files import MANIFEST, sweep
 from vgpt.training.run import train_run
 
 SOURCES = sorted(Path(vgpt.__file__).parent.rglob("*.py"))

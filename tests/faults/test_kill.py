@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from vgpt.tracking.journal import read_events, read_metrics
-from vgpt.training.checkpoint import find_checkpoint, newest
+from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest
 
 
 def acknowledged(config) -> int:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from vgpt.errors import DivergedError
 from vgpt.tracking.journal import read_events
-from vgpt.training.checkpoint import find_checkpoint, newest, steps
+from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest, steps
 from vgpt.training.display import Quiet
 from vgpt.training.late import LateResults
 from vgpt.training.run import train_run

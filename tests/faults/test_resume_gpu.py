@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from vgpt.training.checkpoint import find_checkpoint
+from vgpt.training.checkpoints.checkpoint import find_checkpoint
 from vgpt.training.display import Quiet
 from vgpt.training.run import train_run
 

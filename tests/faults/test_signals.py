@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from vgpt.tracking.journal import read_events, read_metrics
 from vgpt.tracking.lock import lock_owner
-from vgpt.training.checkpoint import find_checkpoint, newest, steps
+from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest, steps
 from vgpt.training.display import Quiet
-from vgpt.training.distributed import World
+from vgpt.training.parallel.distributed import World
 from vgpt.training.run import train_run
 
 

@@ -7,7 +7,7 @@ from vgpt.errors import SettingsError, UsageError
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.presets import load_preset
 from vgpt.settings.train import TrainConfig
-from vgpt.training.distributed import World, as_worker
+from vgpt.training.parallel.distributed import World, as_worker
 
 
 def settings(preset: str = "", **words: str) -> TrainConfig:

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from vgpt.training.allocator import keep_freed_memory
+from vgpt.training.hardware.allocator import keep_freed_memory
 
 PROGRAM = """
 import json, resource, torch
 from vgpt.settings.train import SystemSettings
-from vgpt.training.allocator import keep_freed_memory
-from vgpt.training.devices import resolve
+from vgpt.training.hardware.allocator import keep_freed_memory
+from vgpt.training.hardware.devices import resolve
 
 def faults():
     torch.ones(48 * 2**18)

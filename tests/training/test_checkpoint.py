@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from vgpt.errors import CheckpointError
-from vgpt.training.checkpoint import find_checkpoint, newest, open_checkpoint, rotate, steps
+from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest, open_checkpoint, rotate, steps
+from vgpt.training.checkpoints.files import write_directory
 from vgpt.training.display import Quiet
-from vgpt.training.files import write_directory
 from vgpt.training.run import train_run
 
 

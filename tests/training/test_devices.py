@@ -9,7 +9,7 @@ from vgpt.conformance import check_variant
 from vgpt.errors import UsageError
 from vgpt.evaluation.loss import exact
 from vgpt.settings.train import SystemSettings
-from vgpt.training.devices import (
+from vgpt.training.hardware.devices import (
     amd_multiplies_bfloat16,
     gpu_dtype,
     own_gpu,
@@ -17,7 +17,7 @@ from vgpt.training.devices import (
     resolve,
     sum_device,
 )
-from vgpt.training.hardware import peak_flops, published
+from vgpt.training.hardware.peak import peak_flops, published
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_checks_are_refused_on_a_device_without_float64():
 @pytest.mark.gpu
 @pytest.mark.parametrize("tf32", [False, True])
 def test_no_product_on_this_gpu_is_faster_than_its_peak(tf32):
-    from vgpt.training.hardware import _best_rate
+    from vgpt.training.hardware.peak import _best_rate
 
     compute = resolve(SystemSettings(device="cuda", dtype="float32", tf32=tf32))
     assert compute.tf32 is tf32

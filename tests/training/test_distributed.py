@@ -15,7 +15,7 @@ import torch
 from torch import distributed as dist
 
 from vgpt.errors import UsageError
-from vgpt.training.distributed import (
+from vgpt.training.parallel.distributed import (
     World,
     connection_broke,
     first_host,
@@ -23,7 +23,7 @@ from vgpt.training.distributed import (
     rendezvous,
     world_of_environment,
 )
-from vgpt.training.launch import _outcome
+from vgpt.training.parallel.launch import _outcome
 
 TINY = """
     --n-layer 2 --n-head 2 --n-embd 16 --block-size 16 --batch-size 4 --max-steps 8 --warmup-steps 2 --lr 1e-2

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.training.devices import Compute
 from vgpt.training.display import Quiet
 from vgpt.training.estimate import estimate_memory, estimate_time
+from vgpt.training.hardware.devices import Compute
 from vgpt.training.run import build_model, train_run
 
 SIZE = {"model__n_embd": 64, "model__n_head": 4, "model__n_layer": 4, "model__block_size": 64, "train__batch_size": 4}

@@ -9,7 +9,7 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.training.graphed_step import LARGEST, GraphedStep, build_step
 from vgpt.training.optimizer import build_optimizer
-from vgpt.training.replica import Replica
+from vgpt.training.parallel.replica import Replica
 from vgpt.training.step import TrainStep
 
 

@@ -11,7 +11,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.training.optimizer import build_optimizer
-from vgpt.training.replica import FSDPReplica, Replica
+from vgpt.training.parallel.replica import FSDPReplica, Replica
 from vgpt.training.step import TrainStep
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch.*")

@@ -13,7 +13,7 @@ from vgpt.errors import DataError, UsageError
 from vgpt.tracking.journal import read_metrics
 from vgpt.tracking.store import read_local_run
 from vgpt.tracking.windows import parse_window_losses
-from vgpt.training.checkpoint import find_checkpoint
+from vgpt.training.checkpoints.checkpoint import find_checkpoint
 from vgpt.training.display import Quiet
 from vgpt.training.run import build_model, train_run
 
@@ -209,7 +209,7 @@ def test_a_run_in_use_is_refused(settings):
 
 
 def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(settings, monkeypatch):
-    import vgpt.training.saver as saver
+    import vgpt.training.checkpoints.saver as saver
 
     said = []
 

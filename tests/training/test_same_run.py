@@ -8,7 +8,7 @@ import pytest
 from vgpt.errors import UsageError
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.train import TrainConfig
-from vgpt.training.same_run import recorded_digest, refuse_foreign, same_settings, under_its_name
+from vgpt.training.records.same_run import recorded_digest, refuse_foreign, same_settings, under_its_name
 
 
 def config_of(place: Path, **words) -> TrainConfig:

@@ -4,7 +4,7 @@ import torch
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
-from vgpt.training.start import ATTENTION_RMS, START, START_MLP, attention_rms, measure_start
+from vgpt.training.records.start import ATTENTION_RMS, START, START_MLP, attention_rms, measure_start
 
 ROWS = torch.randint(64, (12, 32), generator=torch.Generator().manual_seed(0))
 WINDOWS = torch.cat([ROWS, ROWS[:, :1]], 1).numpy().astype("uint16")

@@ -11,12 +11,12 @@ from vgpt.tracking.journal import read_metrics
 from vgpt.tracking.mirror import sync_run
 from vgpt.tracking.schema import HISTORY_METRICS, SUMMARY_METRICS
 from vgpt.tracking.store import read_local_run, read_runs
-from vgpt.training.checkpoint import find_checkpoint
-from vgpt.training.devices import resolve
+from vgpt.training.checkpoints.checkpoint import find_checkpoint
 from vgpt.training.display import Quiet
-from vgpt.training.hardware import Peak, peak_again, peak_flops
+from vgpt.training.hardware.devices import resolve
+from vgpt.training.hardware.peak import Peak, peak_again, peak_flops
+from vgpt.training.hardware.step_memory import StepMemory
 from vgpt.training.run import train_run
-from vgpt.training.step_memory import StepMemory
 
 
 class Stop(Quiet):

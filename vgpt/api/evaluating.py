@@ -86,8 +86,8 @@ def evaluate_run(run: str, settings: EvalConfig, progress: Progress) -> Evaluati
     """
     from vgpt.evaluation.loss import Evaluator
     from vgpt.settings.train import SystemSettings
-    from vgpt.training.checkpoint import find_checkpoint
-    from vgpt.training.devices import resolve
+    from vgpt.training.checkpoints.checkpoint import find_checkpoint
+    from vgpt.training.hardware.devices import resolve
     from vgpt.training.run import load_data
 
     checkpoint = find_checkpoint(run, runs_dir=settings.runs_dir)

@@ -88,7 +88,7 @@ class Run:
         return self._checkpoint().tokenizer()
 
     def _checkpoint(self) -> Any:
-        from vgpt.training.checkpoint import find_checkpoint
+        from vgpt.training.checkpoints.checkpoint import find_checkpoint
 
         return find_checkpoint(self.place)
 
@@ -132,8 +132,8 @@ def train(*, preset: str | Path | None = None, quiet: bool = False, **settings: 
             f"nproc = {count}, nnodes = {loaded.settings.workers.nnodes}: several processes are for the command",
             f"vgpt train --nproc {count} ..., then vgpt.load(...) here.",
         )
+    from vgpt.training.records.same_run import under_its_name
     from vgpt.training.run import train_run
-    from vgpt.training.same_run import under_its_name
 
     config, remark = under_its_name(loaded.settings)
     line = TrainingLine(quiet=quiet)
@@ -159,7 +159,7 @@ def load(run: str | Path, *, runs_dir: str | Path = "runs") -> Run:
         CheckpointError: no such run, one without a checkpoint, or a damaged one.
     """
     from vgpt.api.settings import known_plugins
-    from vgpt.training.checkpoint import STEP, find_checkpoint
+    from vgpt.training.checkpoints.checkpoint import STEP, find_checkpoint
     from vgpt.training.summary import read_summary
 
     known_plugins()

@@ -157,8 +157,8 @@ def sample_run(
     """
     from vgpt.model.decoding import Decoder
     from vgpt.settings.train import SystemSettings
-    from vgpt.training.checkpoint import find_checkpoint
-    from vgpt.training.devices import resolve
+    from vgpt.training.checkpoints.checkpoint import find_checkpoint
+    from vgpt.training.hardware.devices import resolve
 
     checkpoint = find_checkpoint(run, runs_dir=settings.runs_dir)
     tokenizer = checkpoint.tokenizer()

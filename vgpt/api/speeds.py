@@ -57,7 +57,7 @@ def _measure(wish: "Wish", settings: CompareConfig, notify: Notify, warn: Notify
     from vgpt.bench.work import Point
     from vgpt.formatting import format_duration
     from vgpt.settings.train import SystemSettings
-    from vgpt.training.devices import resolve
+    from vgpt.training.hardware.devices import resolve
 
     place = wish.place(settings.run.runs_dir)
     asked = {"device": wish.device, "dtype": wish.dtype, "threads": wish.threads, **wish.system}

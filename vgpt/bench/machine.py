@@ -15,9 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from vgpt.bench.result import Machine
 from vgpt.package import VERSION
-from vgpt.training.devices import Compute
-from vgpt.training.hardware import Peak, peak_again, peak_flops
-from vgpt.training.source_code import source_digest
+from vgpt.training.hardware.devices import Compute
+from vgpt.training.hardware.peak import Peak, peak_again, peak_flops
+from vgpt.training.records.source_code import source_digest
 
 _COPIED = 256 * 2**20
 _COPY_SECONDS = 0.3

@@ -12,7 +12,7 @@ from vgpt.bench.work import Point, Work, prepare, weight_bytes
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_read_bytes, decode_flops, prefill_flops, train_flops
 from vgpt.settings.train import SystemSettings
-from vgpt.training.devices import Compute
+from vgpt.training.hardware.devices import Compute
 
 _SHARE_OF_PEAK = {"cpu": 0.1, "cuda": 0.3}
 _LEAST_PATIENCE = 10.0

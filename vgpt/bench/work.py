@@ -16,8 +16,8 @@ from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.settings.train import SystemSettings
-from vgpt.training.devices import Compute
 from vgpt.training.graphed_step import EAGER, GraphedStep, build_step
+from vgpt.training.hardware.devices import Compute
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.step import TrainStep
 

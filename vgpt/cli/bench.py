@@ -119,7 +119,7 @@ def _measure(config: BenchConfig, models: "Mapping[str, GPT2Config]", *, only_pl
     from vgpt.bench.work import Point
     from vgpt.cli.live import data_bars
     from vgpt.formatting import format_duration
-    from vgpt.training.devices import resolve
+    from vgpt.training.hardware.devices import resolve
 
     compute = resolve(config.system)
     asked, train = config.bench, config.train

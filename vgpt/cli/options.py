@@ -92,7 +92,7 @@ def with_settings(model: type[BaseModel], *, presets: bool = True, variant: str 
             if isinstance(word := values.get(variant), str):
                 typed |= dict.fromkeys(names.keys() - options.keys(), word)
             if typed.get("nproc") == "gpu":
-                from vgpt.training.devices import count_gpus  # takes seconds to import, and few ask for it
+                from vgpt.training.hardware.devices import count_gpus  # takes seconds to import, and few ask for it
 
                 typed["nproc"] = count_gpus()
             sources = Sources.here(load_preset(preset).part_for(model) if preset else None, typed)

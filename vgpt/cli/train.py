@@ -31,9 +31,9 @@ def train(
 ) -> None:
     """Train one model. The same command again continues it where it was left."""
     from vgpt.cli.live import data_bars, training_display  # Rich's live parts are not needed for --help
-    from vgpt.training.distributed import ALONE, as_worker, world_of_environment
+    from vgpt.training.parallel.distributed import ALONE, as_worker, world_of_environment
+    from vgpt.training.records.same_run import under_its_name
     from vgpt.training.run import train_run
-    from vgpt.training.same_run import under_its_name
 
     if not dry_run:
         refuse_two_counts(os.environ, _asks_for_processes(loaded))
@@ -81,7 +81,7 @@ def _counts(nproc: int) -> bool:
 
 
 def _launch(config: TrainConfig, *, as_json: bool) -> NoReturn:
-    from vgpt.training.launch import launch
+    from vgpt.training.parallel.launch import launch
     from vgpt.training.run import finished_result
 
     code = launch(config, notify)
@@ -111,8 +111,8 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
     from vgpt.cli.live import data_bars
     from vgpt.model.config import GPT2Config
     from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token, train_flops_per_token
-    from vgpt.training.devices import resolve
     from vgpt.training.estimate import estimate_memory, estimate_time
+    from vgpt.training.hardware.devices import resolve
     from vgpt.training.run import load_data
 
     vocab_size = load_data(config.train.data, data_bars()).tokenizer.vocab_size

@@ -78,7 +78,7 @@ def verify(
 
     What passes all checks is recorded in verified.json beside the runs. Ends with exit code 1 where a check fails.
     """
-    from vgpt.training.threads import use_threads
+    from vgpt.training.hardware.threads import use_threads
 
     of_variants = {leaf.name for leaf in leaves(VerifyConfig).values() if leaf.variants}
     of_all = {name: value for name, value in sources.command_line.items() if name not in of_variants}

@@ -1,4 +1,4 @@
-"""One process of a launched run: `python -m vgpt.cli.worker launch.json LOGS`; started by vgpt.training.launch."""
+"""One process of a launched run: `python -m vgpt.cli.worker launch.json LOGS`; see vgpt.training.parallel.launch."""
 
 import ctypes
 import os
@@ -20,8 +20,8 @@ def main(settings: Path, logs: Path) -> int:
     from vgpt.cli.live import data_bars, training_display
     from vgpt.errors import VgptError
     from vgpt.settings.train import TrainConfig
-    from vgpt.training.distributed import connection_broke, world_of_environment
-    from vgpt.training.files import write_json
+    from vgpt.training.checkpoints.files import write_json
+    from vgpt.training.parallel.distributed import connection_broke, world_of_environment
     from vgpt.training.run import train_run
 
     make_printable()

@@ -85,7 +85,7 @@ class _Target:
 
     @cached_property
     def _hardware(self) -> tuple[str, str]:
-        from vgpt.training.devices import hardware  # imports torch, which few comparisons need
+        from vgpt.training.hardware.devices import hardware  # imports torch, which few comparisons need
 
         return hardware(self.config.system)
 

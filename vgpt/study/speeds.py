@@ -21,7 +21,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Tag
-from vgpt.training.source_code import source_digest
+from vgpt.training.records.source_code import source_digest
 
 FOLDER = "bench"
 _SYSTEM = ("compile", "recompute", "tf32")

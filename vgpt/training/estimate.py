@@ -13,8 +13,8 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialise
 from vgpt.model.loss import LARGE, most_logits
 from vgpt.settings.train import TrainConfig
-from vgpt.training.devices import Compute
-from vgpt.training.hardware import peak_flops
+from vgpt.training.hardware.devices import Compute
+from vgpt.training.hardware.peak import peak_flops
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.step import TrainStep
 

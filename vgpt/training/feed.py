@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vgpt.data.batches import BatchSource
-from vgpt.training.distributed import World
+from vgpt.training.parallel.distributed import World
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vgpt.model.cuda_graphs import NotRecordedError, record
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.training.replica import Replica
+from vgpt.training.parallel.replica import Replica
 from vgpt.training.step import StepResult, TrainStep
 
 EAGER = 4

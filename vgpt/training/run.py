@@ -25,7 +25,7 @@ from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import RunLock
 from vgpt.tracking.target import resolve_target
 from vgpt.tracking.tracker import NoTracker, Tracker
-from vgpt.training.checkpoint import (
+from vgpt.training.checkpoints.checkpoint import (
     Checkpoint,
     TrainingState,
     load_weights,
@@ -33,19 +33,19 @@ from vgpt.training.checkpoint import (
     newest,
     read_tensors,
 )
-from vgpt.training.devices import Compute, resolve
+from vgpt.training.checkpoints.files import sweep
+from vgpt.training.checkpoints.fork import fork_run
+from vgpt.training.checkpoints.source import open_source
 from vgpt.training.display import Display, Quiet
-from vgpt.training.distributed import ALONE, World, join, leave
-from vgpt.training.files import sweep
-from vgpt.training.fork import fork_run
-from vgpt.training.hardware import Costs, Peak, peak_flops
+from vgpt.training.hardware.devices import Compute, resolve
+from vgpt.training.hardware.peak import Costs, Peak, peak_flops
 from vgpt.training.optimizer import build_optimizer
-from vgpt.training.provenance import note_facts
-from vgpt.training.record import open_record, record_windows
-from vgpt.training.replica import build_replica
-from vgpt.training.same_run import DEMO_DIRECTORY, refuse_foreign, refuse_other_settings
-from vgpt.training.source import open_source
-from vgpt.training.start import ATTENTION_RMS, few_windows, measure_start
+from vgpt.training.parallel.distributed import ALONE, World, join, leave
+from vgpt.training.parallel.replica import build_replica
+from vgpt.training.records.provenance import note_facts
+from vgpt.training.records.record import open_record, record_windows
+from vgpt.training.records.same_run import DEMO_DIRECTORY, refuse_foreign, refuse_other_settings
+from vgpt.training.records.start import ATTENTION_RMS, few_windows, measure_start
 from vgpt.training.stopping import StopRequest
 from vgpt.training.summary import read_summary, summarise
 from vgpt.training.trainer import Trainer

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.training.replica import Replica
+from vgpt.training.parallel.replica import Replica
 
 _EPS = 1e-6
 """Added to the norm that gradients are divided by, as in `clip_grad_norm_`."""

@@ -15,9 +15,9 @@ from vgpt.model.costs import cache_bytes, cache_read_bytes, count_parameters
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.tracking.speed import Speed, logged_speed
-from vgpt.training.devices import Compute
-from vgpt.training.hardware import Costs, Peak, peak_again, peak_memory
-from vgpt.training.replica import FSDPReplica
+from vgpt.training.hardware.devices import Compute
+from vgpt.training.hardware.peak import Costs, Peak, peak_again, peak_memory
+from vgpt.training.parallel.replica import FSDPReplica
 from vgpt.training.trainer import Trainer
 
 _DECODED = 32

@@ -17,21 +17,21 @@ from vgpt.model.gpt2 import GPT2Model
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lines import LineFile
 from vgpt.tracking.tracker import Tracker
-from vgpt.training.checkpoint import TrainingState, steps
-from vgpt.training.devices import Compute, sum_device
+from vgpt.training.checkpoints.checkpoint import TrainingState, steps
+from vgpt.training.checkpoints.saver import Saved, Saver
 from vgpt.training.display import Display, Progress
-from vgpt.training.distributed import ALONE, World
 from vgpt.training.feed import Feed
 from vgpt.training.graphed_step import build_step
-from vgpt.training.hardware import Costs
+from vgpt.training.hardware.devices import Compute, sum_device
+from vgpt.training.hardware.peak import Costs
+from vgpt.training.hardware.step_memory import StepMemory
+from vgpt.training.hardware.usage import Usage
 from vgpt.training.late import LateResults
-from vgpt.training.replica import Replica
-from vgpt.training.saver import Saved, Saver
+from vgpt.training.parallel.distributed import ALONE, World
+from vgpt.training.parallel.replica import Replica
 from vgpt.training.schedule import learning_rate
-from vgpt.training.step_memory import StepMemory
 from vgpt.training.step_profile import StepProfile
 from vgpt.training.stopping import StopRequest
-from vgpt.training.usage import Usage
 
 
 class Trainer:

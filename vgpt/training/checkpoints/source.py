@@ -22,7 +22,7 @@ from vgpt.settings.fields import format_value
 from vgpt.settings.model import ModelSettings
 from vgpt.text.gpt2 import PUBLISHED_FINGERPRINT
 from vgpt.text.tokenizer import Tokenizer
-from vgpt.training.checkpoint import find_checkpoint, read_tensors
+from vgpt.training.checkpoints.checkpoint import find_checkpoint, read_tensors
 
 HF = "hf:"
 # What a model may change without another meaning of its weights.

@@ -14,7 +14,7 @@ from vgpt.errors import CheckpointError, UsageError
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.loss import cross_entropy, token_losses
 from vgpt.settings.train import TrainConfig
-from vgpt.training.distributed import World
+from vgpt.training.parallel.distributed import World
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh

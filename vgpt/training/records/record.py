@@ -17,11 +17,11 @@ from vgpt.settings.train import TrainConfig
 from vgpt.tracking.schema import TAGS, THEN, Tag
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
 from vgpt.tracking.windows import WindowLosses
-from vgpt.training.checkpoint import TrainingState
-from vgpt.training.devices import Compute
-from vgpt.training.files import write_json
-from vgpt.training.hardware import Peak
-from vgpt.training.provenance import environment
+from vgpt.training.checkpoints.checkpoint import TrainingState
+from vgpt.training.checkpoints.files import write_json
+from vgpt.training.hardware.devices import Compute
+from vgpt.training.hardware.peak import Peak
+from vgpt.training.records.provenance import environment
 
 
 def open_record(

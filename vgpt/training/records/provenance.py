@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from vgpt.package import VERSION
-from vgpt.training.checkpoint import TrainingState
-from vgpt.training.devices import Compute, cpu_name
-from vgpt.training.source_code import replaced_functions, source_digest
+from vgpt.package import PACKAGE, VERSION
+from vgpt.training.checkpoints.checkpoint import TrainingState
+from vgpt.training.hardware.devices import Compute, cpu_name
+from vgpt.training.records.source_code import replaced_functions, source_digest
 
 _ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF", "JE_MALLOC")
 """How names of environment variables begin that choose or tune the allocator."""
@@ -73,7 +73,7 @@ def _variables(beginnings: tuple[str, ...]) -> str:
 
 def commit() -> str:
     """Return the commit of vgpt's own source tree, with `+` where it has changes; empty where it is installed."""
-    root = Path(__file__).parents[2]
+    root = PACKAGE.parent
     if not (root / ".git").exists():
         return ""
     try:

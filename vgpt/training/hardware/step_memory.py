@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vgpt.training.allocator import give_back_freed_memory
+from vgpt.training.hardware.allocator import give_back_freed_memory
 
 _STEPS = 5
 """Steps that are looked at: the second holds all there is, and later ones touch ever more pages of the data."""

@@ -11,8 +11,8 @@ from vgpt.errors import DataError, UsageError
 from vgpt.files.paths import DEMO
 from vgpt.settings.train import SystemSettings, TrainConfig
 from vgpt.tracking.record import RECORD_FILE, read_record
-from vgpt.training.checkpoint import steps
-from vgpt.training.files import write_json
+from vgpt.training.checkpoints.checkpoint import steps
+from vgpt.training.checkpoints.files import write_json
 
 DEMO_DIRECTORY = Path("data/demo")
 SETTINGS_FILE = "settings.json"
@@ -169,7 +169,7 @@ def _table(path: Path) -> dict[str, Any]:
 
 def _resolved(system: SystemSettings) -> dict[str, Any]:
     """Return device and precision as `auto` comes to them here; as they stand where they are not to be had."""
-    from vgpt.training.devices import chosen
+    from vgpt.training.hardware.devices import chosen
 
     try:
         device, dtype = chosen(system)

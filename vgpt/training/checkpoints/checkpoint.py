@@ -24,7 +24,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.settings.train import TrainConfig
 from vgpt.text.tokenizer import Tokenizer
-from vgpt.training.files import remove_directory, verify, write_directory, write_json
+from vgpt.training.checkpoints.files import remove_directory, verify, write_directory, write_json
 
 PLUGINS = "plugins.json"
 Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -40,7 +40,8 @@ class TrainingState:
     `skipped_steps` counts updates left out because the gradient was not finite, `bad_steps` those in a row up to now.
     `init_digest` is the SHA-256 of the weights that the run began with, empty for random ones; `forked_from` names the
     checkpoint of another run that it went on from. `facts` holds, by tag, what every process that trained it found of
-    code and machine; `start` the digests and figures of random first weights, as `vgpt.training.start` takes them.
+    code and machine; `start` the digests and figures of random first weights, as `vgpt.training.records.start` takes
+    them.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)

@@ -12,8 +12,8 @@ from vgpt.errors import VgptError
 from vgpt.model.config import GPT2Config
 from vgpt.settings.train import TrainConfig
 from vgpt.text.tokenizer import Tokenizer
-from vgpt.training.checkpoint import TrainingState, point, rotate, save_checkpoint
-from vgpt.training.host_copies import Copies, HostCopies
+from vgpt.training.checkpoints.checkpoint import TrainingState, point, rotate, save_checkpoint
+from vgpt.training.checkpoints.host_copies import Copies, HostCopies
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from vgpt.errors import UsageError
 from vgpt.files.digests import file_digest
 from vgpt.model.weights import check_numbers
 from vgpt.settings.train import TrainConfig
-from vgpt.training.checkpoint import find_checkpoint, newest, point, read_tensors, save_checkpoint
-from vgpt.training.source import differences
+from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest, point, read_tensors, save_checkpoint
+from vgpt.training.checkpoints.source import differences
 
 
 def fork_run(config: TrainConfig, data: Dataset, say: Callable[[str], None]) -> None:

@@ -13,7 +13,7 @@ import psutil
 import torch
 
 from vgpt.model.products import matmul
-from vgpt.training.devices import Compute
+from vgpt.training.hardware.devices import Compute
 
 # Dense rates in TFLOP/s from the vendors' data sheets, (bfloat16 and float16, float32 as TF32, float32 proper), by the
 # device's whole name without the maker's: a laptop's chip, a partition (MIG) or another board has rates of its own.

@@ -23,10 +23,10 @@ from vgpt.errors import UsageError, VgptError
 from vgpt.settings.train import TrainConfig
 from vgpt.threads import thread_count
 from vgpt.tracking.lock import lock_owner
-from vgpt.training.devices import refuse_too_many_processes
-from vgpt.training.distributed import WATCHDOG, interface_to
-from vgpt.training.files import write_json
-from vgpt.training.same_run import refuse_foreign
+from vgpt.training.checkpoints.files import write_json
+from vgpt.training.hardware.devices import refuse_too_many_processes
+from vgpt.training.parallel.distributed import WATCHDOG, interface_to
+from vgpt.training.records.same_run import refuse_foreign
 
 # Retrying these would fail again, or is not wanted: usage, divergence, data, checkpoint.
 _FINAL = frozenset({2, 3, 4, 5})

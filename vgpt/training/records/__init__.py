@@ -1,0 +1,1 @@
+"""What a run says of itself before it trains: settings, conditions, provenance; and whether it is the same run."""
