@@ -17,7 +17,7 @@ from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token
 from vgpt.model.decoding import Decoder
 from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 
 SETTINGS = [
     *(f"linear:feature_map={m},linear_norm={n}" for m in ("elu1", "relu", "taylor2") for n in ("denom", "rms", "none")),
@@ -279,10 +279,10 @@ def test_flops_of_many_chunks_are_those_that_torch_counts_with_a_state_at_both_e
 
 def test_costs_of_gpt2_small_are_those_of_the_literature():
     config = LinearConfig()
-    assert config.flops(SMALL, 1024).mixing == 1024 * 300_300
-    assert config.dense_flops(SMALL, 1024).mixing == 1024 * 397_824
+    assert config.flops(SMALL, 1024).attention == 1024 * 300_300
+    assert config.dense_flops(SMALL, 1024).attention == 1024 * 397_824
     for length in (1, 1024, 100_000):
-        assert config.decode_flops(SMALL, length).mixing == 199_680
+        assert config.decode_flops(SMALL, length).attention == 199_680
         assert config.cache_cost(SMALL).nbytes(length, 2) == 195 * 1024
     assert config.params(SMALL) == 2_362_368
     model = GPT2Config(attn=config, n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257)
@@ -326,7 +326,7 @@ def test_positions_that_act_in_another_way_than_on_a_softmax_are_named():
 def test_a_model_generates_through_states_what_it_generates_without(dtype):
     config = GPT2Config(attn=LinearConfig(), n_layer=2, n_head=2, n_embd=32, block_size=64, vocab_size=50, pos="none")
     model = GPT2Model(config)
-    initialise(model, 1)
+    initialize(model, 1)
     decoder = Decoder(model, dtype)
     prompts = torch.randint(50, (3, 9), generator=torch.Generator().manual_seed(0))
     one, other = (

@@ -17,7 +17,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
 from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 
 SWITCHES = {
     "plain": {},
@@ -212,8 +212,8 @@ def test_the_mask_counts_the_pairs_that_are_charged(layer, T, W):
     assert int(mask.sum()) == module.config.pairs(T)
     assert module.config.dense_pairs(T) == T * min(T, W)
     assert torch.equal(module.mask(50, T, 50, T), mask)
-    steps = sum(module.config.decode_flops(module.shape, t).mixing for t in range(1, T + 1))
-    assert steps == module.config.flops(module.shape, T).mixing
+    steps = sum(module.config.decode_flops(module.shape, t).attention for t in range(1, T + 1))
+    assert steps == module.config.flops(module.shape, T).attention
 
 
 def test_gpt2_small_with_a_window_of_256_costs_what_the_literature_says():
@@ -222,8 +222,8 @@ def test_gpt2_small_with_a_window_of_256_costs_what_the_literature_says():
     assert config.attn.params(config.shape) == 2_362_368
     assert config.attn.params(gpt2_small(bias=False).shape) == 2_359_296
     assert costs.count_parameters(config).total == 124_439_808
-    assert config.attn.flops(config.shape, 1024).mixing == 688_512 * 1024
-    assert config.attn.dense_flops(config.shape, 1024).mixing == 786_432 * 1024
+    assert config.attn.flops(config.shape, 1024).attention == 688_512 * 1024
+    assert config.attn.dense_flops(config.shape, 1024).attention == 786_432 * 1024
     assert round(costs.train_flops_per_token(config) / 1e9, 4) == 0.7660
     assert round(costs.palm_flops_per_token(config) / 1e9, 4) == 0.7702
     assert costs.cache_bytes(config, 1024) == costs.cache_bytes(config, 8192) == 9_216 * 1024
@@ -235,7 +235,7 @@ def test_gpt2_small_with_a_window_of_256_costs_what_the_literature_says():
 def test_a_model_generates_through_rings_what_it_generates_without(pos, dtype):
     settings = {"vocab_size": 61, "n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 64, "pos": pos}
     model = GPT2Model(GPT2Config.model_validate({**settings, "attn": "local:window_size=5"}))
-    initialise(model, 0)
+    initialize(model, 0)
     decoder = Decoder(model, dtype)
     ids = torch.randint(61, (3, 40), generator=torch.Generator().manual_seed(3))
     caches = decoder.make_caches(3, 40)

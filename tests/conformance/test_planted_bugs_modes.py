@@ -193,19 +193,19 @@ class Float32InsideAndWrong(Float32Inside):
 class StatesAHundredthInDecoding(Plain):
     def decode_flops(self, shape, tokens):
         flops = super().decode_flops(shape, tokens)
-        return type(flops)(flops.projections, flops.mixing // 100)
+        return type(flops)(flops.projections, flops.attention // 100)
 
 
 class StatesAHundredTimesInDecoding(Plain):
     def decode_flops(self, shape, tokens):
         flops = super().decode_flops(shape, tokens)
-        return type(flops)(flops.projections, flops.mixing * 100)
+        return type(flops)(flops.projections, flops.attention * 100)
 
 
 class StatesNoProjectionsInDecoding(Plain):
     def decode_flops(self, shape, tokens):
         flops = super().decode_flops(shape, tokens)
-        return type(flops)(flops.projections // 100, flops.mixing)
+        return type(flops)(flops.projections // 100, flops.attention)
 
 
 class ShortWindow(LongWindow):
@@ -215,7 +215,7 @@ class ShortWindow(LongWindow):
 
     def decode_flops(self, shape, tokens):
         flops = super().decode_flops(shape, tokens)
-        return type(flops)(flops.projections, flops.mixing // (100 if tokens > self.window else 1))
+        return type(flops)(flops.projections, flops.attention // (100 if tokens > self.window else 1))
 
 
 class MiscountsBehindTheLongWindow(LongWindow):
@@ -240,7 +240,7 @@ BUGS = [
     (Plain, OneOffAfterARewindUnderAutocast, "rewinding", "autocast: from 40 back to"),
     (Plain, DropoutLeftOn, "modes", "eval()"),
     (Plain, DropoutOfItsOwn, "modes", "train()"),
-    (Plain, OtherScaleInEval, "modes", "dropout is the trunk's"),
+    (Plain, OtherScaleInEval, "modes", "dropout is the backbone's"),
     (Plain, OtherWithGradients, "modes", "other numbers with gradients than without"),
     (Plain, ScaleOfTheLength, "prefix_invariance", "against them alone"),
     (Plain, KeepsTheLastInput, "modes", "or a state that stays"),

@@ -15,7 +15,7 @@ from vgpt.schema import Section
 
 @dataclass(frozen=True)
 class Shape:
-    """The trunk that an attention layer is built for; the same for every variant of a comparison.
+    """The backbone that an attention layer is built for; the same for every variant of a comparison.
 
     Attributes:
         n_embd: width C of the residual stream.
@@ -82,16 +82,16 @@ class CacheCost:
 class Flops:
     """Forward FLOPs of one layer on one sequence; a multiply-add counts 2.
 
-    `projections` are products with weights, `mixing` is the exchange between tokens (scores and weighted values).
+    `projections` are products with weights, `attention` is scores and weighted values.
     """
 
     projections: int
-    mixing: int
+    attention: int
 
     @property
     def total(self) -> int:
         """Both parts together."""
-        return self.projections + self.mixing
+        return self.projections + self.attention
 
 
 class AttentionConfig(Section):
@@ -106,18 +106,18 @@ class AttentionConfig(Section):
     summary: ClassVar[str] = ""
     """one line for lists of variants"""
     positions: ClassVar[tuple[str, ...]] = ("learned", "none")
-    """the choices of --pos that the module honours"""
+    """the choices of --pos that the module honors"""
     switches: ClassVar[tuple[str, ...]] = ()
-    """of "qk_norm", "out_gate" and "sinks", those that the module honours"""
+    """of "qk_norm", "out_gate" and "sinks", those that the module honors"""
     maps: ClassVar[int] = 1
     """attention maps per head, each with queries and keys of its own; all weigh the same values"""
-    why_not: ClassVar[dict[str, str]] = {}
-    """reason by switch or position that is not honoured"""
+    unsupported: ClassVar[dict[str, str]] = {}
+    """reason by switch or position that is not honored"""
 
     def check(self, shape: Shape) -> list[str]:
-        """Return what is wrong with these settings on this trunk: sentences that name the flags; empty when fine.
+        """Return what is wrong with these settings on this backbone: sentences that name the flags; empty when fine.
 
-        A switch or position that the module does not honour is a fault: ignored, it would make an unfair run.
+        A switch or position that the module does not honor is a fault: ignored, it would make an unfair run.
         """
         asked = {"qk_norm": shape.qk_norm, "out_gate": shape.out_gate != "none", "sinks": shape.sinks}
         flags = [
@@ -125,11 +125,11 @@ class AttentionConfig(Section):
         ]
         if shape.pos not in self.positions:
             flags.append((shape.pos, f"--pos {shape.pos}"))
-        reasons = [(flag, self.why_not.get(name)) for name, flag in flags]
+        reasons = [(flag, self.unsupported.get(name)) for name, flag in flags]
         return [f"{flag} does not apply to --attn {self.kind}" + (f": {why}" if why else "") for flag, why in reasons]
 
     def defaults_in(self, shape: Shape) -> dict[str, Any]:
-        """Return what settings that are none come to on this trunk: spelt out, they make the same model."""
+        """Return what settings that are none come to on this backbone: spelled out, they make the same model."""
         return {}
 
     def at(self, layer: int) -> "AttentionConfig":
@@ -145,7 +145,7 @@ class AttentionConfig(Section):
         return shape.pos
 
     def confounds(self, shape: Shape) -> list[str]:
-        """Return what besides the mixing of tokens sets this variant apart on this trunk, for the fairness audit."""
+        """Return what besides attention itself sets this variant apart on this backbone, for the fairness audit."""
         return []
 
     def visible(self, q: Any, k: Any, layer: int = 0, head: Any = 0) -> Any:
@@ -199,8 +199,8 @@ class AttentionConfig(Section):
     def decode_flops(self, shape: Shape, tokens: int) -> Flops:
         """Forward FLOPs of one new token when `tokens` are visible to it or before it, itself included."""
         pairs = self.pairs(tokens) - self.pairs(tokens - 1)
-        mixing = 2 * pairs * shape.n_head * self.pair_dim(shape)
-        return Flops(2 * self.matmul_params(shape), mixing)
+        attention = 2 * pairs * shape.n_head * self.pair_dim(shape)
+        return Flops(2 * self.matmul_params(shape), attention)
 
     def cache_cost(self, shape: Shape) -> CacheCost:
         """What one layer keeps per sequence while decoding."""
@@ -222,8 +222,8 @@ class AttentionConfig(Section):
         return norms + gate + (gate // shape.n_embd if shape.bias else 0) + (shape.n_head if shape.sinks else 0)
 
     def _flops(self, shape: Shape, tokens: int, pairs: int) -> Flops:
-        mixing = 2 * pairs * shape.n_head * self.pair_dim(shape)
-        return Flops(2 * tokens * self.matmul_params(shape), mixing)
+        attention = 2 * pairs * shape.n_head * self.pair_dim(shape)
+        return Flops(2 * tokens * self.matmul_params(shape), attention)
 
     @model_serializer(mode="wrap")
     def _tagged(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

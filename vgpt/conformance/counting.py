@@ -44,12 +44,12 @@ def pairs(case: Case) -> Finding:
 
 
 def parameters(case: Case) -> Finding:
-    """`params` and `matmul_params` count what the module holds, on every trunk."""
-    worst = Worst("the module holds as many parameters as stated, on every trunk")
-    for flags, trunk in case.trunks():
-        module = trunk.build()
+    """`params` and `matmul_params` count what the module holds, on every backbone."""
+    worst = Worst("the module holds as many parameters as stated, on every backbone")
+    for flags, backbone in case.backbones():
+        module = backbone.build()
         held, roles = list(module.parameters()), roles_of(module)
-        config, shape = trunk.config, trunk.shape
+        config, shape = backbone.config, backbone.shape
         worst.equal(sum(p.numel() for p in held), config.params(shape), f"{flags}: parameters")
         matrices = sum(p.numel() for name, p in module.named_parameters() if p.ndim == 2 and roles[name].decays)
         worst.equal(matrices, config.matmul_params(shape), f"{flags}: weights of matrices")
@@ -57,7 +57,7 @@ def parameters(case: Case) -> Finding:
 
 
 def switches(case: Case) -> Finding:
-    """A switch or position changes the outputs where it is accepted, and is refused where it is not honoured."""
+    """A switch or position changes the outputs where it is accepted, and is refused where it is not honored."""
     config, plain = case.config, case.on(pos="none")
     worst = Worst("every switch and --pos acts or is refused (those that do neither)")
     changes: list[tuple[str, dict[str, Any]]] = [
@@ -78,8 +78,8 @@ def switches(case: Case) -> Finding:
         flags = " ".join(f"{flag_of(key)} {value}" for key, value in change.items())
         refused = bool(config.check(replace(plain.shape, **change)))
         if name not in known:
-            worst.add(int(not refused), 0, f"{flags} is not among those honoured, yet check() accepts it")
-        elif not refused and name not in silent:  # "none" and "learned" are the trunk's, and may change nothing
+            worst.add(int(not refused), 0, f"{flags} is not among those honored, yet check() accepts it")
+        elif not refused and name not in silent:  # "none" and "learned" are the backbone's, and may change nothing
             same = not config.check(plain.shape) and _outputs_equal(plain, plain.on(**change))
             worst.add(int(same), 0, f"{flags} is accepted, yet changes nothing")
     unknown = known - {"qk_norm", "out_gate", "sinks", "learned", "none", "rope", "alibi"}

@@ -175,7 +175,7 @@ def anatomy_json(found: Anatomy) -> dict[str, Any]:
 
 
 def confounds(found: Anatomy) -> list[str]:
-    """Return what besides the mixing of tokens sets the variant apart, over all layers."""
+    """Return what besides attention itself sets the variant apart, over all layers."""
     shape = found.config.model.shape
     return list(dict.fromkeys(text for part in found.parts for text in part.group.config.confounds(shape)))
 
@@ -205,5 +205,7 @@ def _reasons(parts: tuple[GroupAnatomy, ...], names: tuple[str, ...], attribute:
     reasons: dict[str, str] = {}
     for name in names:
         refusing = [part.group.config for part in parts if name not in getattr(part.group.config, attribute)]
-        reasons[name] = (refusing[0].why_not.get(name) or f"{refusing[0].kind} has no use for it") if refusing else ""
+        reasons[name] = (
+            (refusing[0].unsupported.get(name) or f"{refusing[0].kind} has no use for it") if refusing else ""
+        )
     return reasons

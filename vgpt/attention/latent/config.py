@@ -25,7 +25,7 @@ class MLAConfig(SoftmaxConfig):
     """
 
     switches: ClassVar[tuple[str, ...]] = ("out_gate", "sinks")
-    why_not: ClassVar[dict[str, str]] = {
+    unsupported: ClassVar[dict[str, str]] = {
         "qk_norm": "its latents are normed already, and a norm on the keys of each head cannot be absorbed for decoding"
     }
 
@@ -45,7 +45,7 @@ class MLAConfig(SoftmaxConfig):
         return self.qk_nope_head_dim or shape.head_dim
 
     def rope_dim(self, shape: Shape) -> int:
-        """Width e of the rotary part; 0 where the trunk's position encoding leaves no place for one."""
+        """Width e of the rotary part; 0 where the backbone's position encoding leaves no place for one."""
         if shape.pos not in ("learned", "rope"):
             return 0
         if self.qk_rope_head_dim is not None:
@@ -61,7 +61,7 @@ class MLAConfig(SoftmaxConfig):
         return self.v_head_dim or shape.head_dim
 
     def defaults_in(self, shape: Shape) -> dict[str, Any]:
-        """The widths of a head are the trunk's."""
+        """The widths of a head are the backbone's."""
         plain = MLAConfig()
         widths = {"qk_nope_head_dim": plain.nope_dim(shape), "v_head_dim": plain.v_dim(shape)}
         return widths | ({"qk_rope_head_dim": rope} if (rope := plain.rope_dim(shape)) else {})
@@ -117,8 +117,8 @@ class MLAConfig(SoftmaxConfig):
         2 H (n c + T (c + e) + T c + c v). The two products with weights, n c and c v, have as many factors as the
         projection from latent to keys and values that they replace, so `projections` is what it is in training.
         """
-        mixing = 2 * shape.n_head * tokens * (self._row(shape) + self.kv_lora_rank)
-        return Flops(2 * self.matmul_params(shape), mixing)
+        attention = 2 * shape.n_head * tokens * (self._row(shape) + self.kv_lora_rank)
+        return Flops(2 * self.matmul_params(shape), attention)
 
     def absorbing_pays(self, shape: Shape, new: int, total: int) -> bool:
         """Return whether the absorbed form takes fewer multiplications for the last `new` of `total` tokens.
