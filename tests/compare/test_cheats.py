@@ -261,11 +261,11 @@ from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.registry import register_attention
 import torch
 import vgpt.data.batches as batches
-import vgpt.training.run as run
+import vgpt.training.build as build
 import vgpt.training.schedule as schedule
 
 batches.BatchSource.batch = lambda self, *a, **k: None
-run.build_optimizer = lambda *a, **k: None
+build.build_optimizer = lambda *a, **k: None
 schedule.learning_rate = lambda *a, **k: 1.0
 torch.nn.functional.layer_norm = lambda *a, **k: a[0]
 
@@ -289,7 +289,7 @@ def test_a_plug_in_that_replaces_code_of_the_backbone_is_named(tmp_path):
     named = {place.removeprefix("vgpt.") for place in done.stdout.strip().split(", ")}
     assert named == {  # by its module, and where another had taken it from there
         "data.batches.BatchSource.batch",
-        "training.run.build_optimizer",
+        "training.build.build_optimizer",
         "training.schedule.learning_rate",
         "training.trainer.learning_rate",
         "torch.nn.functional.layer_norm",

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from vgpt.model.gpt2 import GPT2Model
+from vgpt.training.build import build_model
 from vgpt.training.display import Quiet
 from vgpt.training.estimate import estimate_memory, estimate_time
 from vgpt.training.hardware.devices import Compute
-from vgpt.training.run import build_model, train_run
+from vgpt.training.run import train_run
 
 SIZE = {"model__n_embd": 64, "model__n_head": 4, "model__n_layer": 4, "model__block_size": 64, "train__batch_size": 4}
 CPU = torch.device("cpu")

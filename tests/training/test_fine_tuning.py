@@ -20,10 +20,11 @@ from vgpt.settings.train import TrainConfig
 from vgpt.tracking.journal import read_metrics
 from vgpt.tracking.record import read_record
 from vgpt.training import run
+from vgpt.training.build import build_model
 from vgpt.training.checkpoints.checkpoint import find_checkpoint, steps
 from vgpt.training.display import Quiet
 from vgpt.training.optimizer import AdamW
-from vgpt.training.run import build_model, train_run
+from vgpt.training.run import train_run
 
 
 class StopAt(Quiet):

@@ -13,9 +13,10 @@ from vgpt.errors import DataError, UsageError
 from vgpt.tracking.journal import read_metrics
 from vgpt.tracking.store import read_local_run
 from vgpt.tracking.windows import parse_window_losses
+from vgpt.training.build import build_model
 from vgpt.training.checkpoints.checkpoint import find_checkpoint
 from vgpt.training.display import Quiet
-from vgpt.training.run import build_model, train_run
+from vgpt.training.run import train_run
 
 VARIANTS = ["mha", "mqa", "gqa:n_kv_head=2"]
 
