@@ -5,7 +5,6 @@ import torch
 from vgpt.attention.mix.config import cut_off
 from vgpt.attention.plugin_record import changed_variants
 from vgpt.data.dataset import Dataset
-from vgpt.evaluation.loss import Evaluator
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters, palm_flops_per_token, train_flops_per_token
 from vgpt.model.gpt2 import GPT2Model
@@ -15,14 +14,14 @@ from vgpt.tracking.tracker import NoTracker, Tracker
 from vgpt.training.checkpoints.checkpoint import Checkpoint, TrainingState, load_weights, read_tensors
 from vgpt.training.checkpoints.source import open_source
 from vgpt.training.display import Display
-from vgpt.training.hardware.devices import Compute
-from vgpt.training.hardware.peak import Costs, Peak
+from vgpt.training.hardware.peak import Costs
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.parallel.distributed import World
 from vgpt.training.parallel.replica import build_replica
 from vgpt.training.records.provenance import note_facts
-from vgpt.training.records.record import open_record
+from vgpt.training.records.record import RunSetup, open_record
 from vgpt.training.records.start import few_windows, measure_start
+from vgpt.training.reporter import Reporter
 from vgpt.training.trainer import Trainer
 
 
@@ -33,19 +32,11 @@ def build_model(config: TrainConfig, vocab_size: int) -> GPT2Model:
     return model
 
 
-def build_trainer(
-    config: TrainConfig,
-    display: Display,
-    data: Dataset,
-    evaluator: Evaluator,
-    compute: Compute,
-    peak: Peak,
-    checkpoint: Checkpoint | None,
-    world: World,
-) -> Trainer:
+def build_trainer(setup: RunSetup, checkpoint: Checkpoint | None, world: World, display: Display) -> Trainer:
     """Build what trains, from the beginning or from a checkpoint, and open its record."""
+    config, compute, evaluator = setup.config, setup.compute, setup.evaluator
     train = config.train
-    model, state = _starting_model(config, data, checkpoint, display)
+    model, state = _starting_model(config, setup.data, checkpoint, display)
     if world.main:
         note_facts(state, compute)
         if state.step == 0 and not state.init_digest:
@@ -63,24 +54,22 @@ def build_trainer(
         for kind in changed_variants(checkpoint.plugins):
             display.say(f"the plug-in of {kind!r} is not the one that trained so far: its file has changed")
     torch.manual_seed(train.seed)
-    _announce(config, model.config, compute, peak, world, display)
+    _announce(setup, model.config, world, display)
     resume_step = None if checkpoint is None else state.step
     tracker: Tracker = NoTracker()
     if world.main:
-        tracker = open_record(config, data, compute, peak, evaluator, state, resume_step=resume_step, say=display.say)
+        tracker = open_record(setup, state, resume_step=resume_step, say=display.say)
+    log_file = config.directory / f"{config.model.attn.kind}.log"
     return Trainer(
-        config,
+        setup,
         model=model,
         optimizer=optimizer,
         state=state,
-        data=data,
-        evaluator=evaluator,
-        compute=compute,
-        costs=Costs(train_flops_per_token(model.config), palm_flops_per_token(model.config), peak.flops * world.size),
-        tracker=tracker,
-        display=display,
-        log_file=config.directory / f"{config.model.attn.kind}.log",
         replica=replica,
+        costs=Costs(
+            train_flops_per_token(model.config), palm_flops_per_token(model.config), setup.peak.flops * world.size
+        ),
+        reporter=Reporter(tracker, display, log_file if world.main else None),
         world=world,
     )
 
@@ -104,10 +93,9 @@ def _starting_model(
     return model, state
 
 
-def _announce(
-    config: TrainConfig, model: GPT2Config, compute: Compute, peak: Peak, world: World, display: Display
-) -> None:
+def _announce(setup: RunSetup, model: GPT2Config, world: World, display: Display) -> None:
     """Say what is trained on what, and what the settings came to."""
+    config, compute, peak = setup.config, setup.compute, setup.peak
     display.say(
         f"{config.name}: {count_parameters(model).total:,} parameters, {compute.device_name}, "
         f"{compute.dtype_name} ({compute.reason}), peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"

@@ -19,7 +19,7 @@ from vgpt.training.display import Display, Quiet
 from vgpt.training.hardware.devices import Compute, resolve
 from vgpt.training.hardware.peak import peak_flops
 from vgpt.training.parallel.distributed import ALONE, World, join, leave
-from vgpt.training.records.record import record_windows
+from vgpt.training.records.record import RunSetup, record_windows
 from vgpt.training.records.same_run import DEMO_DIRECTORY, refuse_foreign, refuse_other_settings
 from vgpt.training.records.start import ATTENTION_RMS
 from vgpt.training.resume import check_agreement, find_resume_point
@@ -114,23 +114,24 @@ def _train(
     config: TrainConfig, display: Display, data: Dataset, compute: Compute, checkpoint: Checkpoint | None, world: World
 ) -> RunResult:
     evaluator = Evaluator.of(data, config.model.block_size, config.train.eval_windows)
-    peak = peak_flops(compute)
-    trainer = build_trainer(config, display, data, evaluator, compute, peak, checkpoint, world)
+    setup = RunSetup(config, data, evaluator, compute, peak_flops(compute))
+    trainer = build_trainer(setup, checkpoint, world, display)
+    reporter = trainer.reporter
     status = "failed"
     summary: dict[str, float] = {}
     with StopRequest(display.say) as stop:
-        display.start(config.name, config.steps, trainer.state.step)
+        reporter.start(config.name, config.steps, trainer.state.step)
         try:
             ended = trainer.run(stop, evaluate_first=checkpoint is None and config.train.init_from is not None)
             if ended != "stopped":
                 # Of the last step, which training has just made.
                 final = trainer.last_evaluation or trainer.evaluation()
-                summary = summarise(trainer, final, compute, peak)
+                summary = summarise(trainer, final, compute, setup.peak)
                 if ATTENTION_RMS in trainer.state.start:
                     summary[ATTENTION_RMS] = float(trainer.state.start[ATTENTION_RMS])
                 if world.main:
-                    record_windows(config, data, evaluator, final, trainer.state.step, trainer.tracker, display.say)
-                    trainer.tracker.tag({"vgpt.batches": trainer.state.batch_hash})
+                    record_windows(setup, final, trainer.state.step, reporter.tracker, display.say)
+                    reporter.tracker.tag({"vgpt.batches": trainer.state.batch_hash})
             status = ended  # only now: a run without its figures has failed
         except DivergedError:
             status = "diverged"
@@ -139,10 +140,8 @@ def _train(
             status = "stopped"
             raise
         finally:
-            display.stop()
             ending = {"finished": "finished", "early": "finished", "stopped": "killed"}.get(status, status)
-            for note in trainer.tracker.finish(ending, summary):
-                display.say(note)
+            reporter.finish(ending, summary)
     code = stop.exit_code if status == "stopped" else 0
     if code:
         display.say(f"stopped at step {trainer.state.step}; run the same command again to continue")

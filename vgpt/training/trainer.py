@@ -3,32 +3,29 @@
 import hashlib
 import math
 import time
-from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 from vgpt.data.batches import BatchSource
-from vgpt.data.dataset import Dataset
 from vgpt.errors import DivergedError
-from vgpt.evaluation.loss import Evaluation, Evaluator
+from vgpt.evaluation.loss import Evaluation
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.settings.train import TrainConfig
-from vgpt.tracking.lines import LineFile
-from vgpt.tracking.tracker import Tracker
 from vgpt.training.checkpoints.checkpoint import TrainingState, steps
-from vgpt.training.checkpoints.saver import Saved, Saver
-from vgpt.training.display import Display, Progress
+from vgpt.training.checkpoints.saver import Saver
+from vgpt.training.display import Progress
 from vgpt.training.feed import Feed
 from vgpt.training.graphed_step import build_step
-from vgpt.training.hardware.devices import Compute, sum_device
+from vgpt.training.hardware.devices import sum_device
 from vgpt.training.hardware.peak import Costs
 from vgpt.training.hardware.step_memory import StepMemory
 from vgpt.training.hardware.usage import Usage
 from vgpt.training.late import LateResults
-from vgpt.training.parallel.distributed import ALONE, World
+from vgpt.training.parallel.distributed import World
 from vgpt.training.parallel.replica import Replica
+from vgpt.training.records.record import RunSetup
+from vgpt.training.reporter import Reporter
 from vgpt.training.schedule import learning_rate
 from vgpt.training.step_profile import StepProfile
 from vgpt.training.stopping import StopRequest
@@ -39,37 +36,28 @@ class Trainer:
 
     def __init__(
         self,
-        config: TrainConfig,
+        setup: RunSetup,
         *,
         model: GPT2Model,
         optimizer: torch.optim.Optimizer,
         state: TrainingState,
-        data: Dataset,
-        evaluator: Evaluator,
-        compute: Compute,
+        replica: Replica,
         costs: Costs,
-        tracker: Tracker,
-        display: Display,
-        log_file: Path,
-        replica: Replica | None = None,
-        world: World = ALONE,
+        reporter: Reporter,
+        world: World,
     ) -> None:
-        self.config = config
+        self.config = config = setup.config
+        self.evaluator = setup.evaluator
+        self.compute = compute = setup.compute
         self.model = model
         self.optimizer = optimizer
         self.state = state
-        self.data = data
-        self.evaluator = evaluator
-        self.compute = compute
+        self.replica = replica
         self.costs = costs
-        self.tracker = tracker
-        self.display = display
-        # A file that holds its lines in memory while the disk is full: no text is worth a run.
-        self.text_log = LineFile(log_file) if world.main else None
+        self.reporter = reporter
         self.world = world
-        self.replica = replica or Replica(model)
-        self.saver = Saver(config, model.config, data.tokenizer, self._saved)
-        train = config.train
+        data, train = setup.data, config.train
+        self.saver = Saver(config, model.config, data.tokenizer, reporter.saved)
         source = BatchSource(data.train.tokens, config.model.block_size, train.batch_size, train.seed)
         self.feed = Feed(source, train.grad_accum, world, compute.device)
         self.usage = Usage(compute.device) if world.main else None
@@ -81,7 +69,7 @@ class Trainer:
             grad_clip=train.grad_clip,
             flops=costs.flops_per_token * train.batch_size * config.model.block_size,
             alone=world.alone,
-            say=display.say,
+            say=reporter.display.say,
         )
         if self.step.scaler is not None and state.scaler:
             self.step.scaler.load_state_dict(dict(state.scaler))
@@ -91,7 +79,7 @@ class Trainer:
         self._timed_steps = state.interval_steps
         self._untimed_steps, self._rate = 0, math.nan
         traced = config.run.profile and world.main
-        self.profile = StepProfile(config.directory, compute.device, self._say) if traced else None
+        self.profile = StepProfile(config.directory, compute.device, reporter.say) if traced else None
         self.memory = StepMemory(compute.device)
         self._norm = torch.tensor(math.nan)
         self._results = LateResults(compute.device)
@@ -125,8 +113,7 @@ class Trainer:
             self.saver.wait()
             if self.profile is not None:
                 self.profile.close()
-            if self.text_log is not None:
-                self.text_log.close()
+            self.reporter.close_text_log()
 
     def _loop(self, stop: StopRequest) -> str:
         config, state = self.config, self.state
@@ -136,7 +123,7 @@ class Trainer:
         while state.step < config.steps:
             self._update_or_profile()
             self.memory.step()
-            self.display.advance(state.step)
+            self.reporter.advance(state.step)
             last = state.step == config.steps
             if state.step % config.run.log_interval == 0 or last:
                 self._log()
@@ -198,8 +185,7 @@ class Trainer:
         state, most = self.state, self.config.train.max_bad_steps
         state.bad_steps += 1
         state.skipped_steps += 1
-        self.tracker.event("bad_step", step=step, grad_norm=str(norm), batches=batches)
-        self._say(f"step {step}: the gradient norm is {norm}; this update is left out ({state.bad_steps} in a row)")
+        self.reporter.bad_step(step, norm, batches=batches, in_a_row=state.bad_steps)
         if state.bad_steps > most:
             self._stop_diverged(f"{state.bad_steps} gradients in a row were not finite, up to step {step}")
 
@@ -236,22 +222,12 @@ class Trainer:
         state.seconds += seconds + (untimed / rate if untimed and rate > 0 else 0.0)
         lr = self._learning_rate(state.step - 1)
         left = (config.steps - state.step) * config.tokens_per_step / rate
-        self.tracker.log(
-            {
-                "train/loss": loss,
-                "train/grad_norm": norm,
-                "train/lr": lr,
-                **(self.costs.rates(rate) if self._timed_steps else {}),
-                **(self.usage.measure() if self.usage is not None else {}),
-            },
-            step=state.step,
-            tokens=state.tokens,
-            seconds=state.seconds,
-        )
-        self.display.log(Progress(state.step, loss, norm, lr, rate, self.costs.mfu(rate), left))
-        self._write(
-            f"step {state.step} loss {loss:.6f} norm {norm:.4f} lr {lr:.3e} tok/s {rate:.0f} batches {state.batch_hash}"
-        )
+        figures = {
+            **(self.costs.rates(rate) if self._timed_steps else {}),
+            **(self.usage.measure() if self.usage is not None else {}),
+        }
+        progress = Progress(state.step, loss, norm, lr, rate, self.costs.mfu(rate), left)
+        self.reporter.interval(state, progress, figures)
         self._loss_sum.zero_()
         state.loss_count = 0
         self._timed_steps = self._untimed_steps = 0
@@ -277,11 +253,7 @@ class Trainer:
         else:
             state.bad_evaluations += 1
         self.last_evaluation = result
-        self.tracker.log(result.metrics(), step=state.step, tokens=state.tokens, seconds=state.seconds)
-        self.display.evaluated(state.step, result.loss, best)
-        self._write(
-            f"step {state.step} val_loss {result.loss:.6f} se {result.loss_se:.6f} bits/byte {result.bits_per_byte:.6f}"
-        )
+        self.reporter.evaluated(state, result, best=best)
         if not math.isfinite(result.loss):
             # The weights themselves are spoilt, though the loss of the batch before was a number: no result, no save.
             self._stop_diverged(f"the validation loss is {result.loss} at step {state.step}")
@@ -321,28 +293,11 @@ class Trainer:
         state = [tensor for slots in self.optimizer.state.values() for tensor in slots.values()]
         return [*self.model.parameters(), *(tensor for tensor in state if isinstance(tensor, Tensor))]
 
-    def _saved(self, saved: Saved) -> None:
-        if saved.path is not None:
-            self.tracker.event("checkpoint", step=saved.step, path=saved.path.name)
-            if saved.error:
-                self._say(f"checkpoint of step {saved.step} saved, but not named as last or best: {saved.error}")
-        else:
-            self.tracker.event("checkpoint_failed", step=saved.step, error=saved.error)
-            self._say(f"checkpoint of step {saved.step} NOT saved: {saved.error}; earlier ones are intact")
-
-    def _say(self, message: str) -> None:
-        self.display.say(message)
-        self._write(message)
-
     def _elapsed(self) -> float:
         """Return the seconds of pure training since the last log line; evaluation and saving move the mark."""
         if self.compute.device.type == "cuda":
             torch.cuda.synchronize(self.compute.device)
         return time.perf_counter() - self._mark
-
-    def _write(self, line: str) -> None:
-        if self.text_log is not None:
-            self.text_log.write_text(line)
 
 
 def _mixed(seed: int, step: int, rank: int) -> int:

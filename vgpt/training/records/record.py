@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from vgpt.attention.config import positions_of
@@ -24,24 +25,28 @@ from vgpt.training.hardware.peak import Peak
 from vgpt.training.records.provenance import environment
 
 
+@dataclass(frozen=True)
+class RunSetup:
+    """What a run is trained by: its settings, its data, and the hardware of this process."""
+
+    config: TrainConfig
+    data: Dataset
+    evaluator: Evaluator
+    compute: Compute
+    peak: Peak
+
+
 def open_record(
-    config: TrainConfig,
-    data: Dataset,
-    compute: Compute,
-    peak: Peak,
-    evaluator: Evaluator,
-    state: TrainingState,
-    *,
-    resume_step: int | None,
-    say: Callable[[str], None],
+    setup: RunSetup, state: TrainingState, *, resume_step: int | None, say: Callable[[str], None]
 ) -> Tracker:
     """Start the run's record, or continue it from `resume_step`.
 
     The directory gets `environment.json`, the plug-ins of its variants among it, and `conditions.json`; both go to the
     tracker beside `settings.json`.
     """
+    config, data, compute = setup.config, setup.data, setup.compute
     about = {**environment(compute), "plugins": plugin_record(config.model.attn, config.model.n_layer)}
-    conditions = fair_conditions(config, data, compute, evaluator, state.init_digest)
+    conditions = fair_conditions(config, data, compute, setup.evaluator, state.init_digest)
     write_json(config.directory / "environment.json", about)
     write_json(config.directory / "conditions.json", conditions)
     layers = [config.model.attn.at(layer) for layer in range(config.model.n_layer)]
@@ -61,7 +66,7 @@ def open_record(
         "vgpt.plugins": json.dumps({one["kind"]: one["sha256"] for one in about["plugins"]}, sort_keys=True),
         "vgpt.dtype": compute.dtype_name,
         "vgpt.verified": stamp_for(config.run.runs_dir, config.model.attn, config.model.n_layer),
-        "vgpt.peak_source": peak.source,
+        "vgpt.peak_source": setup.peak.source,
         # What changed between the processes that trained a run stands there in order.
         **{name: THEN.join(values) for name, values in state.facts.items()},
         **{name: value for name, value in state.start.items() if name in TAGS},
@@ -113,24 +118,16 @@ def fair_conditions(
     }
 
 
-def record_windows(
-    config: TrainConfig,
-    data: Dataset,
-    evaluator: Evaluator,
-    final: Evaluation,
-    step: int,
-    tracker: Tracker,
-    say: Callable[[str], None],
-) -> None:
+def record_windows(setup: RunSetup, final: Evaluation, step: int, tracker: Tracker, say: Callable[[str], None]) -> None:
     """Keep the final loss of each window, its document, and that of each position. A full disk costs only that.
 
     Comparisons tell evaluation noise from the first two, and what more context is worth from the last.
     """
     each, by_position = tuple(final.window_losses.tolist()), tuple(final.position_losses.tolist())
-    documents = tuple(evaluator.documents(data.tokenizer.end_of_text).tolist())
-    losses = WindowLosses(step, evaluator.name, each, by_position, documents)
+    documents = tuple(setup.evaluator.documents(setup.data.tokenizer.end_of_text).tolist())
+    losses = WindowLosses(step, setup.evaluator.name, each, by_position, documents)
     try:
-        tracker.artifact(losses.save(config.directory))
+        tracker.artifact(losses.save(setup.config.directory))
     except OSError as error:
         say(f"the losses per window are NOT saved: {error.strerror or error}")
 
