@@ -304,7 +304,7 @@ def test_operators_and_kernels_made_of_vgpts_own_functions_are_its_own():
     code = (
         "import vgpt.attention.linear.compiled, vgpt.attention.linear.fused, vgpt.attention.linear.step_kernel\n"
         "import vgpt.attention.linear.kernels as kernels, vgpt.model.loss_kernel\n"
-        "from vgpt.training.source_code import replaced_functions as found\n"
+        "from vgpt.training.records.source_code import replaced_functions as found\n"
         "assert found() == '', found()\nkernels.attend.fn = lambda *a: None\nprint(found())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
