@@ -23,7 +23,7 @@ from _hardware import add_out, hardware, interleave, summary, write
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.settings.train import TrainConfig
 from vgpt.text.bpe import train_bpe
 from vgpt.training.checkpoints.checkpoint import TrainingState
@@ -42,7 +42,7 @@ class Subject:
     def __init__(self, place: Path, batch: int, block: int) -> None:
         self.config = GPT2Config(vocab_size=8192, n_layer=8, n_head=8, n_embd=512, block_size=block)
         self.model = GPT2Model(self.config)
-        initialise(self.model, 0)
+        initialize(self.model, 0)
         self.optimizer = build_optimizer(
             self.model, lr=3e-4, betas=(0.9, 0.95), weight_decay=0.1, device=torch.device("cpu")
         )

@@ -22,7 +22,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
 from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.model.interchange import to_hf
 
 CONFIG = GPT2Config(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257)
@@ -184,7 +184,7 @@ def main() -> None:
     machine = hardware("transformers", "litgpt")
     print(machine)
     model = GPT2Model(CONFIG)
-    initialise(model, 0)
+    initialize(model, 0)
     gap = check(model, DTYPES[args.dtype])
     print(f"largest difference of logits to HF: {gap:.2g}")
     subjects: dict[str, Subject] = {}

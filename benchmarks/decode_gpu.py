@@ -27,7 +27,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_read_bytes
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.model.interchange import to_hf
 from vgpt.model.steps import cuda_recorder
 
@@ -43,7 +43,7 @@ def model_of(attn: str) -> GPT2Model:
     """Return a model of the size of GPT-2 small."""
     settings = {"n_layer": 12, "n_head": 12, "n_embd": 768, "block_size": 1024, "vocab_size": 50_257}
     model = GPT2Model(GPT2Config.model_validate({**settings, "attn": attn}))
-    initialise(model, 0)
+    initialize(model, 0)
     return model.to(DEVICE)
 
 

@@ -31,7 +31,7 @@ from vgpt.errors import VgptError
 from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.training.hardware.allocator import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -60,7 +60,7 @@ def layer(attn: str, dtype: torch.dtype) -> CausalSelfAttention:
     config = ExpandingMLA() if attn == EXPANDED else resolve_attention(SETTINGS.get(attn, attn))
     sizes = {"n_layer": 1, "n_head": HEADS, "n_embd": WIDTH, "block_size": 64, "vocab_size": 64}
     model = GPT2Model(GPT2Config.model_validate({**sizes, "attn": config}))
-    initialise(model, 0)
+    initialize(model, 0)
     return Decoder(model, dtype)._model.h[0].attn
 
 

@@ -39,7 +39,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import palm_flops_per_token, train_flops_per_token
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.training.hardware.devices import Compute
 from vgpt.training.hardware.peak import peak_flops
 from vgpt.training.optimizer import build_optimizer
@@ -191,7 +191,7 @@ def training(stage: Stage) -> None:
 
     def ours(**changes: Any) -> Callable[[], float]:
         model = GPT2Model(config.model_copy(update=changes))
-        initialise(model, 0)
+        initialize(model, 0)
         model.to(device).compile_blocks(not stage.toy)
         step = TrainStep(model, build_optimizer(model, lr=LR, device=device), dtype=torch.bfloat16)
         return lambda: step([(inputs, targets)], LR).loss
@@ -212,7 +212,7 @@ def training(stage: Stage) -> None:
 
     def plain(rows: int) -> Callable[[], float]:
         start = GPT2Model(config)
-        initialise(start, 0)
+        initialize(start, 0)
         model = PlainGPT(V, L, H, C, T, rows=rows)
         copy_weights(model, start)
         model.to(device)

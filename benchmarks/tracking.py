@@ -31,7 +31,7 @@ from _quiet import Quiet
 
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.tracking.delivery import Delivery
 from vgpt.tracking.target import resolve_target
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
@@ -119,7 +119,7 @@ def training_step(batch: int) -> Callable[[], None]:
     """Return vgpt's own training step at the smallest shape."""
     config = GPT2Config(vocab_size=512, n_layer=4, n_head=4, n_embd=128, block_size=64)
     model = GPT2Model(config)
-    initialise(model, 0)
+    initialize(model, 0)
     step = TrainStep(model, build_optimizer(model, lr=3e-4))
     ids = torch.randint(512, (batch, 65))
     return lambda: step([(ids[:, :-1], ids[:, 1:])], 3e-4) and None

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.training.hardware.allocator import keep_freed_memory
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.step import TrainStep
@@ -63,7 +63,7 @@ def vgpt_step(case: Case, dtype: torch.dtype) -> Step:
         vocab_size=case.V, n_layer=case.n_layer, n_head=case.n_head, n_embd=case.n_embd, block_size=case.T
     )
     model = GPT2Model(config)
-    initialise(model, 0)
+    initialize(model, 0)
     step = TrainStep(model, build_optimizer(model, lr=LR), dtype=dtype, grad_clip=CLIP)
     return lambda ids: step([(ids[:, :-1], ids[:, 1:])], LR) and None
 

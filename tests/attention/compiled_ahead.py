@@ -53,7 +53,7 @@ def shared_memory(kernel, arguments, constants, capability):
     return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).metadata.shared
 
 
-def compile_all(capability, dtype, width, normalise, decay):
+def compile_all(capability, dtype, width, normalize, decay):
     """Launch one forward and backward pass of several segments, and compile what is launched."""
     launches = {name: Launches() for name in KERNELS}
     for name, launch in launches.items():
@@ -63,7 +63,7 @@ def compile_all(capability, dtype, width, normalise, decay):
     fused.planned = lambda q, v: plan
     x = torch.zeros(1, 4096, 2, 3 * width, dtype=kind)
     inputs = [part.transpose(1, 2).requires_grad_() for part in x.split(width, -1)]
-    y = fused.fused(*inputs, torch.ones(2) if decay else None, FEATURE_MAPS["elu1"], normalise)
+    y = fused.fused(*inputs, torch.ones(2) if decay else None, FEATURE_MAPS["elu1"], normalize)
     y.backward(torch.zeros_like(y))
     return {name: shared_memory(KERNELS[name], *launch.last, capability) for name, launch in launches.items()}
 

@@ -56,7 +56,7 @@ def distance(got, want, least=1e-300):
     return float((got.double() - want).norm() / want.norm().clamp(min=least))
 
 
-def errors(dtype, T, D, DV, feature_map="elu1", normalise=True, decay=False, B=1, H=1, chunks=2, size=1.0, odd=False):
+def errors(dtype, T, D, DV, feature_map="elu1", normalize=True, decay=False, B=1, H=1, chunks=2, size=1.0, odd=False):
     """Relative distance of outputs and gradients from the formula in float64."""
     fused.planned = lambda q, v: fused.Plan(chunk=16, warps=4, stages=1, chunks=chunks)
     inputs = heads(DTYPES[dtype], B, H, T, (D, D, DV), size)
@@ -66,8 +66,8 @@ def errors(dtype, T, D, DV, feature_map="elu1", normalise=True, decay=False, B=1
         inputs = [x.mT.contiguous().mT.requires_grad_() if x is q else x.requires_grad_() for x in (q, k, v)]
     exact = [x.detach().double().requires_grad_() for x in inputs]
     slopes = alibi_slopes(H) if decay else None
-    y = fused.fused(*inputs, slopes, FEATURE_MAPS[feature_map], normalise)
-    settings = {"feature_map": FEATURE_MAPS[feature_map], "slopes": slopes, "normalise": normalise}
+    y = fused.fused(*inputs, slopes, FEATURE_MAPS[feature_map], normalize)
+    settings = {"feature_map": FEATURE_MAPS[feature_map], "slopes": slopes, "normalize": normalize}
     want, _ = quadratic_linear_attention(*exact, **settings)
     grad = torch.empty(B, T, H, DV).normal_(generator=torch.Generator().manual_seed(5)).to(y.dtype).transpose(1, 2)
     found = {"y": distance(y, want)}

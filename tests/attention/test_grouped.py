@@ -133,14 +133,14 @@ def test_the_mask_counts_the_pairs_that_are_charged(layer, attn):
 
 
 def test_a_variant_that_only_says_who_sees_whom_can_reuse_the_module(layer, noise):
-    class Neighbours(GQAConfig):
+    class Neighbors(GQAConfig):
         def visible(self, q, k, layer=0, head=0):
             return (k <= q) & (q - k < 2)
 
     from vgpt.attention.grouped.module import GroupedAttention
 
     plain = layer("gqa:n_kv_head=2")
-    module = GroupedAttention(Neighbours(n_kv_head=2), plain.shape)
+    module = GroupedAttention(Neighbors(n_kv_head=2), plain.shape)
     module.load_state_dict(plain.state_dict())
     x = noise(1, 8, 32).requires_grad_()
     (gradient,) = torch.autograd.grad(module(x)[:, 6].sum(), x)

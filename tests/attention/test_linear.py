@@ -17,7 +17,7 @@ from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token
 from vgpt.model.decoding import Decoder
 from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 
 SETTINGS = [
     *(f"linear:feature_map={m},linear_norm={n}" for m in ("elu1", "relu", "taylor2") for n in ("denom", "rms", "none")),
@@ -326,7 +326,7 @@ def test_positions_that_act_in_another_way_than_on_a_softmax_are_named():
 def test_a_model_generates_through_states_what_it_generates_without(dtype):
     config = GPT2Config(attn=LinearConfig(), n_layer=2, n_head=2, n_embd=32, block_size=64, vocab_size=50, pos="none")
     model = GPT2Model(config)
-    initialise(model, 1)
+    initialize(model, 1)
     decoder = Decoder(model, dtype)
     prompts = torch.randint(50, (3, 9), generator=torch.Generator().manual_seed(0))
     one, other = (

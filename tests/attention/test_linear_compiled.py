@@ -41,15 +41,15 @@ def test_a_wide_feature_map_keeps_no_features_under_a_compiler(noise):
     assert kept_bytes(taylor2, inputs) <= 4.1 * inputs[0].nbytes
 
 
-@pytest.mark.parametrize("normalise", [True, False], ids=["denom", "none"])
-def test_a_wide_feature_map_computes_the_same_under_a_compiler(noise, normalise):
+@pytest.mark.parametrize("normalize", [True, False], ids=["denom", "none"])
+def test_a_wide_feature_map_computes_the_same_under_a_compiler(noise, normalize):
     def run(q, k, v, state):
-        settings = {"feature_map": FEATURE_MAPS["taylor2"], "slopes": alibi_slopes(3), "normalise": normalise}
+        settings = {"feature_map": FEATURE_MAPS["taylor2"], "slopes": alibi_slopes(3), "normalize": normalize}
         y, last = chunked_linear_attention(q, k, v, state=state, chunk_size=8, keep_state=True, **settings)
         return y, last
 
     inputs = [noise(2, 3, 20, 4, seed=i).requires_grad_() for i in range(3)]
-    inputs.append(noise(2, 3, 15, 4 + normalise, seed=3).abs().requires_grad_())
+    inputs.append(noise(2, 3, 15, 4 + normalize, seed=3).abs().requires_grad_())
     found = []
     for function in (torch.compile(run, backend="aot_eager", fullgraph=True), run):
         results = function(*inputs)
@@ -148,7 +148,7 @@ def test_the_choice_of_the_kernels_breaks_no_graph(monkeypatch, noise, name):
     q, k, v = (noise(1, 2, 20, 4, seed=i).bfloat16().requires_grad_() for i in range(3))
 
     def run(q, k, v):
-        return chunked_linear_attention(q, k, v, feature_map=FEATURE_MAPS[name], normalise=name != "identity")[0]
+        return chunked_linear_attention(q, k, v, feature_map=FEATURE_MAPS[name], normalize=name != "identity")[0]
 
     assert kernels_in(run, q, k, v, results=(v,)) == ["vgpt.linear_attention.default"]
 

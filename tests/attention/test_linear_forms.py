@@ -31,7 +31,7 @@ def textbook_features(name: str, x: torch.Tensor) -> torch.Tensor:
     return torch.cat((torch.ones_like(x[..., :1]), x, squares), -1)
 
 
-def token_by_token(name, q, k, v, slopes=None, normalise=True):
+def token_by_token(name, q, k, v, slopes=None, normalize=True):
     """S_t = gamma S_(t-1) + phi(k_t) v_t, z_t likewise; o_t = phi(q_t) S_t / (phi(q_t) z_t + eps)."""
     gamma = 1.0 if slopes is None else torch.exp(-slopes.to(q.dtype)).view(-1, 1, 1)
     queries, keys = textbook_features(name, q), textbook_features(name, k)
@@ -40,7 +40,7 @@ def token_by_token(name, q, k, v, slopes=None, normalise=True):
         S = gamma * S + keys[:, :, t, :, None] * v[:, :, t, None, :]
         z = gamma * z + keys[:, :, t, :, None]
         y = (queries[:, :, t, :, None] * S).sum(2)
-        outputs.append(y / ((queries[:, :, t, :, None] * z).sum(2) + EPS) if normalise else y)
+        outputs.append(y / ((queries[:, :, t, :, None] * z).sum(2) + EPS) if normalize else y)
     return torch.stack(outputs, 2)
 
 
@@ -48,7 +48,7 @@ def qkv(noise, T, B=2, H=3, D=4, Dv=5, dtype=torch.float64):
     return [noise(B, H, T, d, dtype=dtype, seed=i).requires_grad_() for i, d in enumerate((D, D, Dv))]
 
 
-def form(name, q, k, v, *, feature_map, slopes=None, state=None, chunk_size=64, normalise=True, keep_state=False):
+def form(name, q, k, v, *, feature_map, slopes=None, state=None, chunk_size=64, normalize=True, keep_state=False):
     if name == "quadratic":
         return quadratic_linear_attention(
             q,
@@ -57,11 +57,11 @@ def form(name, q, k, v, *, feature_map, slopes=None, state=None, chunk_size=64, 
             feature_map=feature_map,
             slopes=slopes,
             state=state,
-            normalise=normalise,
+            normalize=normalize,
             keep_state=keep_state,
         )
     run = {"sweep": sweep, "batched": batched}[name]
-    return run(q, k, v, state, slopes, feature_map, chunk_size, normalise, keep_state)
+    return run(q, k, v, state, slopes, feature_map, chunk_size, normalize, keep_state)
 
 
 def same(got, want, inputs, tolerance=1e-11):
@@ -86,15 +86,15 @@ def test_every_form_equals_the_loop_over_tokens_at_any_length(noise, T, decay):
         same(got, want, inputs)
 
 
-@pytest.mark.parametrize(("name", "normalise"), [*((m, False) for m in MAPS), *((m, True) for m in POSITIVE)])
+@pytest.mark.parametrize(("name", "normalize"), [*((m, False) for m in MAPS), *((m, True) for m in POSITIVE)])
 @pytest.mark.parametrize("decay", [False, True], ids=["", "decay"])
-def test_every_feature_map_equals_the_loop_over_tokens(noise, name, normalise, decay):
+def test_every_feature_map_equals_the_loop_over_tokens(noise, name, normalize, decay):
     inputs = qkv(noise, 45)
     slopes = alibi_slopes(3) if decay else None
-    want = token_by_token(name, *inputs, slopes, normalise)
+    want = token_by_token(name, *inputs, slopes, normalize)
     # 45 tokens are few beside chunks of 16 and many beside those of 8.
     for how, chunk_size in (("sweep", 16), ("sweep", 8), ("batched", 16), ("quadratic", 16)):
-        options = {"feature_map": FEATURE_MAPS[name], "slopes": slopes, "normalise": normalise}
+        options = {"feature_map": FEATURE_MAPS[name], "slopes": slopes, "normalize": normalize}
         got, _ = form(how, *inputs, chunk_size=chunk_size, **options)
         # Where hardly any feature is above zero, a quotient of two small numbers loses digits.
         same(got, want, inputs, 1e-9 if name == "relu" else 1e-11)
@@ -133,15 +133,15 @@ def test_a_sequence_may_be_cut_anywhere_and_gradients_flow_through_the_state(noi
 
 @pytest.mark.parametrize("how", ["sweep", "batched", "quadratic"])
 @pytest.mark.parametrize("name", ["elu1", "taylor2"])
-@pytest.mark.parametrize("normalise", [True, False], ids=["denom", "none"])
-def test_gradients_agree_with_finite_differences(noise, how, name, normalise):
+@pytest.mark.parametrize("normalize", [True, False], ids=["denom", "none"])
+def test_gradients_agree_with_finite_differences(noise, how, name, normalize):
     inputs = qkv(noise, 5, B=1, H=2, D=2, Dv=3)
     m = 2 if name == "elu1" else 6
-    inputs.append(noise(1, 2, m, 3 + normalise, dtype=torch.float64, seed=9).abs().requires_grad_())
+    inputs.append(noise(1, 2, m, 3 + normalize, dtype=torch.float64, seed=9).abs().requires_grad_())
     settings = {"feature_map": FEATURE_MAPS[name], "slopes": alibi_slopes(2), "chunk_size": 2, "keep_state": True}
 
     def run(q, k, v, state):
-        return form(how, q, k, v, state=state, normalise=normalise, **settings)
+        return form(how, q, k, v, state=state, normalize=normalize, **settings)
 
     assert torch.autograd.gradcheck(run, inputs)
 
@@ -150,13 +150,13 @@ def test_gradients_agree_with_finite_differences(noise, how, name, normalise):
 @pytest.mark.parametrize("decay", [False, True], ids=["", "decay"])
 def test_steps_of_the_recurrence_give_what_chunks_give(noise, name, decay):
     q, k, v = (x.detach() for x in qkv(noise, 20))
-    normalise, slopes = name != "identity", alibi_slopes(3) if decay else None
+    normalize, slopes = name != "identity", alibi_slopes(3) if decay else None
     want, last = chunked_linear_attention(
-        q, k, v, feature_map=FEATURE_MAPS[name], slopes=slopes, chunk_size=6, normalise=normalise, keep_state=True
+        q, k, v, feature_map=FEATURE_MAPS[name], slopes=slopes, chunk_size=6, normalize=normalize, keep_state=True
     )
     state = torch.zeros_like(last)
     parts = [
-        recurrent_step(*now, state, feature_map=FEATURE_MAPS[name], slopes=slopes, normalise=normalise)
+        recurrent_step(*now, state, feature_map=FEATURE_MAPS[name], slopes=slopes, normalize=normalize)
         for now in zip(*(x.split(1, 2) for x in (q, k, v)), strict=True)
     ]
     torch.testing.assert_close(torch.cat(parts, 2), want, rtol=1e-10, atol=1e-10)

@@ -20,12 +20,12 @@ CASES = {
     "decay, bfloat16": {"dtype": "bfloat16", "T": 40, "D": 8, "DV": 8, "decay": True, "chunks": 1},
     "relu": {"dtype": "float16", "T": 40, "D": 16, "DV": 8, "feature_map": "relu"},
     "relu without denominators": {
-        "dtype": "float16", "T": 40, "D": 8, "DV": 8, "feature_map": "relu", "normalise": False, "decay": True,
+        "dtype": "float16", "T": 40, "D": 8, "DV": 8, "feature_map": "relu", "normalize": False, "decay": True,
     },
     "identity": {
-        "dtype": "float16", "T": 40, "D": 8, "DV": 8, "feature_map": "identity", "normalise": False, "chunks": 1,
+        "dtype": "float16", "T": 40, "D": 8, "DV": 8, "feature_map": "identity", "normalize": False, "chunks": 1,
     },
-    "elu1 without denominators": {"dtype": "bfloat16", "T": 40, "D": 8, "DV": 1, "normalise": False, "decay": True},
+    "elu1 without denominators": {"dtype": "bfloat16", "T": 40, "D": 8, "DV": 1, "normalize": False, "decay": True},
     "one token": {"dtype": "float16", "T": 1, "D": 8, "DV": 8},
     "whole chunks": {"dtype": "float16", "T": 32, "D": 8, "DV": 8, "chunks": 1},
     "one segment": {"dtype": "float16", "T": 45, "D": 8, "DV": 8, "chunks": 8},
@@ -125,7 +125,7 @@ def compiled(tasks: list) -> list[dict[str, int]]:
 
 def test_the_compiler_for_hopper_takes_every_kernel(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    (found,) = compiled([{"capability": 90, "dtype": "bfloat16", "width": 64, "normalise": True, "decay": False}])
+    (found,) = compiled([{"capability": 90, "dtype": "bfloat16", "width": 64, "normalize": True, "decay": False}])
     assert len(found) == 6
     assert max(found.values()) <= 113 * 1024  # two programs at a time
 
@@ -136,7 +136,7 @@ def test_the_compiler_for_hopper_takes_every_kernel(monkeypatch, tmp_path):
 def test_every_compiler_takes_every_kernel(monkeypatch, tmp_path, capability, kib):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     shapes = [(dtype, width, True, True) for dtype in LIMITS for width in (64, 128)] + [("bfloat16", 16, False, False)]
-    names = ("dtype", "width", "normalise", "decay")
+    names = ("dtype", "width", "normalize", "decay")
     tasks = [{"capability": capability, **dict(zip(names, shape, strict=True))} for shape in shapes]
     for task, found in zip(tasks, compiled(tasks), strict=True):
         assert max(found.values()) <= kib * 1024, (task, found)

@@ -31,10 +31,10 @@ def exact(inputs):
     return [x.detach().double().requires_grad_() for x in inputs]
 
 
-def check(inputs, name="elu1", normalise=True, decay=False, formula=quadratic_linear_attention):
+def check(inputs, name="elu1", normalize=True, decay=False, formula=quadratic_linear_attention):
     """Compare outputs and gradients with the formula's, for gradients in a layout of their own."""
     slopes = alibi_slopes(inputs[0].shape[1]).cuda() if decay else None
-    settings = {"feature_map": FEATURE_MAPS[name], "slopes": slopes, "normalise": normalise}
+    settings = {"feature_map": FEATURE_MAPS[name], "slopes": slopes, "normalize": normalize}
     assert fused.fits(*inputs, FEATURE_MAPS[name])
     y, _ = chunked_linear_attention(*inputs, **settings)
     doubles = exact(inputs)
@@ -52,18 +52,18 @@ def check(inputs, name="elu1", normalise=True, decay=False, formula=quadratic_li
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize(
-    ("name", "normalise"), [("elu1", True), ("elu1", False), ("relu", True), ("relu", False), ("identity", False)]
+    ("name", "normalize"), [("elu1", True), ("elu1", False), ("relu", True), ("relu", False), ("identity", False)]
 )
 @pytest.mark.parametrize("decay", [False, True], ids=["", "decay"])
-def test_a_gpu_gives_the_outputs_and_gradients_of_the_formula(dtype, name, normalise, decay):
-    check(heads(dtype, 2, 3, 300, 64, 64), name, normalise, decay)
+def test_a_gpu_gives_the_outputs_and_gradients_of_the_formula(dtype, name, normalize, decay):
+    check(heads(dtype, 2, 3, 300, 64, 64), name, normalize, decay)
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("D", [8, 16, 24, 80, 128])
 def test_a_gpu_gives_them_for_every_width(dtype, D):
     check(heads(dtype, 2, 2, 200, D, D), decay=True)
-    check(heads(dtype, 1, 2, 100, D, 1), normalise=False)
+    check(heads(dtype, 1, 2, 100, D, 1), normalize=False)
     check(heads(dtype, 1, 2, 100, 16, D))
 
 
@@ -91,7 +91,7 @@ def test_a_gpu_gives_them_for_any_strides(dtype):
 def test_a_long_sequence_stays_as_accurate_as_float32(dtype):
     def float32(q, k, v, **settings):
         q, k, v = (x.float() for x in (q, k, v))
-        return batched(q, k, v, None, settings["slopes"], settings["feature_map"], 64, settings["normalise"], False)
+        return batched(q, k, v, None, settings["slopes"], settings["feature_map"], 64, settings["normalize"], False)
 
     check(heads(dtype, 1, 2, 16_384, 64, 64), formula=float32)
 

@@ -17,10 +17,10 @@ def ours(name: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, chunk_siz
     """The same by our own chunked form; unnormalised references scale queries by 1 / sqrt(D)."""
     scale = q.shape[-1] ** -0.5
     if name == "unnormalised":
-        return scale * chunked_linear_attention(q, k, v, normalise=False, chunk_size=chunk_size)[0]
+        return scale * chunked_linear_attention(q, k, v, normalize=False, chunk_size=chunk_size)[0]
     if name == "retention":
         slopes = -torch.log1p(-(2.0 ** (-5.0 - torch.arange(q.shape[1]))))
-        settings = {"feature_map": FEATURE_MAPS["identity"], "slopes": slopes, "normalise": False}
+        settings = {"feature_map": FEATURE_MAPS["identity"], "slopes": slopes, "normalize": False}
         return scale * chunked_linear_attention(q, k, v, chunk_size=chunk_size, **settings)[0]
     feature_map = FEATURE_MAPS["taylor2" if name == "based" else "elu1"]
     return chunked_linear_attention(q, k, v, feature_map=feature_map, chunk_size=chunk_size)[0]

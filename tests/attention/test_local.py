@@ -17,7 +17,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
 from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 
 SWITCHES = {
     "plain": {},
@@ -235,7 +235,7 @@ def test_gpt2_small_with_a_window_of_256_costs_what_the_literature_says():
 def test_a_model_generates_through_rings_what_it_generates_without(pos, dtype):
     settings = {"vocab_size": 61, "n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 64, "pos": pos}
     model = GPT2Model(GPT2Config.model_validate({**settings, "attn": "local:window_size=5"}))
-    initialise(model, 0)
+    initialize(model, 0)
     decoder = Decoder(model, dtype)
     ids = torch.randint(61, (3, 40), generator=torch.Generator().manual_seed(3))
     caches = decoder.make_caches(3, 40)

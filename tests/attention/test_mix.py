@@ -18,7 +18,7 @@ from vgpt.errors import SettingsError
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, count_parameters, decode_flops, forward_flops
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.presets import Preset
 from vgpt.settings.train import TrainConfig
@@ -148,7 +148,7 @@ def test_costs_are_the_sums_of_the_layers():
 def test_each_layer_is_of_its_variant_and_decodes_through_its_own_cache():
     torch.manual_seed(0)
     mixed = GPT2Model(model("2xmqa+mha"))
-    initialise(mixed, 1)
+    initialize(mixed, 1)
     assert sum(p.numel() for p in mixed.parameters()) == count_parameters(mixed.config).total
     assert [block.attn.kv_heads for block in mixed.h] == [1, 1, 4]
     ids = torch.randint(50, (2, 20))
@@ -162,7 +162,7 @@ def test_each_layer_is_of_its_variant_and_decodes_through_its_own_cache():
 def test_layers_shared_with_another_pattern_start_bit_equal():
     one, other = GPT2Model(model("2xmqa+mha")), GPT2Model(model("3xmqa"))
     for each in (one, other):
-        initialise(each, 1)
+        initialize(each, 1)
     for name, tensor in one.state_dict().items():
         if not name.startswith("h.2.attn"):
             assert torch.equal(tensor, other.state_dict()[name]), name

@@ -257,12 +257,12 @@ def test_every_parameter_takes_part(layer, noise, attn, pos):
 
 
 def test_a_variant_that_only_says_who_sees_whom_can_reuse_the_module(layer, noise, absorbs):
-    class Neighbours(MLAConfig):
+    class Neighbors(MLAConfig):
         def visible(self, q, k, layer=0, head=0):
             return (k <= q) & (q - k < 2)
 
     plain = layer(PLAIN)
-    module = LatentAttention(Neighbours(kv_lora_rank=12), plain.shape)
+    module = LatentAttention(Neighbors(kv_lora_rank=12), plain.shape)
     module.load_state_dict(plain.state_dict())
     x = noise(1, 8, 32).requires_grad_()
     (gradient,) = torch.autograd.grad(module(x)[:, 6].sum(), x)

@@ -88,11 +88,11 @@ def counted(run) -> int:
 @pytest.fixture(params=ATTNS)
 def net(request):
     from vgpt.model.gpt2 import GPT2Model
-    from vgpt.model.init import initialise
+    from vgpt.model.init import initialize
 
     def build(**changes):
         net = GPT2Model(GPT2Config.model_validate({**SMALL, "attn": request.param, **changes}))
-        initialise(net, 0)
+        initialize(net, 0)
         return net
 
     return build

@@ -9,7 +9,7 @@ from vgpt.model.costs import cache_bytes
 from vgpt.model.decoding import Decoder, can_pack
 from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 
 SIZES = {"n_layer": 3, "n_head": 4, "n_embd": 64, "block_size": 128, "vocab_size": 211}
 PLAIN, LATENT_QUERIES = "mla:kv_lora_rank=24", "mla:kv_lora_rank=24,q_lora_rank=20,v_head_dim=12"
@@ -17,7 +17,7 @@ PLAIN, LATENT_QUERIES = "mla:kv_lora_rank=24", "mla:kv_lora_rank=24,q_lora_rank=
 
 def small(attn: str, **settings) -> GPT2Model:
     model = GPT2Model(GPT2Config.model_validate({**SIZES, "attn": attn, **settings}))
-    initialise(model, 1)
+    initialize(model, 1)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
@@ -109,7 +109,7 @@ def test_generation_measures_the_cache_that_is_charged():
 def test_swapping_mha_for_mla_leaves_every_other_tensor_bit_equal():
     def state(attn: str) -> dict[str, torch.Tensor]:
         model = GPT2Model(GPT2Config.model_validate({**SIZES, "attn": attn}))
-        initialise(model, 3)
+        initialize(model, 3)
         return model.state_dict()
 
     mha, mla, wider = state("mha"), state(PLAIN), state("mla:kv_lora_rank=32")

@@ -14,7 +14,7 @@ from vgpt.conformance import failures
 from vgpt.errors import VgptError
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.training.optimizer import build_optimizer
 
 
@@ -52,7 +52,7 @@ def model(attn, **changes):
 
 def filled(attn, seed=3, **changes):
     net = model(attn, **changes)
-    initialise(net, seed)
+    initialize(net, seed)
     return dict(net.named_parameters())
 
 
@@ -73,14 +73,14 @@ def test_a_layer_fills_its_own_parameters_and_all_others_start_as_beside_mha(reg
 def test_own_weights_start_from_the_same_numbers_in_lower_precision(register):
     attn = register(Tempered, TemperedModule)
     low = model(attn).bfloat16()
-    initialise(low, 3)
+    initialize(low, 3)
     for name, parameter in filled(attn).items():
         assert torch.equal(parameter.bfloat16(), low.get_parameter(name)), name
 
 
 def test_what_a_layer_calls_its_own_does_not_decay(register):
     net = model(register(Tempered, TemperedModule))
-    initialise(net, 0)
+    initialize(net, 0)
     groups = build_optimizer(net, lr=1e-3, weight_decay=0.1).param_groups
     decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     found = {name: decays[id(p)] for name, p in net.named_parameters()}

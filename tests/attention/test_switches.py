@@ -125,7 +125,7 @@ def test_parameters_of_switches_are_counted(switch, bias):
     assert config.attn.matmul_params(config.shape) == sum(weight.numel() for weight in weights)
 
 
-def test_a_variant_refuses_what_it_does_not_honour():
+def test_a_variant_refuses_what_it_does_not_honor():
     class Deaf(AttentionConfig):
         """Knows no switches."""
 

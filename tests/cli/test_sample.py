@@ -15,7 +15,7 @@ from vgpt.cli.sample import Printer, spelled, visible
 from vgpt.model.config import GPT2Config
 from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.settings.train import TrainConfig
 from vgpt.text.patterns import resolve_pattern
 from vgpt.text.tokenizer import END_OF_TEXT, Tokenizer
@@ -39,7 +39,7 @@ def write_run(directory, seed=4):
         {"model": {"attn": "gqa", "n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 48, "tie_weights": False}}
     )
     model = GPT2Model(GPT2Config(vocab_size=257, **settings.model.model_dump()))
-    initialise(model, seed)
+    initialize(model, seed)
     with torch.no_grad():
         model.lm_head.weight[256] -= 10  # end-of-text does not come by itself
     save_checkpoint(

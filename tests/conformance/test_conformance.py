@@ -41,7 +41,7 @@ def test_trunks_that_depend_on_the_attention_are_caught(monkeypatch, caught):
 
     from vgpt.conformance import whole
 
-    monkeypatch.setattr(whole, "initialise", from_one_stream)
+    monkeypatch.setattr(whole, "initialize", from_one_stream)
     caught("mqa", "same_trunk", "start with other numbers than beside mha")
 
 

@@ -24,7 +24,7 @@ class WrongScale(GroupedAttention):
 
 
 class TiledHeads(GroupedAttention):
-    """Query head h reads key/value head h modulo G, not its neighbours'."""
+    """Query head h reads key/value head h modulo G, not its neighbors'."""
 
     def _heads(self, x, start):
         q, k, v = super()._heads(x, start)

@@ -23,7 +23,7 @@ def test_a_permutation_hits_every_number_once(n: int, seed: int) -> None:
     assert np.array_equal(np.sort(permute(np.arange(n), n, derive_keys(seed))), np.arange(n))
 
 
-def test_permutations_differ_by_key_and_scatter_neighbours() -> None:
+def test_permutations_differ_by_key_and_scatter_neighbors() -> None:
     first, second = (permute(np.arange(10_000), 10_000, derive_keys(seed)) for seed in (1, 2))
     assert (first == second).mean() < 0.01
     assert abs(np.corrcoef(np.arange(10_000), first)[0, 1]) < 0.05

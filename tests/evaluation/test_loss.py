@@ -14,7 +14,7 @@ from vgpt.errors import DataError
 from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.model.loss import token_losses
 
 VOCABULARY, BLOCK = 37, 12
@@ -24,7 +24,7 @@ LENGTHS = np.array([0, *range(1, VOCABULARY)])  # bytes per token; the first spe
 @pytest.fixture
 def model():
     model = GPT2Model(GPT2Config(vocab_size=VOCABULARY, n_layer=2, n_head=2, n_embd=16, block_size=BLOCK, dropout=0.5))
-    initialise(model, 3)
+    initialize(model, 3)
     return model
 
 

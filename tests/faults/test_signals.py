@@ -1,4 +1,4 @@
-"""Signals in the midst of a run: what was asked for is done, and stopping changes no bit of what is learnt."""
+"""Signals in the midst of a run: what was asked for is done, and stopping changes no bit of what is learned."""
 
 import os
 import signal
@@ -29,7 +29,7 @@ class Signalling(Quiet):
             os.kill(os.getpid(), self.signals[step])
 
 
-def learnt(config) -> dict[str, torch.Tensor]:
+def learned(config) -> dict[str, torch.Tensor]:
     place = find_checkpoint(config.directory, which="last").directory
     return {
         f"{file}/{name}": tensor
@@ -77,14 +77,14 @@ def test_stopped_at_any_step_and_run_again_nothing_learnt_or_recorded_differs(
     }
     whole = settings(run__run_name="whole", **changes)
     train_run(whole, Quiet())
-    expected, written = learnt(whole), record(whole)
+    expected, written = learned(whole), record(whole)
     for step in range(1, 8):
         parts = settings(run__run_name=f"stopped-{step}", **changes)
         stopped = train_run(parts, Signalling({step: signal.SIGTERM}))
         assert (stopped.status, stopped.exit_code) == ("stopped", 75)
         assert newest(parts.directory / "ckpt")[0].state.step == step
         assert train_run(parts, Quiet()).status == "finished"
-        assert same(learnt(parts), expected)
+        assert same(learned(parts), expected)
         assert record(parts) == written
 
 
@@ -95,7 +95,7 @@ def test_stopped_after_every_single_step_it_still_ends_in_the_same_bits(settings
     for step in range(1, 8):
         assert train_run(parts, Signalling({step: signal.SIGINT})).exit_code == 130
     assert train_run(parts, Quiet()).status == "finished"
-    assert same(learnt(parts), learnt(whole))
+    assert same(learned(parts), learned(whole))
     assert record(parts) == record(whole)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 
 SMALL = {"vocab_size": 61, "n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 24}
 
@@ -18,7 +18,7 @@ def make_config(**changes) -> GPT2Config:
 def make_model(seed: int = 0, *, loud: bool = False, **changes) -> GPT2Model:
     """A small model; `loud` fills every tensor, biases and norms too, with larger numbers, so that none goes unseen."""
     model = GPT2Model(make_config(**changes))
-    initialise(model, seed)
+    initialize(model, seed)
     if loud:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():

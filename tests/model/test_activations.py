@@ -82,7 +82,7 @@ def test_a_registered_one_works_in_settings_and_models(model, monkeypatch):
         ACTIVATIONS.remove("half")
 
 
-def test_an_unknown_one_names_its_neighbour():
+def test_an_unknown_one_names_its_neighbor():
     with pytest.raises(UsageError, match=r"unknown activation 'gelu_now'; did you mean 'gelu_new'\?"):
         activation("gelu_now")
     assert list(FORMULAS) == ACTIVATIONS

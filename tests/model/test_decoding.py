@@ -7,7 +7,7 @@ from torch import nn
 from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder, PackedLinear, can_pack
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 
 packs = pytest.mark.skipif(
     not can_pack(torch.device("cpu"), torch.bfloat16), reason="this CPU has no native bfloat16 products"
@@ -19,7 +19,7 @@ def small(**settings):
         {"n_layer": 3, "n_head": 4, "n_embd": 64, "block_size": 128, "vocab_size": 211, **settings}
     )
     model = GPT2Model(config)
-    initialise(model, 1)
+    initialize(model, 1)
     with torch.no_grad():
         for p in model.parameters():
             p.add_(0.05 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))

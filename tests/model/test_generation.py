@@ -8,7 +8,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
 from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 
 VOCABULARY = 61
 ATTENTIONS = ["mha", "mqa", "gqa:n_kv_head=2"]
@@ -29,7 +29,7 @@ def tiny(attn="mha", pos="learned", block_size=32, **settings):
         }
     )
     model = GPT2Model(config)
-    initialise(model, 3)
+    initialize(model, 3)
     with torch.no_grad():
         for p in model.parameters():
             if p.ndim == 2:

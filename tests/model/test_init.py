@@ -2,7 +2,7 @@
 
 import torch
 
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 
 
 def test_swapping_the_attention_leaves_every_other_tensor_bit_equal(model):
@@ -28,13 +28,13 @@ def test_the_global_random_state_is_neither_read_nor_moved(model):
     before = torch.random.get_rng_state()
     other = model(seed=5)
     fresh = model(seed=6)
-    initialise(other, 5)
+    initialize(other, 5)
     torch.manual_seed(2)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     assert not torch.equal(one.wte.weight, fresh.wte.weight)
     net = model()
     torch.random.set_rng_state(before)
-    initialise(net, 1)
+    initialize(net, 1)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
@@ -61,6 +61,6 @@ def test_no_two_tensors_share_their_numbers(model):
 def test_lower_precision_starts_from_the_same_numbers(model):
     low = model()
     low.bfloat16()
-    initialise(low, 4)
+    initialize(low, 4)
     for a, b in zip(low.parameters(), model(seed=4).parameters(), strict=True):
         assert torch.equal(a, b.bfloat16())

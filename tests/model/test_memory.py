@@ -10,7 +10,7 @@ import torch
 
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.model.loss import cross_entropy
 
 # What an allocation of the step itself adds to the peak: the process before it is taken off.
@@ -19,7 +19,7 @@ import resource, sys, torch
 from torch.nn import functional as F
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.model.loss import cross_entropy, linear_cross_entropy
 
 def peak():
@@ -46,7 +46,7 @@ STEP = (
     MEASURE
     + """
 model = GPT2Model(GPT2Config(n_layer=12, n_head=4, n_embd=128, block_size=256, vocab_size=256))
-initialise(model, 0)
+initialize(model, 0)
 model.train()
 model.recompute = {recompute}
 ids = torch.randint(256, (16, 256))
@@ -86,7 +86,7 @@ def test_recomputation_changes_no_bit_of_loss_and_gradients(attn, dtype):
     for recompute in (False, True):
         config = GPT2Config(attn=attn, n_layer=3, n_head=4, n_embd=32, block_size=16, vocab_size=61, dropout=0.1)
         model = GPT2Model(config)
-        initialise(model, 0)
+        initialize(model, 0)
         model.train().recompute = recompute
         ids = torch.randint(61, (4, 17), generator=torch.Generator().manual_seed(1))
         torch.manual_seed(2)

@@ -12,7 +12,7 @@ from vgpt.attention.sparse import block_mask as sparse_block_mask
 from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.model.loss import cross_entropy
 from vgpt.training.display import Quiet
 from vgpt.training.run import train_run
@@ -29,7 +29,7 @@ def small(attn="mha", **settings):
             {"attn": attn, "n_layer": 4, "n_head": 2, "n_embd": 32, "block_size": 64, "vocab_size": 61, **settings}
         )
     )
-    initialise(model, 1)
+    initialize(model, 1)
     return model
 
 

@@ -13,7 +13,7 @@ from vgpt.data.dataset import open_dataset
 from vgpt.data.prepare import prepare
 from vgpt.errors import CheckpointError, DivergedError, SettingsError, UsageError
 from vgpt.files.digests import file_digest
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.model.interchange import to_hf
 from vgpt.settings.prepare import PrepareConfig
 from vgpt.settings.train import TrainConfig
@@ -65,7 +65,7 @@ def conditions(config: TrainConfig) -> dict:
 
 @pytest.fixture
 def source(settings) -> TrainConfig:
-    """A run that has learnt something."""
+    """A run that has learned something."""
     config = settings(run__run_name="source", train__max_steps=40)
     train_run(config, Quiet())
     return config
@@ -176,7 +176,7 @@ def source_best(source: TrainConfig) -> Path:
 def published(place: Path, corpus: Path, settings, *, tokenizer: bool) -> Path:
     """A directory like a snapshot of GPT-2, of a tiny model."""
     net = build_model(settings(), open_dataset(corpus).tokenizer.vocab_size)
-    initialise(net, 99)
+    initialize(net, 99)
     place.mkdir()
     save_file({name: tensor.clone() for name, tensor in to_hf(net).items()}, place / "model.safetensors")
     sizes = {"vocab_size": net.config.vocab_size, "n_positions": 16, "n_embd": 16, "n_layer": 2, "n_head": 2}
@@ -192,7 +192,7 @@ def test_gpt2s_published_files_are_a_start_too(settings, corpus, tmp_path):
     train_run(tuned, Quiet())
     start = load_file(steps(tuned.directory / "ckpt")[0] / "model.safetensors")
     net = build_model(settings(), open_dataset(corpus).tokenizer.vocab_size)
-    initialise(net, 99)
+    initialize(net, 99)
     want = net.state_dict()
     want["wpe.weight"] = want["wpe.weight"][:8]
     assert equal(start, want)

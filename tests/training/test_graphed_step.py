@@ -6,7 +6,7 @@ import torch
 from vgpt.errors import VgptError
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.training.graphed_step import LARGEST, GraphedStep, build_step
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.parallel.replica import Replica
@@ -15,7 +15,7 @@ from vgpt.training.step import TrainStep
 
 def model(device="cpu", **options) -> GPT2Model:
     net = GPT2Model(GPT2Config(vocab_size=97, n_layer=2, n_head=2, n_embd=32, block_size=16, **options))
-    initialise(net, 0)
+    initialize(net, 0)
     return net.to(device)
 
 

@@ -7,13 +7,13 @@ import torch
 
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.training.optimizer import build_optimizer
 
 
 def tiny() -> GPT2Model:
     net = GPT2Model(GPT2Config(vocab_size=11, n_layer=1, n_head=2, n_embd=8, block_size=6))
-    initialise(net, 0)
+    initialize(net, 0)
     return net
 
 

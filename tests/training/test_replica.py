@@ -9,7 +9,7 @@ from vgpt.data.dataset import open_dataset
 from vgpt.evaluation.loss import Evaluator
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.parallel.replica import FSDPReplica, Replica
 from vgpt.training.step import TrainStep
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:torch.*")
 def small(**settings):
     sizes = {"attn": "mha", "n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "vocab_size": 300}
     model = GPT2Model(GPT2Config.model_validate({**sizes, **settings}))
-    initialise(model, 1)
+    initialize(model, 1)
     return model
 
 

@@ -3,7 +3,7 @@ import torch
 
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.training.records.start import ATTENTION_RMS, START, START_MLP, attention_rms, measure_start
 
 ROWS = torch.randint(64, (12, 32), generator=torch.Generator().manual_seed(0))
@@ -15,7 +15,7 @@ def model(attn, seed=1, **changes):
         **{"attn": attn, "vocab_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 32, **changes}
     )
     built = GPT2Model(config)
-    initialise(built, seed)
+    initialize(built, seed)
     return built
 
 

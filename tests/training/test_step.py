@@ -5,7 +5,7 @@ import torch
 
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.model.loss import cross_entropy
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.step import TrainStep
@@ -13,7 +13,7 @@ from vgpt.training.step import TrainStep
 
 def make(dtype: torch.dtype = torch.float32, **options) -> TrainStep:
     net = GPT2Model(GPT2Config(vocab_size=31, n_layer=2, n_head=2, n_embd=16, block_size=12))
-    initialise(net, 0)
+    initialize(net, 0)
     return TrainStep(net, build_optimizer(net, lr=0.0), dtype=dtype, **options)
 
 

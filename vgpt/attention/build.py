@@ -9,7 +9,7 @@ from vgpt.errors import SettingsError
 
 
 def build_attention(config: AttentionConfig, shape: Shape, layer: int = 0) -> CausalSelfAttention:
-    """Build the module of a variant; its parameters are created, not initialised: the model fills them.
+    """Build the module of a variant; its parameters are created, not initialized: the model fills them.
 
     Args:
         config: the variant's settings.

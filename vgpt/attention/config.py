@@ -106,18 +106,18 @@ class AttentionConfig(Section):
     summary: ClassVar[str] = ""
     """one line for lists of variants"""
     positions: ClassVar[tuple[str, ...]] = ("learned", "none")
-    """the choices of --pos that the module honours"""
+    """the choices of --pos that the module honors"""
     switches: ClassVar[tuple[str, ...]] = ()
-    """of "qk_norm", "out_gate" and "sinks", those that the module honours"""
+    """of "qk_norm", "out_gate" and "sinks", those that the module honors"""
     maps: ClassVar[int] = 1
     """attention maps per head, each with queries and keys of its own; all weigh the same values"""
     why_not: ClassVar[dict[str, str]] = {}
-    """reason by switch or position that is not honoured"""
+    """reason by switch or position that is not honored"""
 
     def check(self, shape: Shape) -> list[str]:
         """Return what is wrong with these settings on this trunk: sentences that name the flags; empty when fine.
 
-        A switch or position that the module does not honour is a fault: ignored, it would make an unfair run.
+        A switch or position that the module does not honor is a fault: ignored, it would make an unfair run.
         """
         asked = {"qk_norm": shape.qk_norm, "out_gate": shape.out_gate != "none", "sinks": shape.sinks}
         flags = [
@@ -129,7 +129,7 @@ class AttentionConfig(Section):
         return [f"{flag} does not apply to --attn {self.kind}" + (f": {why}" if why else "") for flag, why in reasons]
 
     def defaults_in(self, shape: Shape) -> dict[str, Any]:
-        """Return what settings that are none come to on this trunk: spelt out, they make the same model."""
+        """Return what settings that are none come to on this trunk: spelled out, they make the same model."""
         return {}
 
     def at(self, layer: int) -> "AttentionConfig":

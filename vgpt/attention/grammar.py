@@ -125,7 +125,7 @@ class LayerPattern:
         return tuple(self.unit[layer % len(self.unit)] for layer in range(n))
 
     def __str__(self) -> str:
-        """Return one repetition with every setting spelt out, so that equal patterns are equal texts."""
+        """Return one repetition with every setting spelled out, so that equal patterns are equal texts."""
         return format_pattern(config.model_dump(mode="json") for config in self.unit)
 
     @property

@@ -130,7 +130,7 @@ class RingCache(TokenCache):
         return [part[:, :, first : first + count - wrapped], part[:, :, :wrapped]] if count else []
 
     def _write(self, rows: Sequence[Tensor], end: int) -> None:
-        """Write the last rows that fit, up to position `end`; the ring is full afterwards."""
+        """Write the last rows that fit, up to position `end`; the ring is full afterward."""
         if self.dense[0].shape[2] < self.capacity:
             self._spread(self.capacity)
         count = min(rows[0].shape[2], self.capacity)

@@ -24,7 +24,7 @@ class Role(StrEnum):
 
     @property
     def decays(self) -> bool:
-        """Whether weight decay pulls it towards zero."""
+        """Whether weight decay pulls it toward zero."""
         return self in (Role.WEIGHT, Role.OUTPUT)
 
 

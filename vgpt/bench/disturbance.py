@@ -1,6 +1,6 @@
 """Whether a measurement was disturbed: judged by what the operating system says of it, never by its own figure.
 
-A judgement by the figure itself would drop slow measurements because they are slow, and make every subject fast.
+A judgment by the figure itself would drop slow measurements because they are slow, and make every subject fast.
 """
 
 import os

@@ -14,7 +14,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, cache_read_bytes, count_parameters, decode_flops, prefill_flops, train_flops
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.settings.train import SystemSettings
 from vgpt.training.graphed_step import EAGER, GraphedStep, build_step
 from vgpt.training.hardware.devices import Compute
@@ -209,7 +209,7 @@ def prepare(config: GPT2Config, point: Point, compute: Compute, system: SystemSe
 def build(config: GPT2Config, device: torch.device) -> GPT2Model:
     """Return a model with its first weights."""
     model = GPT2Model(config)
-    initialise(model, _SEED)
+    initialize(model, _SEED)
     return model.to(device)
 
 

@@ -57,7 +57,7 @@ def parameters(case: Case) -> Finding:
 
 
 def switches(case: Case) -> Finding:
-    """A switch or position changes the outputs where it is accepted, and is refused where it is not honoured."""
+    """A switch or position changes the outputs where it is accepted, and is refused where it is not honored."""
     config, plain = case.config, case.on(pos="none")
     worst = Worst("every switch and --pos acts or is refused (those that do neither)")
     changes: list[tuple[str, dict[str, Any]]] = [
@@ -78,7 +78,7 @@ def switches(case: Case) -> Finding:
         flags = " ".join(f"{flag_of(key)} {value}" for key, value in change.items())
         refused = bool(config.check(replace(plain.shape, **change)))
         if name not in known:
-            worst.add(int(not refused), 0, f"{flags} is not among those honoured, yet check() accepts it")
+            worst.add(int(not refused), 0, f"{flags} is not among those honored, yet check() accepts it")
         elif not refused and name not in silent:  # "none" and "learned" are the trunk's, and may change nothing
             same = not config.check(plain.shape) and _outputs_equal(plain, plain.on(**change))
             worst.add(int(same), 0, f"{flags} is accepted, yet changes nothing")

@@ -33,7 +33,7 @@ def batch_invariance(case: Case) -> Finding:
         for flags, trunk in case.trunks():
             module = trunk.module(dtype)
             x = trunk.inputs(3, 33, dtype)
-            x[0] *= 5  # a neighbour that would be noticed
+            x[0] *= 5  # a neighbor that would be noticed
             with torch.no_grad():
                 together = module(x)
                 for i in range(3):
@@ -43,7 +43,7 @@ def batch_invariance(case: Case) -> Finding:
             (gradient,) = torch.autograd.grad(module(x)[1].sum(), x)
             worst.add(float(gradient[::2].abs().max()), 0, f"{flags}, {dtype}: sequence 1 has gradients to others")
     for flags, trunk in case.trunks():
-        _change_neighbours(worst, trunk, flags)
+        _change_neighbors(worst, trunk, flags)
     return worst.finding()
 
 
@@ -77,9 +77,9 @@ def stated_positions(case: Case) -> Finding:
     return worst.finding()
 
 
-def _change_neighbours(worst: Worst, case: Case, flags: str) -> None:
+def _change_neighbors(worst: Worst, case: Case, flags: str) -> None:
     """Replace the other sequences of a batch, in every mode: a batch of the same shape is rounded in the same way."""
-    module, x, other = case.module(), case.inputs(3, 33), case.inputs(3, 33, salt="neighbours")
+    module, x, other = case.module(), case.inputs(3, 33), case.inputs(3, 33, salt="neighbors")
     for mode in MODES:
         alone = mode.run(module, x)[1]
         for size in (1, 30):

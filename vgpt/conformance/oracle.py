@@ -26,7 +26,7 @@ def mapping(case: Case, reference: AttentionConfig) -> dict[str, Fold]:
     """Return how each parameter of the reference is made from the variant's one of the same name.
 
     Equal shapes are copied. Where the reference has more key/value heads, those of the variant are repeated, each for
-    its neighbouring query heads.
+    its neighboring query heads.
 
     Raises:
         SettingsError: the reference does not fit the trunk.

@@ -9,7 +9,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, count_parameters
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 
 _VOCABULARY = 61
 _TOKENS = 70
@@ -21,7 +21,7 @@ def same_trunk(config: AttentionConfig, shape: Shape, n_layer: int, seed: int, d
     tensors: list[dict[str, torch.Tensor]] = []
     for attn in (config, MHAConfig()):
         model = GPT2Model(_model(attn, shape, n_layer))
-        initialise(model, seed)
+        initialize(model, seed)
         worst.add(
             sum(int(not torch.isfinite(p).all()) for p in model.parameters()), 0, "parameters that are left unfilled"
         )
@@ -38,7 +38,7 @@ def in_a_model(config: AttentionConfig, shape: Shape, n_layer: int, seed: int, d
     worst = Worst("a model decodes what it predicts at once, and costs what is stated (largest difference)")
     settings = _model(config, shape, n_layer)
     model = GPT2Model(settings)
-    initialise(model, seed)
+    initialize(model, seed)
     model.to(device)
     worst.equal(sum(p.numel() for p in model.parameters()), count_parameters(settings).total, "parameters of the model")
     stream = torch.Generator().manual_seed(seed)

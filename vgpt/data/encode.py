@@ -35,7 +35,7 @@ _AHEAD = 3
 
 @dataclass(frozen=True)
 class Task:
-    """Neighbouring stretches of a plan, `first` being the index of the first one."""
+    """Neighboring stretches of a plan, `first` being the index of the first one."""
 
     first: int
     offsets: np.ndarray

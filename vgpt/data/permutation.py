@@ -48,7 +48,7 @@ def _feistel(values: np.ndarray, left_size: np.uint64, right_size: np.uint64, ke
 
 
 def _hash(values: np.ndarray, key: np.uint64) -> np.ndarray:
-    """Mix 64 bits (the finaliser of splitmix64); arrays wrap around silently, as wanted."""
+    """Mix 64 bits (the finalizer of splitmix64); arrays wrap around silently, as wanted."""
     mixed = values + key
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX[0]
     mixed = (mixed ^ (mixed >> np.uint64(27))) * _MIX[1]

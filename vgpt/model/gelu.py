@@ -1,7 +1,7 @@
 """GELU by tanh for training on a CPU, in pieces that stay in the processor's cache.
 
 Torch's kernel spends its time in tanh. Since (1 + tanh u) / 2 = sigmoid(2 u), the activation is x * sigmoid(z) with
-z = 2 u = x (a + b x^2), and sigmoid goes through a vectorised exp. The slope needs the same sigmoid, so forward
+z = 2 u = x (a + b x^2), and sigmoid goes through a vectorized exp. The slope needs the same sigmoid, so forward
 makes it along and keeps it in place of x. Speed relative to torch's kernels, forward and backward, one core of an AMD
 EPYC, torch 2.13 (above 1 = faster):
 

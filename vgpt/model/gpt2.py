@@ -22,7 +22,7 @@ _GRAPHS = 256
 
 
 class BlockNorm(nn.LayerNorm):
-    """Layer norm in the type of its input, whatever type its weights travelled in (FSDP)."""
+    """Layer norm in the type of its input, whatever type its weights traveled in (FSDP)."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Norm (..., C)."""
@@ -104,7 +104,7 @@ def _compiled_block() -> Callable[..., Tensor]:
 
 
 class GPT2Model(nn.Module):
-    """The language model. Its parameters are created here and filled by `vgpt.model.init.initialise`.
+    """The language model. Its parameters are created here and filled by `vgpt.model.init.initialize`.
 
     Source: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners", section 2.3. With tied weights
     the output layer is the token embedding, stored once.

@@ -17,7 +17,7 @@ from vgpt.model.gpt2 import GPT2Model
 STD = 0.02
 
 
-def initialise(model: GPT2Model, seed: int) -> None:
+def initialize(model: GPT2Model, seed: int) -> None:
     """Fill all parameters in place as GPT-2 does, and those of role `OWN` as their layer does.
 
     Matrices N(0, 0.02), projections into the residual stream (`c_proj`) divided by sqrt(2 n_layer), biases 0, norms 1.

@@ -139,7 +139,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         """Scale what the forward pass kept."""
         d_hidden, d_weight = ctx.saved_tensors
         (grad,) = grad_outputs
-        # Reading the factor costs no synchronisation here, and a pass over the output layer's weights does.
+        # Reading the factor costs no synchronization here, and a pass over the output layer's weights does.
         if grad.device.type == "cpu" and grad == 1:
             return d_hidden, d_weight, None, None
         return d_hidden * grad.to(d_hidden.dtype), d_weight * grad.to(d_weight.dtype), None, None

@@ -88,7 +88,7 @@ class Sampler:
         return (index if tokens is None else tokens.gather(-1, index))[:, 0], finite
 
     def _narrowed(self, scores: "Tensor") -> "tuple[Tensor, Tensor | None]":
-        """Return probabilities, not normalised anew, and the tokens they belong to (None: all, in order)."""
+        """Return probabilities, not normalized anew, and the tokens they belong to (None: all, in order)."""
         tokens = None
         if self.top_k is not None and self.top_k < scores.shape[-1]:
             scores, tokens = scores.topk(self.top_k)

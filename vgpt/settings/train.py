@@ -79,7 +79,7 @@ class TrainingSettings(Section):
     max_bad_steps: Annotated[int, Field(ge=0)] = 10
     """updates in a row that may be left out because the gradient is not finite; one more ends the run"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 1337
-    """of initialisation, batch order and dropout"""
+    """of initialization, batch order and dropout"""
     eval_interval: Annotated[int, Field(ge=1)] = 250
     """steps between evaluations; the last step is always evaluated"""
     eval_windows: Annotated[int, Field(ge=1, le=1_000_000)] = 128
@@ -123,7 +123,7 @@ class SystemSettings(Section):
 
 
 class WorkerSettings(Section):
-    """How many processes share the work. Nothing here changes what is learnt, but by the sequences of one step."""
+    """How many processes share the work. Nothing here changes what is learned, but by the sequences of one step."""
 
     nproc: Annotated[int, Field(ge=1, le=1024)] = 1
     """processes on this machine, one per GPU; gpu = as many as there are GPUs"""
@@ -156,7 +156,7 @@ class WorkerSettings(Section):
 
 
 class RunSettings(Section):
-    """Names, places and records; nothing here changes what is learnt."""
+    """Names, places and records; nothing here changes what is learned."""
 
     run_name: str | None = None
     """name of the run; the same name again resumes; none = made from the settings"""
@@ -287,11 +287,11 @@ class TrainConfig(Section):
         return json_digest(self._learned(matched=self._matched, plain=False))
 
     def identity(self) -> dict[str, Any]:
-        """Return the settings that decide what is learnt: a run resumes only under the same ones.
+        """Return the settings that decide what is learned: a run resumes only under the same ones.
 
         Matching that leaves the MLP as it was has no part in it: the run is the one without matching. Nor has how a
         step's sequences are divided into processes and micro-steps, by how many threads they are computed, or whether
-        a default was spelt out.
+        a default was spelled out.
         """
         return self._learned(matched=self._matched)
 
@@ -323,7 +323,7 @@ class TrainConfig(Section):
         return table
 
     def _leave_out_defaults(self, table: dict[str, Any]) -> None:
-        """Turn what was spelt out, and means what it would mean left out, into what is left out."""
+        """Turn what was spelled out, and means what it would mean left out, into what is left out."""
         model, train = table["model"], table["train"]
         for place in PLACES:
             train[place] = train[place] and plain_place(train[place])

@@ -184,7 +184,7 @@ class _Trainer:
             heappush(self._heap, (-self._counts[new], self._earliest(new), new))
 
     def _merge_once(self, index: int, at: int, token: str, new_pairs: list[str]) -> None:
-        """Merge the only occurrence of a pair in a chunk, the common case: two neighbours change."""
+        """Merge the only occurrence of a pair in a chunk, the common case: two neighbors change."""
         chunk, frequency, counts = self._chunks[index], self._frequencies[index], self._counts
         if at:
             counts[chunk[at - 1 : at + 1]] -= frequency
@@ -203,7 +203,7 @@ class _Trainer:
     def _merge_all(self, index: int, pair: str, token: str, new_pairs: list[str]) -> None:
         """Merge several, perhaps overlapping, occurrences: leftmost first, as `str.replace` does.
 
-        Only the neighbours of the occurrences are counted anew, so that a chunk of a million letters without a space
+        Only the neighbors of the occurrences are counted anew, so that a chunk of a million letters without a space
         costs no more than as many letters in words.
         """
         chunk, frequency, counts = self._chunks[index], self._frequencies[index], self._counts

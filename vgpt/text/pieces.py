@@ -39,8 +39,8 @@ def find_seam(text: str, low: int, high: int) -> int:
 
     In order of preference: after a single newline between visible characters, after any newline that a visible
     character follows, before a single space between visible characters, and at `high`. The first and the third leave
-    the chunks of the GPT-2 and GPT-4 split patterns as they are; no newline or space ever composes with a neighbour, so
-    Unicode normalisation does not cross them either.
+    the chunks of the GPT-2 and GPT-4 split patterns as they are; no newline or space ever composes with a neighbor, so
+    Unicode normalization does not cross them either.
     """
     fallback = 0
     position = min(high, len(text) - 1)

@@ -10,7 +10,7 @@ from vgpt.attention.config import AttentionConfig
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters, forward_flops, train_flops
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.model.loss import LARGE, most_logits
 from vgpt.settings.train import TrainConfig
 from vgpt.training.hardware.devices import Compute
@@ -122,7 +122,7 @@ def estimate_time(config: TrainConfig, vocab_size: int, compute: Compute) -> Dur
 def _measure(config: TrainConfig, architecture: GPT2Config, compute: Compute) -> float:
     """Return the seconds of the fastest of a few updates of one micro-step, of fewer where time runs out."""
     model = GPT2Model(architecture)
-    initialise(model, config.train.seed)
+    initialize(model, config.train.seed)
     model.to(compute.device).train()
     model.recompute = config.system.recompute
     train = config.train

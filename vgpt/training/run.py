@@ -20,7 +20,7 @@ from vgpt.model.costs import (
     train_flops_per_token,
 )
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.init import initialise
+from vgpt.model.init import initialize
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import RunLock
 from vgpt.tracking.target import resolve_target
@@ -176,9 +176,9 @@ def finished_result(config: TrainConfig) -> RunResult | None:
 
 
 def build_model(config: TrainConfig, vocab_size: int) -> GPT2Model:
-    """Build and initialise the model that a run starts from, in float32 on the CPU."""
+    """Build and initialize the model that a run starts from, in float32 on the CPU."""
     model = GPT2Model(GPT2Config(**config.model.concrete(), vocab_size=vocab_size))
-    initialise(model, config.train.seed)
+    initialize(model, config.train.seed)
     return model
 
 

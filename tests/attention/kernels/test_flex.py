@@ -110,11 +110,11 @@ def test_a_mask_is_made_once_per_pattern_and_length():
 
 
 def test_layers_of_a_plug_in_that_see_the_same_share_a_mask():
-    class Neighbours(GQAConfig):
+    class Neighbors(GQAConfig):
         def visible(self, q, k, layer=0, head=0):
             return (k <= q) & (q - k < 2)
 
-    same, unlike = Neighbours(), Staggered()
+    same, unlike = Neighbors(), Staggered()
     assert visible_mask(same.visible, 3, 50, CPU) is visible_mask(same.visible, 0, 50, CPU)
     assert visible_mask(unlike.visible, 3, 50, CPU) is not visible_mask(unlike.visible, 0, 50, CPU)
 

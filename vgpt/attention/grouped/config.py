@@ -15,7 +15,7 @@ _MODULE = "vgpt.attention.grouped.module:GroupedAttention"
 
 
 class GroupedConfig(SoftmaxConfig):
-    """Queries in H heads, keys and values in G heads; each key/value head serves H/G neighbouring query heads."""
+    """Queries in H heads, keys and values in G heads; each key/value head serves H/G neighboring query heads."""
 
     def kv_heads(self, shape: Shape) -> int:
         """Return G, the number of key/value heads."""

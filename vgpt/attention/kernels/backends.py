@@ -65,7 +65,7 @@ def attend(
 
     Args:
         q: queries (B, H, T, D).
-        k: keys (B, G, S, D); G divides H, and neighbouring query heads share a key/value head.
+        k: keys (B, G, S, D); G divides H, and neighboring query heads share a key/value head.
         v: values (B, G, S, Dv).
         offset: position of the first query, the first key standing at 0; without `mask`, query i sees the keys
             0 .. offset + i, and S = offset + T.

@@ -63,7 +63,7 @@ def flex_attend(
 
     Args:
         q: queries (B, H, T, D).
-        k: keys (B, G, T, D); G divides H, and neighbouring query heads share a key/value head.
+        k: keys (B, G, T, D); G divides H, and neighboring query heads share a key/value head.
         v: values (B, G, T, Dv).
         block_mask: see `causal_mask` and its like; every query must see a key.
         mods: what is done to the scores.

@@ -178,7 +178,7 @@ def attend_at(
     Args:
         place: where the query stands.
         q: queries (B, H, D).
-        k: keys (B, G, S, D) of all rows; neighbouring query heads share a key/value head.
+        k: keys (B, G, S, D) of all rows; neighboring query heads share a key/value head.
         v: values (B, G, S, Dv), likewise; finite everywhere.
         mods: what is done to the scores.
 

@@ -37,7 +37,7 @@ def windowed(
 
     Args:
         q: queries (B, H, T, D), of the last T positions.
-        k: keys (B, G, S, D), S at least T; G divides H, and neighbouring query heads share a key/value head.
+        k: keys (B, G, S, D), S at least T; G divides H, and neighboring query heads share a key/value head.
         v: values (B, G, S, Dv).
         window: keys that a query sees, at least 1.
         mods: what is done to the scores.

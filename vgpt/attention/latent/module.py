@@ -44,7 +44,7 @@ class LatentAttention(CausalSelfAttention[MLAConfig]):
 
     Names and rows of the projections are DeepSeek's, but for `c_proj`: `kv_a_proj` gives the latent, then the rotary
     key; `kv_b_proj` gives per head the key's n rows, then the value's. Rotary features are half-split
-    (vgpt.attention.kernels.rope), where DeepSeek's lie in neighbouring pairs.
+    (vgpt.attention.kernels.rope), where DeepSeek's lie in neighboring pairs.
     """
 
     def __init__(self, config: MLAConfig, shape: Shape, layer: int = 0) -> None:

@@ -30,7 +30,7 @@ def chunked_linear_attention(
     slopes: Tensor | None = None,
     state: Tensor | None = None,
     chunk_size: int = 64,
-    normalise: bool = True,
+    normalize: bool = True,
     keep_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Causal kernel attention, exact for every chunk size.
@@ -47,11 +47,11 @@ def chunked_linear_attention(
         v: values (B, H, T, v).
         feature_map: phi, from D numbers to m features.
         slopes: (H,) rates m of forgetting; None for none. Not differentiated.
-        state: what came before, (B, H, m, v + 1), or (B, H, m, v) without `normalise`: the sum of phi(k_j) v_j^T, the
+        state: what came before, (B, H, m, v + 1), or (B, H, m, v) without `normalize`: the sum of phi(k_j) v_j^T, the
             last token's with weight 1. None: nothing.
         chunk_size: tokens per chunk C; T need not be a multiple. Time per token grows as C + 2 m, so C near 64 is best,
             and with a wide feature map a larger one. Kernels choose their own.
-        normalise: divide by the sum of the weights.
+        normalize: divide by the sum of the weights.
         keep_state: also return the state after the last token; where it is not needed, it is not computed.
 
     Returns:
@@ -59,7 +59,7 @@ def chunked_linear_attention(
     """
     with torch.autocast(q.device.type, enabled=False):
         if state is None and not keep_state and fits(q, k, v, feature_map):
-            return fused(q, k, v, slopes, feature_map, normalise), None
+            return fused(q, k, v, slopes, feature_map, normalize), None
         # A compiler fuses and schedules what it sees. Elsewhere, GPUs want few large products; but features much wider
         # than the heads would fill their memory.
         compiling = torch.compiler.is_compiling()
@@ -67,7 +67,7 @@ def chunked_linear_attention(
             run = compiled_sweep if compiling else sweep
         else:
             run = batched
-        return run(q, k, v, state, slopes, feature_map, chunk_size, normalise, keep_state)
+        return run(q, k, v, state, slopes, feature_map, chunk_size, normalize, keep_state)
 
 
 def batched(
@@ -78,7 +78,7 @@ def batched(
     slopes: Tensor | None,
     feature_map: FeatureMap,
     chunk_size: int,
-    normalise: bool,
+    normalize: bool,
     keep_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute `chunked_linear_attention` on all n chunks at once; autograd records it, all features and states."""
@@ -86,7 +86,7 @@ def batched(
     T = q.shape[2]
     C = min(chunk_size, T)
     decay = Decay(slopes, dtype)
-    values = F.pad(v.to(dtype), (0, 1), value=1.0) if normalise else v.to(dtype)
+    values = F.pad(v.to(dtype), (0, 1), value=1.0) if normalize else v.to(dtype)
     queries, keys = (_chunks(feature_map.base(x.to(dtype)), C) for x in (q, k))  # (B, n, H, C, D)
     values = _chunks(values, C)
     y = decay.within(feature_map.kernel(queries @ keys.mT)) @ values
@@ -104,7 +104,7 @@ def batched(
             tail = decay.leaving(features[:, -1, :, :rest]).mT @ values[:, -1, :, :rest]
             last = decay.over(before[:, -1], rest) + tail
     y = y.transpose(1, 2).flatten(2, 3)[:, :, :T]
-    if normalise:
+    if normalize:
         y = y[..., :-1] / (y[..., -1:] + DENOMINATOR_EPS)
     return y.to(v.dtype), last
 

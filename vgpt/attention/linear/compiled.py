@@ -21,12 +21,12 @@ def compiled_sweep(
     slopes: Tensor | None,
     feature_map: FeatureMap,
     chunk_size: int,
-    normalise: bool,
+    normalize: bool,
     keep_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute `vgpt.attention.linear.sweep.sweep`, for a map of FEATURE_MAPS."""
     name = next(name for name, known in FEATURE_MAPS.items() if known is feature_map)
-    out, _, last = _forward(q, k, v, state, slopes, name, chunk_size, normalise, keep_state)
+    out, _, last = _forward(q, k, v, state, slopes, name, chunk_size, normalize, keep_state)
     return out, last if keep_state else None
 
 
@@ -39,11 +39,11 @@ def _forward(
     slopes: Tensor | None,
     feature_map: str,
     chunk_size: int,
-    normalise: bool,
+    normalize: bool,
     keep_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `outputs` returns; an operation has no optional results, so what is None there is empty here."""
-    results = outputs(q, k, v, state, slopes, FEATURE_MAPS[feature_map], chunk_size, normalise, keep_state)
+    results = outputs(q, k, v, state, slopes, FEATURE_MAPS[feature_map], chunk_size, normalize, keep_state)
     out, divisors, last = (_none(q) if x is None else x for x in results)
     return out, divisors, last
 
@@ -57,13 +57,13 @@ def _(
     slopes: Tensor | None,
     feature_map: str,
     chunk_size: int,
-    normalise: bool,
+    normalize: bool,
     keep_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     (B, H, T, _), none = q.shape, _none(q)
     features = FEATURE_MAPS[feature_map].expand(q[:, :, :1]).shape[-1]
-    last = none.new_empty(B, H, features, v.shape[-1] + normalise) if keep_state else none
-    return like_heads(v, v.dtype), none.new_empty(B, H, T, 1) if normalise else none.clone(), last
+    last = none.new_empty(B, H, features, v.shape[-1] + normalize) if keep_state else none
+    return like_heads(v, v.dtype), none.new_empty(B, H, T, 1) if normalize else none.clone(), last
 
 
 @torch.library.custom_op("vgpt::sweep_backward", mutates_args=())
@@ -106,9 +106,9 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    q, k, v, state, slopes, feature_map, chunk_size, normalise, keep_state = inputs
+    q, k, v, state, slopes, feature_map, chunk_size, normalize, keep_state = inputs
     out, divisors, _ = output
-    ctx.save_for_backward(q, k, v, state, slopes, *((out, divisors) if normalise else (None, None)))
+    ctx.save_for_backward(q, k, v, state, slopes, *((out, divisors) if normalize else (None, None)))
     ctx.settings, ctx.keep_state = (feature_map, chunk_size), keep_state
 
 

@@ -50,24 +50,24 @@ def _multiplies_tf32(device: int) -> bool:
 _multiplies_tf32._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
-def fused(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, feature_map: FeatureMap, normalise: bool) -> Tensor:
+def fused(q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, feature_map: FeatureMap, normalize: bool) -> Tensor:
     """Compute `vgpt.attention.linear.chunked.chunked_linear_attention`, without states before or after.
 
     Gradients cannot be differentiated again: torch raises an error.
     """
-    return _forward(q, k, v, slopes, MAPS[type(feature_map)], normalise)[0]
+    return _forward(q, k, v, slopes, MAPS[type(feature_map)], normalize)[0]
 
 
 @torch.library.custom_op("vgpt::linear_attention", mutates_args=())
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, feature_map: str, normalise: bool
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, feature_map: str, normalize: bool
 ) -> tuple[Tensor, Tensor]:
-    """Return outputs (B, H, T, v), laid out as (B, T, H, v), and denominators (B, H, T), without `normalise` none."""
+    """Return outputs (B, H, T, v), laid out as (B, T, H, v), and denominators (B, H, T), without `normalize` none."""
     from vgpt.attention.linear import kernels
 
-    y, divisors = like_heads(v, v.dtype), _rows(q, normalise)
+    y, divisors = like_heads(v, v.dtype), _rows(q, normalize)
     with torch.cuda.device_of(q):
-        run = _Run(q, v, slopes, feature_map, normalise)
+        run = _Run(q, v, slopes, feature_map, normalize)
         memory = run.memory()
         run.sum_keys(k, v, memory)
         run(kernels.attend, run.segments, (q, k, v), (run.slopes, memory, y, divisors), DENOMINATOR_EPS)
@@ -76,9 +76,9 @@ def _forward(
 
 @_forward.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, feature_map: str, normalise: bool
+    q: Tensor, k: Tensor, v: Tensor, slopes: Tensor | None, feature_map: str, normalize: bool
 ) -> tuple[Tensor, Tensor]:
-    return like_heads(v, v.dtype), _rows(q, normalise)
+    return like_heads(v, v.dtype), _rows(q, normalize)
 
 
 @torch.library.custom_op("vgpt::linear_attention_backward", mutates_args=())
@@ -90,14 +90,14 @@ def _backward(
     divisors: Tensor,
     slopes: Tensor | None,
     feature_map: str,
-    normalise: bool,
+    normalize: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of queries, keys and values, laid out as (B, T, H, width)."""
     from vgpt.attention.linear import kernels
 
     d_q, d_k, d_v = (like_heads(x, x.dtype) for x in (q, k, v))
     with torch.cuda.device_of(q):
-        run = _Run(q, v, slopes, feature_map, normalise)
+        run = _Run(q, v, slopes, feature_map, normalize)
         memory, deltas = run.memory(), torch.empty_like(divisors)
         rows = (run.slopes, divisors, deltas, memory)
         run.sum_keys(k, v, memory)
@@ -118,7 +118,7 @@ def _(
     divisors: Tensor,
     slopes: Tensor | None,
     feature_map: str,
-    normalise: bool,
+    normalize: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return like_heads(q, q.dtype), like_heads(k, k.dtype), like_heads(v, v.dtype)
 
@@ -198,7 +198,7 @@ class _Run:
         slopes: rates of forgetting in float32; without any, some tensor.
     """
 
-    def __init__(self, q: Tensor, v: Tensor, slopes: Tensor | None, feature_map: str, normalise: bool) -> None:
+    def __init__(self, q: Tensor, v: Tensor, slopes: Tensor | None, feature_map: str, normalize: bool) -> None:
         from vgpt.attention.linear import kernels
 
         self.B, self.H, self.T, D = q.shape
@@ -209,10 +209,10 @@ class _Run:
         self.plan = planned(q, v)
         self.segments = -(-self.T // (self.plan.chunk * self.plan.chunks))
         BD, BV = (max(16, 1 << (width - 1).bit_length()) for width in (D, DV))
-        self.size = BD * (BV + normalise)
+        self.size = BD * (BV + normalize)
         self.constants: dict[str, Any] = {
             "MAP": feature_map,
-            "NORMALISE": normalise,
+            "NORMALIZE": normalize,
             "DECAY": self.decay,
             "OPERAND": kernels.OPERANDS[str(q.dtype).removeprefix("torch.")],
             "SIZE": self.size,

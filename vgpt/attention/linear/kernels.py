@@ -14,7 +14,7 @@ What is divided by the denominator enters products undivided wherever it can, (d
 the difference cancels, and dy and v are exact.
 
 Legend: BD and BV are D and DV, the widths of keys and of values, padded to powers of two from 16 on; a segment's memory
-is its state (BD, BV) and, with NORMALISE, the sum of its features (BD,) behind it. MAP names a feature map. Tensors
+is its state (BD, BV) and, with NORMALIZE, the sum of its features (BD,) behind it. MAP names a feature map. Tensors
 with strides are (B, H, T, width); outputs and gradients lie in memory as (B, T, H, width), rows of numbers as
 (B, H, T).
 """
@@ -49,7 +49,7 @@ OPERANDS = {"bfloat16": tl.bfloat16, "float16": tl.float32}
 @jit(do_not_specialize=["T", "segments", "chunks"])
 def key_sums(
     k, v, slopes, memory, k_b, k_h, k_t, k_d, v_b, v_h, v_t, v_d, H, T, segments, chunks,
-    MAP: tl.constexpr, NORMALISE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
+    MAP: tl.constexpr, NORMALIZE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
     C: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
     """Sum up phi(k) v^T and phi(k) of each segment but the last."""
@@ -63,8 +63,8 @@ def key_sums(
         first = chunk * C
         keys = load_features(k, k_t, k_d, first, T, MAP, C, D, BD) * leaving[:, None]
         values = load(v, v_t, v_d, first, T, C, DV, BV)
-        state, total = absorb(state, total, keys, values, ones, over, NORMALISE, OPERAND)
-    store_memory(memory + memory_place(b, h, H, segment, segments, SIZE), state, total, NORMALISE, BD, BV)
+        state, total = absorb(state, total, keys, values, ones, over, NORMALIZE, OPERAND)
+    store_memory(memory + memory_place(b, h, H, segment, segments, SIZE), state, total, NORMALIZE, BD, BV)
 
 
 @jit(do_not_specialize=["steps", "tokens"])
@@ -91,7 +91,7 @@ def accumulate(
 def attend(
     q, k, v, slopes, memory, y, divisors,
     q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, v_b, v_h, v_t, v_d, H, T, segments, chunks, eps,
-    MAP: tl.constexpr, NORMALISE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
+    MAP: tl.constexpr, NORMALIZE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
     C: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
     """Compute the outputs of a segment, and their denominators."""
@@ -104,7 +104,7 @@ def attend(
     ones = tl.full((C,), 1.0, tl.float32)
     state, total = empty_memory(BD, BV)
     if segment > 0:
-        state, total = load_memory(memory + memory_place(b, h, H, segment - 1, segments, SIZE), NORMALISE, BD, BV)
+        state, total = load_memory(memory + memory_place(b, h, H, segment - 1, segments, SIZE), NORMALIZE, BD, BV)
     for chunk in range(segment * chunks, tl.minimum((segment + 1) * chunks, tl.cdiv(T, C))):
         first = chunk * C
         queries = load_features(q, q_t, q_d, first, T, MAP, C, D, BD)
@@ -114,19 +114,19 @@ def attend(
         weights = causal(weights, slopes, h, position[:, None], position[None, :], DECAY)
         coming = (queries * entering[:, None]).to(OPERAND)
         out = dot(weights, values, OPERAND) + dot_state(coming, state, OPERAND)
-        if NORMALISE:
+        if NORMALIZE:
             divisor = tl.sum(weights, 1) + tl.sum(coming.to(tl.float32) * total[None, :], 1) + eps
             out = out / divisor[:, None]
             tl.store(divisors + row_places(b, h, H, first, T, C), divisor, first + position < T)
         store(y, b, h, H, out, first, T, C, DV, BV)
-        state, total = absorb(state, total, keys * leaving[:, None], values, ones, over, NORMALISE, OPERAND)
+        state, total = absorb(state, total, keys * leaving[:, None], values, ones, over, NORMALIZE, OPERAND)
 
 
 @jit(do_not_specialize=["T", "segments", "chunks"])
 def query_gradients(
     q, k, v, grad, slopes, divisors, deltas, memory, d_q,
     q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, v_b, v_h, v_t, v_d, g_b, g_h, g_t, g_d, H, T, segments, chunks,
-    MAP: tl.constexpr, NORMALISE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
+    MAP: tl.constexpr, NORMALIZE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
     C: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradients of a segment's queries, from the first chunk on, with the state of keys and values.
@@ -143,7 +143,7 @@ def query_gradients(
     ones = tl.full((C,), 1.0, tl.float32)
     state, total = empty_memory(BD, BV)
     if segment > 0:
-        state, total = load_memory(memory + memory_place(b, h, H, segment - 1, segments, SIZE), NORMALISE, BD, BV)
+        state, total = load_memory(memory + memory_place(b, h, H, segment - 1, segments, SIZE), NORMALIZE, BD, BV)
     for chunk in range(segment * chunks, tl.minimum((segment + 1) * chunks, tl.cdiv(T, C))):
         first = chunk * C
         queries = load_features(q, q_t, q_d, first, T, MAP, C, D, BD)
@@ -153,7 +153,7 @@ def query_gradients(
         d_weights = dot(d_y, tl.trans(values), OPERAND)
         d_queries = dot_state(d_y, tl.trans(state), OPERAND)
         scale = ones
-        if NORMALISE:
+        if NORMALIZE:
             places = row_places(b, h, H, first, T, C)
             scale = 1 / tl.load(divisors + places, first + position < T, other=1.0)
             weights = dot(queries, tl.trans(keys.to(OPERAND)), OPERAND)
@@ -166,14 +166,14 @@ def query_gradients(
         d_weights = causal(d_weights, slopes, h, position[:, None], position[None, :], DECAY) * scale[:, None]
         d_queries = d_queries * (entering * scale)[:, None] + dot(d_weights, keys, OPERAND)
         store(d_q, b, h, H, through(queries, d_queries, MAP), first, T, C, D, BD)
-        state, total = absorb(state, total, keys * leaving[:, None], values, ones, over, NORMALISE, OPERAND)
+        state, total = absorb(state, total, keys * leaving[:, None], values, ones, over, NORMALIZE, OPERAND)
 
 
 @jit(do_not_specialize=["T", "segments", "chunks"])
 def query_sums(
     q, grad, slopes, divisors, deltas, memory,
     q_b, q_h, q_t, q_d, g_b, g_h, g_t, g_d, H, T, segments, chunks,
-    MAP: tl.constexpr, NORMALISE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
+    MAP: tl.constexpr, NORMALIZE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
     C: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
     """Sum up what each segment but the first gives to the gradient of the state before it."""
@@ -190,20 +190,20 @@ def query_sums(
         first = (end - 1 - step) * C
         d_y = load(grad, g_t, g_d, first, T, C, DV, BV)
         weights = entering
-        if NORMALISE:
+        if NORMALIZE:
             places = row_places(b, h, H, first, T, C)
             delta = tl.load(deltas + places, first + position < T, other=0.0)
             weights = entering / tl.load(divisors + places, first + position < T, other=1.0)
         queries = load_features(q, q_t, q_d, first, T, MAP, C, D, BD) * weights[:, None]
-        state, total = absorb(state, total, queries, d_y, -delta, over, NORMALISE, OPERAND)
-    store_memory(memory + memory_place(b, h, H, segment - 1, segments, SIZE), state, total, NORMALISE, BD, BV)
+        state, total = absorb(state, total, queries, d_y, -delta, over, NORMALIZE, OPERAND)
+    store_memory(memory + memory_place(b, h, H, segment - 1, segments, SIZE), state, total, NORMALIZE, BD, BV)
 
 
 @jit(do_not_specialize=["T", "segments", "chunks"])
 def key_gradients(
     q, k, v, grad, slopes, divisors, deltas, memory, d_k, d_v,
     q_b, q_h, q_t, q_d, k_b, k_h, k_t, k_d, v_b, v_h, v_t, v_d, g_b, g_h, g_t, g_d, H, T, segments, chunks,
-    MAP: tl.constexpr, NORMALISE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
+    MAP: tl.constexpr, NORMALIZE: tl.constexpr, DECAY: tl.constexpr, OPERAND: tl.constexpr, SIZE: tl.constexpr,
     C: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
 ):  # fmt: skip
     """Compute the gradients of a segment's keys and values, from the last chunk on, with the gradient of the state."""
@@ -217,7 +217,7 @@ def key_gradients(
     scale, delta = tl.full((C,), 1.0, tl.float32), tl.zeros((C,), tl.float32)
     state, total = empty_memory(BD, BV)
     if segment < segments - 1:
-        state, total = load_memory(memory + memory_place(b, h, H, segment, segments, SIZE), NORMALISE, BD, BV)
+        state, total = load_memory(memory + memory_place(b, h, H, segment, segments, SIZE), NORMALIZE, BD, BV)
     start, end = segment * chunks, tl.minimum((segment + 1) * chunks, tl.cdiv(T, C))
     for step in range(end - start):
         first = (end - 1 - step) * C
@@ -225,7 +225,7 @@ def key_gradients(
         keys = load_features(k, k_t, k_d, first, T, MAP, C, D, BD)
         values = load(v, v_t, v_d, first, T, C, DV, BV)
         d_y = load(grad, g_t, g_d, first, T, C, DV, BV)
-        if NORMALISE:
+        if NORMALIZE:
             places = row_places(b, h, H, first, T, C)
             delta = tl.load(deltas + places, first + position < T, other=0.0)
             scale = 1 / tl.load(divisors + places, first + position < T, other=1.0)
@@ -240,4 +240,4 @@ def key_gradients(
         d_keys += dot(d_weights, queries, OPERAND)
         store(d_k, b, h, H, through(keys, d_keys, MAP), first, T, C, D, BD)
         coming = queries * (entering * scale)[:, None]
-        state, total = absorb(state, total, coming, d_y, -delta, over, NORMALISE, OPERAND)
+        state, total = absorb(state, total, coming, d_y, -delta, over, NORMALIZE, OPERAND)

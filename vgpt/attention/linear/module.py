@@ -103,14 +103,14 @@ class LinearAttention(CausalSelfAttention[LinearConfig]):
         if tables is not None:
             q, k = rotate(q, *tables), rotate(k, *tables)
         if norm == "denom" and not self.config.splits(self.shape):
-            return run(q, k, v, state, feature_map, normalise=True)
+            return run(q, k, v, state, feature_map, normalize=True)
         v = v.to(wide)  # sums without a divisor are not for half precision
         if norm == "denom":
             above, below = (None, None) if state is None else (state[..., :-1], state[..., -1:])
-            numerator = run(q, k, v, above, feature_map, normalise=False)
-            denominator = run(*plain, torch.ones_like(v[..., :1]), below, feature_map, normalise=False)
+            numerator = run(q, k, v, above, feature_map, normalize=False)
+            denominator = run(*plain, torch.ones_like(v[..., :1]), below, feature_map, normalize=False)
             return numerator / (denominator + DENOMINATOR_EPS)
-        y = run(q, k, v, state, feature_map, normalise=False) * self.shape.head_dim**-0.5
+        y = run(q, k, v, state, feature_map, normalize=False) * self.shape.head_dim**-0.5
         return F.rms_norm(y, y.shape[-1:], eps=NORM_EPS) if norm == "rms" else y
 
     def _run(
@@ -121,15 +121,15 @@ class LinearAttention(CausalSelfAttention[LinearConfig]):
         state: Tensor | None,
         feature_map: FeatureMap,
         *,
-        normalise: bool,
+        normalize: bool,
         step: Callable[..., Tensor],
     ) -> Tensor:
         """Mix heads (B, T, H, ...) in whichever form fits, and leave the new state where the old one was."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         slopes = self.extra.slopes(q.device)
         if state is not None and q.shape[2] == 1 and self.shape.flash and not torch.is_grad_enabled():
-            return step(q, k, v, state, feature_map=feature_map, slopes=slopes, normalise=normalise)
-        common: dict[str, Any] = {"feature_map": feature_map, "slopes": slopes, "normalise": normalise}
+            return step(q, k, v, state, feature_map=feature_map, slopes=slopes, normalize=normalize)
+        common: dict[str, Any] = {"feature_map": feature_map, "slopes": slopes, "normalize": normalize}
         if state is not None:
             # A copy, because gradients may need the state as it was.
             common |= {"state": state.clone(), "keep_state": True}

@@ -15,13 +15,13 @@ def quadratic_linear_attention(
     feature_map: FeatureMap,
     slopes: Tensor | None = None,
     state: Tensor | None = None,
-    normalise: bool = True,
+    normalize: bool = True,
     keep_state: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute `vgpt.attention.linear.chunked.chunked_linear_attention` from all features and all T^2 weights."""
     dtype = torch.promote_types(q.dtype, torch.float32)
     queries, keys = (feature_map.expand(feature_map.base(x.to(dtype))) for x in (q, k))
-    values = torch.cat((v.to(dtype), torch.ones_like(v[..., :1], dtype=dtype)), -1) if normalise else v.to(dtype)
+    values = torch.cat((v.to(dtype), torch.ones_like(v[..., :1], dtype=dtype)), -1) if normalize else v.to(dtype)
     position = torch.arange(q.shape[2], device=q.device)
     distance = position[:, None] - position
     rate = q.new_zeros(1, 1, 1, dtype=dtype) if slopes is None else slopes.to(dtype).view(-1, 1, 1)
@@ -34,6 +34,6 @@ def quadratic_linear_attention(
         last = (keys * torch.exp(-rate * (position[-1] - position)[:, None])).mT @ values
         if state is not None:
             last = last + torch.exp(-rate * len(position)) * state.to(dtype)
-    if normalise:
+    if normalize:
         y = y[..., :-1] / (y[..., -1:] + DENOMINATOR_EPS)
     return y.to(v.dtype), last

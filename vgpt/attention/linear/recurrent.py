@@ -18,7 +18,7 @@ def recurrent_step(
     *,
     feature_map: FeatureMap,
     slopes: Tensor | None = None,
-    normalise: bool = True,
+    normalize: bool = True,
 ) -> Tensor:
     """Add one token to a state, in place, and read it: Katharopoulos et al. 2020, equations 18-20.
 
@@ -26,10 +26,10 @@ def recurrent_step(
         q: query (B, H, 1, D), before the feature map.
         k: key (B, H, 1, D), likewise.
         v: value (B, H, 1, v).
-        state: (B, H, m, v + 1), or (B, H, m, v) without `normalise`; float32 or wider.
+        state: (B, H, m, v + 1), or (B, H, m, v) without `normalize`; float32 or wider.
         feature_map: from D numbers to m features.
         slopes: (H,) rates of forgetting.
-        normalise: divide by the sum of the weights.
+        normalize: divide by the sum of the weights.
 
     Returns:
         (B, H, 1, v) in the type of v.
@@ -37,13 +37,13 @@ def recurrent_step(
     dtype = state.dtype
     query, key = (feature_map.expand(feature_map.base(x.to(dtype))) for x in (q, k))
     value = v.to(dtype)
-    if normalise:
+    if normalize:
         value = torch.cat((value, torch.ones_like(value[..., :1])), -1)
     if slopes is not None:
         state.mul_(torch.exp(-slopes.to(dtype)).view(-1, 1, 1))
     state.addcmul_(key.mT, value)
     y = query @ state
-    return ((y[..., :-1] / (y[..., -1:] + DENOMINATOR_EPS)) if normalise else y).to(v.dtype)
+    return ((y[..., :-1] / (y[..., -1:] + DENOMINATOR_EPS)) if normalize else y).to(v.dtype)
 
 
 def fused_step(
@@ -54,15 +54,15 @@ def fused_step(
     *,
     feature_map: FeatureMap,
     slopes: Tensor | None = None,
-    normalise: bool = True,
+    normalize: bool = True,
 ) -> Tensor:
     """Do as `recurrent_step`, in one kernel where a GPU has it: which no FLOP counter sees."""
     name = next((name for name, known in FEATURE_MAPS.items() if known is feature_map and not known.expands), "")
     if not name or not state.is_cuda or state.dtype is not torch.float32 or not _has_triton():
-        return recurrent_step(q, k, v, state, feature_map=feature_map, slopes=slopes, normalise=normalise)
+        return recurrent_step(q, k, v, state, feature_map=feature_map, slopes=slopes, normalize=normalize)
     from vgpt.attention.linear.step_kernel import recurrent_kernel
 
-    return recurrent_kernel(q, k, v, state, feature_map=name, slopes=slopes, normalise=normalise)
+    return recurrent_kernel(q, k, v, state, feature_map=name, slopes=slopes, normalize=normalize)
 
 
 @cache

@@ -110,6 +110,6 @@ def _add_product(total: Tensor, rows: Tensor, columns: Tensor, *, first: bool) -
 
 
 def _like_heads(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return memory of the shape (B, H, T, width) of x in which the heads of a token are neighbours."""
+    """Return memory of the shape (B, H, T, width) of x in which the heads of a token are neighbors."""
     B, H, T, width = x.shape
     return x.new_empty(B, T, H, width, dtype=dtype).transpose(1, 2)

@@ -20,7 +20,7 @@ _COLUMNS = 32
 
 
 def recurrent_kernel(
-    q: Tensor, k: Tensor, v: Tensor, state: Tensor, *, feature_map: str, slopes: Tensor | None, normalise: bool
+    q: Tensor, k: Tensor, v: Tensor, state: Tensor, *, feature_map: str, slopes: Tensor | None, normalize: bool
 ) -> Tensor:
     """Add one token to a state, in place, and read it, as `recurrent_step`.
 
@@ -28,10 +28,10 @@ def recurrent_kernel(
         q: query (B, H, 1, D), before the feature map.
         k: key (B, H, 1, D), likewise.
         v: value (B, H, 1, v).
-        state: (B, H, D, v + 1), or (B, H, D, v) without `normalise`; float32.
+        state: (B, H, D, v + 1), or (B, H, D, v) without `normalize`; float32.
         feature_map: one of `MAPS`.
         slopes: (H,) rates of forgetting, float32.
-        normalise: divide by the sum of the weights.
+        normalize: divide by the sum of the weights.
 
     Returns:
         (B, H, 1, v) in the type of v; the heads of one sequence lie side by side.
@@ -49,7 +49,7 @@ def recurrent_kernel(
         "V": V,
         "MAP": MAPS[feature_map],
         "FORGETS": slopes is not None,
-        "NORMALISE": normalise,
+        "NORMALIZE": normalize,
         "ROWS": triton.next_power_of_2(D),
         "COLUMNS": min(_COLUMNS, triton.next_power_of_2(V)),
         "EPS": DENOMINATOR_EPS,
@@ -90,7 +90,7 @@ def _recurrent(
     V: tl.constexpr,
     MAP: tl.constexpr,
     FORGETS: tl.constexpr,
-    NORMALISE: tl.constexpr,
+    NORMALIZE: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     EPS: tl.constexpr,
@@ -110,7 +110,7 @@ def _recurrent(
     v += batch * v_batch + head * v_head
     out += (batch * tl.num_programs(1) + head) * V
     below = 1.0
-    if NORMALISE:
+    if NORMALIZE:
         sums = kept * tl.load(state + V, mask=there, other=0.0) + key
         tl.store(state + V, sums, mask=there)
         below = tl.sum(query * sums, 0) + EPS

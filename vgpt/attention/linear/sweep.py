@@ -30,13 +30,13 @@ def sweep(
     slopes: Tensor | None,
     feature_map: FeatureMap,
     chunk_size: int,
-    normalise: bool,
+    normalize: bool,
     keep_state: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Compute `vgpt.attention.linear.chunked.chunked_linear_attention`."""
     if state is None and not keep_state and q.shape[2] <= min(3 * chunk_size, _SQUARE):
-        return Square.apply(q, k, v, slopes, feature_map, DENOMINATOR_EPS if normalise else None), None
-    return _Sweep.apply(q, k, v, state, slopes, feature_map, chunk_size, normalise, keep_state)
+        return Square.apply(q, k, v, slopes, feature_map, DENOMINATOR_EPS if normalize else None), None
+    return _Sweep.apply(q, k, v, state, slopes, feature_map, chunk_size, normalize, keep_state)
 
 
 class _Chunks:
@@ -85,13 +85,13 @@ class _Sweep(torch.autograd.Function):
         slopes: Tensor | None,
         feature_map: FeatureMap,
         chunk_size: int,
-        normalise: bool,
+        normalize: bool,
         keep_state: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """Return outputs (B, H, T, v), laid out as (B, T, H, v), and the last state."""
         settings = (feature_map, chunk_size)
-        out, divisors, last = outputs(q, k, v, state, slopes, *settings, normalise, keep_state)
-        ctx.save_for_backward(q, k, v, state, slopes, out if normalise else None, divisors)
+        out, divisors, last = outputs(q, k, v, state, slopes, *settings, normalize, keep_state)
+        ctx.save_for_backward(q, k, v, state, slopes, out if normalize else None, divisors)
         ctx.settings = settings
         return out, last
 
@@ -115,15 +115,15 @@ def outputs(
     slopes: Tensor | None,
     feature_map: FeatureMap,
     chunk_size: int,
-    normalise: bool,
+    normalize: bool,
     keep_state: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return outputs, laid out as (B, T, H, v), with `normalise` denominators (B, H, T, 1), and the last state."""
+    """Return outputs, laid out as (B, T, H, v), with `normalize` denominators (B, H, T, 1), and the last state."""
     B, H, T, _ = q.shape
     dtype = torch.promote_types(q.dtype, torch.float32)
-    chunks, decay = _Chunks((q, k, v), feature_map, dtype, chunk_size, normalise), Decay(slopes, dtype)
+    chunks, decay = _Chunks((q, k, v), feature_map, dtype, chunk_size, normalize), Decay(slopes, dtype)
     out = like_heads(v, v.dtype)
-    divisors = v.new_empty(B, H, T, 1, dtype=dtype) if normalise else None
+    divisors = v.new_empty(B, H, T, 1, dtype=dtype) if normalize else None
     memory = None if state is None else state.to(dtype)
     for a, b in chunks.bounds:
         queries, keys, values = chunks.queries(a, b), chunks.keys(a, b), chunks.values(a, b)
@@ -217,6 +217,6 @@ def _absorb(memory: Tensor | None, decay: Decay, features: Tensor, rows: Tensor,
 
 
 def like_heads(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return uninitialised memory of the shape (B, H, T, width) of x in which the heads of a token are neighbours."""
+    """Return uninitialized memory of the shape (B, H, T, width) of x in which the heads of a token are neighbors."""
     B, H, T, width = x.shape
     return x.new_empty(B, T, H, width, dtype=dtype).transpose(1, 2)

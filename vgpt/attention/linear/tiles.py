@@ -71,7 +71,7 @@ def row_places(b, h, H, first, T, C: tl.constexpr):
 
 @jit
 def own_segment(H, segments):
-    """Return batch, head and segment of this program; neighbours share tokens, whose heads are neighbours in memory."""
+    """Return batch, head and segment of this program; neighbors share tokens, whose heads are neighbors in memory."""
     program = tl.program_id(0)
     return program // H // segments, program % H, program // H % segments
 
@@ -89,22 +89,22 @@ def empty_memory(BD: tl.constexpr, BV: tl.constexpr):
 
 
 @jit
-def load_memory(base, NORMALISE: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr):
+def load_memory(base, NORMALIZE: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr):
     """Load both of a segment."""
     rows = tl.arange(0, BD)
     state = tl.load(base + rows[:, None] * BV + tl.arange(0, BV)[None, :])
     total = tl.zeros((BD,), tl.float32)
-    if NORMALISE:
+    if NORMALIZE:
         total = tl.load(base + BD * BV + rows)
     return state, total
 
 
 @jit
-def store_memory(base, state, total, NORMALISE: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr):
+def store_memory(base, state, total, NORMALIZE: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr):
     """Store both."""
     rows = tl.arange(0, BD)
     tl.store(base + rows[:, None] * BV + tl.arange(0, BV)[None, :], state)
-    if NORMALISE:
+    if NORMALIZE:
         tl.store(base + BD * BV + rows, total)
 
 
@@ -152,13 +152,13 @@ def dot_state(a, state, OPERAND: tl.constexpr):
 
 
 @jit
-def absorb(state, total, f, rows, weights, over, NORMALISE: tl.constexpr, OPERAND: tl.constexpr):
+def absorb(state, total, f, rows, weights, over, NORMALIZE: tl.constexpr, OPERAND: tl.constexpr):
     """Return a memory that has also taken in a chunk of features (C, BD) with rows (C, BV) and weights (C,).
 
     The sum of the features is of the very numbers that the product takes.
     """
     f = f.to(OPERAND)
     state = state * over + dot(tl.trans(f), rows, OPERAND)
-    if NORMALISE:
+    if NORMALIZE:
         total = total * over + tl.sum(f.to(tl.float32) * weights[:, None], 0)
     return state, total
