@@ -37,7 +37,7 @@ CLIP = 1.0
 
 @dataclass(frozen=True)
 class Case:
-    """One shape: trunk, vocabulary V, batch B and length T; `steps` per measurement."""
+    """One shape: backbone, vocabulary V, batch B and length T; `steps` per measurement."""
 
     n_layer: int
     n_embd: int

@@ -1,4 +1,4 @@
-"""Small trunks and layers that the attention tests share."""
+"""Small backbones and layers that the attention tests share."""
 
 import pytest
 import torch

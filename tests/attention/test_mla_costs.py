@@ -62,9 +62,9 @@ def test_gpt2_small_with_a_latent_for_queries_costs_what_the_literature_says():
     ],
 )
 def test_the_cache_per_token_is_that_of_table_9_of_deepseek_v2(attn, layers, heads, width, elements):
-    trunk = Shape(n_embd=width, n_head=heads, block_size=4096)
-    assert trunk.head_dim == 128
-    assert layers * resolve_attention(attn).cache_cost(trunk).numbers(1) == elements
+    backbone = Shape(n_embd=width, n_head=heads, block_size=4096)
+    assert backbone.head_dim == 128
+    assert layers * resolve_attention(attn).cache_cost(backbone).numbers(1) == elements
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -118,27 +118,32 @@ def test_one_absorbed_step_costs_what_torch_counts(net, pos):
 
 
 def test_a_step_takes_the_products_of_the_absorbed_form():
-    attn, trunk, T = resolve_attention("mla"), gpt2().shape, 1024
+    attn, backbone, T = resolve_attention("mla"), gpt2().shape, 1024
     H, c, n, e, v, C = 12, 192, 64, 32, 64, 768
     others = C * H * (n + e) + C * (c + e) + H * v * C
-    assert attn.decode_flops(trunk, T).total == 2 * (others + H * (n * c + T * (c + e) + T * c + c * v))
+    assert attn.decode_flops(backbone, T).total == 2 * (others + H * (n * c + T * (c + e) + T * c + c * v))
 
 
 def test_absorbing_pays_where_it_takes_fewer_products():
-    attn, trunk = resolve_attention("mla"), gpt2().shape
+    attn, backbone = resolve_attention("mla"), gpt2().shape
     H, c, n, e, v = 12, 192, 64, 32, 64
     for total, new in itertools.product([1, 2, 50, 300, 4096], [1, 2, 40, 90, 128, 300]):
         if new <= total:
             expanded = 2 * H * (total * c * (n + v) + new * total * (n + e + v))
             absorbed = 2 * H * (new * (n * c + c * v) + new * total * (c + e + c))
-            assert attn.absorbing_pays(trunk, new, total) == (absorbed < expanded)
-    assert all(attn.absorbing_pays(trunk, 1, total) for total in (2, 64, 8192))
-    assert not attn.absorbing_pays(trunk, 512, 1024)
+            assert attn.absorbing_pays(backbone, new, total) == (absorbed < expanded)
+    assert all(attn.absorbing_pays(backbone, 1, total) for total in (2, 64, 8192))
+    assert not attn.absorbing_pays(backbone, 512, 1024)
 
 
 def test_the_rank_alone_is_enough():
-    attn, trunk = resolve_attention("mla:kv_lora_rank=192"), gpt2().shape
-    assert (attn.nope_dim(trunk), attn.rope_dim(trunk), attn.v_dim(trunk), attn.qk_dim(trunk)) == (64, 32, 64, 96)
+    attn, backbone = resolve_attention("mla:kv_lora_rank=192"), gpt2().shape
+    assert (attn.nope_dim(backbone), attn.rope_dim(backbone), attn.v_dim(backbone), attn.qk_dim(backbone)) == (
+        64,
+        32,
+        64,
+        96,
+    )
     assert attn == resolve_attention("mla")
     widths = {attn.rope_dim(Shape(n_embd=d, n_head=1, block_size=8)) for d in (2, 6, 8, 10, 12)}
     assert widths == {2, 4, 6}
@@ -146,10 +151,10 @@ def test_the_rank_alone_is_enough():
 
 @pytest.mark.parametrize(("pos", "rope"), [("learned", 4), ("rope", 4), ("none", 0), ("alibi", 0)])
 def test_the_rotary_part_follows_the_positions(pos, rope):
-    attn, trunk = resolve_attention("mla:kv_lora_rank=12"), shape(pos=pos)
-    assert attn.check(trunk) == []
-    assert attn.rope_dim(trunk) == rope
-    assert attn.cache_cost(trunk).per_token == 12 + rope
+    attn, backbone = resolve_attention("mla:kv_lora_rank=12"), shape(pos=pos)
+    assert attn.check(backbone) == []
+    assert attn.rope_dim(backbone) == rope
+    assert attn.cache_cost(backbone).per_token == 12 + rope
 
 
 def test_rotary_positions_beside_learned_ones_are_named_as_a_confound():
@@ -165,7 +170,7 @@ def test_rotary_positions_beside_learned_ones_are_named_as_a_confound():
 
 
 @pytest.mark.parametrize(
-    ("attn", "trunk", "fault"),
+    ("attn", "backbone", "fault"),
     [
         ("mla:qk_rope_head_dim=3", {}, "--qk-rope-head-dim 3 must be even"),
         ("mla:qk_rope_head_dim=4", {"pos": "none"}, "--qk-rope-head-dim 4 has no place with --pos none"),
@@ -174,9 +179,9 @@ def test_rotary_positions_beside_learned_ones_are_named_as_a_confound():
         ("mla", {"qk_norm": True}, "--qk-norm does not apply to --attn mla: its latents are normed already"),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_reason(layer, attn, trunk, fault):
+def test_what_cannot_be_is_refused_with_the_reason(layer, attn, backbone, fault):
     with pytest.raises(SettingsError) as caught:
-        layer(attn, **trunk)
+        layer(attn, **backbone)
     assert fault in str(caught.value)
 
 

@@ -23,7 +23,7 @@ def pieces(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> l
     return {"expanded": None, "absorbed step by step": [1] * 11, "absorbed in pieces": [2, 3, 1, 5]}[request.param]
 
 
-def ours(weights: dict[str, torch.Tensor], heads: int, nope: int, rope: int, value: int, **trunk):
+def ours(weights: dict[str, torch.Tensor], heads: int, nope: int, rope: int, value: int, **backbone):
     """Our layer with DeepSeek's weights: other names, and rotary features in halves instead of pairs."""
     halves = torch.arange(rope).view(-1, 2).t().reshape(-1)
     rank = weights["kv_a_layernorm.weight"].numel()
@@ -46,7 +46,7 @@ def ours(weights: dict[str, torch.Tensor], heads: int, nope: int, rope: int, val
     )
     bias = "o_proj.bias" in weights
     width = weights["o_proj.weight"].shape[0]
-    module = build_attention(config, Shape(n_embd=width, n_head=heads, block_size=32, bias=bias, **trunk))
+    module = build_attention(config, Shape(n_embd=width, n_head=heads, block_size=32, bias=bias, **backbone))
     module.load_state_dict(renamed)
     return module
 

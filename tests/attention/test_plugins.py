@@ -317,7 +317,7 @@ BROKEN = {
         FINE.replace("...", "\n    n_kv_head: str = 'all'"),
         "field 'n_kv_head' is of another type than in 'gqa'",
     ),
-    "flag of a trunk setting": (FINE.replace("...", "\n    n_layer: int = 3"), "--n-layer would feed both"),
+    "flag of a backbone setting": (FINE.replace("...", "\n    n_layer: int = 3"), "--n-layer would feed both"),
     "flag of training": (FINE.replace("...", "\n    seed: int = 3"), "--seed would feed both"),
     "option of a command": (FINE.replace("...", "\n    dry_run: int = 3"), "a setting cannot be called 'dry_run'"),
     "flag in another spelling": (FINE.replace("...", "\n    no_flash: int = 3"), "--no-flash would mean two things"),

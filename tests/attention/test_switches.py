@@ -129,7 +129,7 @@ def test_a_variant_refuses_what_it_does_not_honor():
     class Deaf(AttentionConfig):
         """Knows no switches."""
 
-        why_not: ClassVar[dict[str, str]] = {"sinks": "it has no softmax"}
+        unsupported: ClassVar[dict[str, str]] = {"sinks": "it has no softmax"}
 
     faults = Deaf().check(Shape(32, 4, 8, qk_norm=True, sinks=True, out_gate="head", pos="alibi"))
     assert [fault.split(" does")[0] for fault in faults] == ["--qk-norm", "--out-gate", "--sinks", "--pos alibi"]

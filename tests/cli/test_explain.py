@@ -43,7 +43,7 @@ class Band(MHAConfig):
     width: int = 8
     """tokens that are seen"""
     positions = ("learned", "none")
-    why_not = {"rope": "it is only for tests"}
+    unsupported = {"rope": "it is only for tests"}
 
     def visible(self, q, k, layer=0, head=0):
         return (k <= q) & (q - k < self.width + 4 * head)

@@ -58,7 +58,7 @@ def test_json_holds_every_check_with_its_numbers(vgpt, register):
         "detail": "raised TypeError: integers only, [brackets] included",
     }
     assert (parameters["measured"], parameters["limit"]) == (1, 0)
-    assert parameters["detail"] == "the plain trunk: parameters: 3,168 measured, 3,169 stated"
+    assert parameters["detail"] == "the plain backbone: parameters: 3,168 measured, 3,169 stated"
 
 
 def test_wrong_words_end_with_2_before_anything_runs(vgpt):

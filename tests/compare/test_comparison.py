@@ -165,12 +165,12 @@ def test_wrong_requests_are_refused_with_the_cause(ask, words, typed, message):
         ask(*words, **typed)
 
 
-def test_a_variant_that_does_not_fit_the_given_trunk_is_refused(ask):
+def test_a_variant_that_does_not_fit_the_given_backbone_is_refused(ask):
     with pytest.raises(SettingsError, match="--n-kv-head 3 must divide --n-head 4"):
         compare(ask("gqa:n_kv_head=3", preset="demo"), [])
 
 
-def test_a_variant_that_does_not_fit_the_baselines_trunk_is_a_remark(make_run, ask):
+def test_a_variant_that_does_not_fit_the_baselines_backbone_is_a_remark(make_run, ask):
     found = compare(ask("mha", "gqa:n_kv_head=3"), [make_run("mha", run_name="base")])
     assert labels(found) == ["mha"]
     assert "gqa:n_kv_head=3 does not fit the conditions of base" in found.remarks[0]

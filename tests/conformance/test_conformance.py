@@ -33,7 +33,7 @@ def test_each_distinct_layer_of_a_mix_is_checked_once_and_the_model_as_a_whole()
     ]
 
 
-def test_trunks_that_depend_on_the_attention_are_caught(monkeypatch, caught):
+def test_backbones_that_depend_on_the_attention_are_caught(monkeypatch, caught):
     def from_one_stream(model, seed):
         stream = torch.Generator().manual_seed(seed)
         for parameter in model.parameters():
@@ -45,7 +45,7 @@ def test_trunks_that_depend_on_the_attention_are_caught(monkeypatch, caught):
     caught("mqa", "same_trunk", "start with other numbers than beside mha")
 
 
-def test_the_trunk_may_be_given_and_settings_that_do_not_fit_are_refused():
+def test_the_backbone_may_be_given_and_settings_that_do_not_fit_are_refused():
     shape = Shape(48, 3, 80, bias=False, pos="rope")
     assert failures("gqa:n_kv_head=3", shape, only=["parameters", "decoding", "in_a_model"]) == []
     assert failures("gqa:n_kv_head=5", only=["parameters"]) == []
@@ -59,7 +59,7 @@ def test_on_a_gpu_heads_wide_enough_for_its_fused_kernels_are_checked_beside_nar
     widths = {}
     for device in ("cpu", "cuda"):
         cases = [step.case for step in steps("local:window_size=9", device=device) if step.case is not None]
-        widths[device] = {trunk.shape.head_dim for case in cases for _, trunk in case.trunks()}
+        widths[device] = {backbone.shape.head_dim for case in cases for _, backbone in case.backbones()}
     assert widths == {"cpu": {8}, "cuda": {8, 16}}
 
 

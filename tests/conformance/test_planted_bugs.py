@@ -351,7 +351,7 @@ MODULE_BUGS = [
     (with_cache(UnderReports), "cache_bytes", "stated"),
     (with_cache(ReportsWhatIsReserved), "cache_bytes", "stated"),
     (RandomAtConstruction, "construction", "depend on the random state at construction"),
-    (RandomAtConstruction, "state_dict", "trunk"),
+    (RandomAtConstruction, "state_dict", "backbone"),
     (DrawsFromNumpy, "construction", "draws from the random state of NumPy"),
     (IdleParameter, "construction", "no gradient reaches idle_bias"),
     (OtherNameForTheProjection, "construction", "no `c_proj`"),

@@ -240,7 +240,7 @@ BUGS = [
     (Plain, OneOffAfterARewindUnderAutocast, "rewinding", "autocast: from 40 back to"),
     (Plain, DropoutLeftOn, "modes", "eval()"),
     (Plain, DropoutOfItsOwn, "modes", "train()"),
-    (Plain, OtherScaleInEval, "modes", "dropout is the trunk's"),
+    (Plain, OtherScaleInEval, "modes", "dropout is the backbone's"),
     (Plain, OtherWithGradients, "modes", "other numbers with gradients than without"),
     (Plain, ScaleOfTheLength, "prefix_invariance", "against them alone"),
     (Plain, KeepsTheLastInput, "modes", "or a state that stays"),

@@ -1,4 +1,4 @@
-"""The trunk: decoding, causality, invariances, ties, limits."""
+"""The backbone: decoding, causality, invariances, ties, limits."""
 
 import pytest
 import torch

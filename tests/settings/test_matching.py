@@ -75,17 +75,17 @@ def test_whole_models_at_gpt2_small_are_matched_within_a_thousandth(attn):
 def test_budgets_are_what_the_costs_of_whole_models_say(attn, bias):
     there = small("mha", bias=bias, n_layer=3, mlp_hidden=2000)
     here = small(attn, bias=bias, n_layer=3, mlp_hidden=2304)
-    trunk = Backbone(there.shape, 3, 2000)
-    left, right = trunk.params(here.attn, 2304), trunk.params(there.attn, 2000)
+    backbone = Backbone(there.shape, 3, 2000)
+    left, right = backbone.params(here.attn, 2304), backbone.params(there.attn, 2000)
     assert left - right == count_parameters(here).total - count_parameters(there).total
     count = count_parameters(there)
     assert right == count.attention + count.mlp
-    left, right = trunk.flops(here.attn, 2304), trunk.flops(there.attn, 2000)
+    left, right = backbone.flops(here.attn, 2304), backbone.flops(there.attn, 2000)
     assert left - right == forward_flops(here, 1024) - forward_flops(there, 1024)
-    assert trunk.cache_bytes(here.attn) == cache_bytes(here, 1024)
-    found = budget(here.attn, there.attn, trunk, 2304)
-    assert found.params == pytest.approx(trunk.params(here.attn, 2304) / (count.attention + count.mlp) - 1)
-    assert found.raw_flops == pytest.approx(trunk.flops(here.attn, 2000) / right - 1)
+    assert backbone.cache_bytes(here.attn) == cache_bytes(here, 1024)
+    found = budget(here.attn, there.attn, backbone, 2304)
+    assert found.params == pytest.approx(backbone.params(here.attn, 2304) / (count.attention + count.mlp) - 1)
+    assert found.raw_flops == pytest.approx(backbone.flops(here.attn, 2000) / right - 1)
 
 
 def test_the_reference_and_all_of_its_size_keep_their_width_to_the_unit():
@@ -170,11 +170,11 @@ def test_no_other_value_of_the_setting_comes_nearer_in_cache(attn, reference, kn
 
 
 def test_a_setting_whose_values_have_gaps_is_searched_on_both_sides():
-    trunk = Backbone(Shape(n_embd=768, n_head=12, block_size=64), 1, 3072)
+    backbone = Backbone(Shape(n_embd=768, n_head=12, block_size=64), 1, 3072)
     for heads, nearest in [(1, 1), (2, 2), (3, 3), (4, 4), (6, 6), (12, 12)]:
-        reference = resolve_reference(f"gqa:n_kv_head={heads}", trunk.shape)
+        reference = resolve_reference(f"gqa:n_kv_head={heads}", backbone.shape)
         match = Match("cache", f"gqa:n_kv_head={heads}", 8)
-        assert match_cache(match, resolve_attention("gqa:n_kv_head=12"), reference, trunk).n_kv_head == nearest
+        assert match_cache(match, resolve_attention("gqa:n_kv_head=12"), reference, backbone).n_kv_head == nearest
 
 
 def test_matched_settings_survive_being_written_and_read():

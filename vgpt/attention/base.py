@@ -34,7 +34,7 @@ class CausalSelfAttention(nn.Module, ABC, Generic[ConfigT]):
 
     Args:
         config: the variant's settings.
-        shape: the trunk.
+        shape: the backbone.
         layer: index of the block, for variants whose pattern depends on it.
     """
 

@@ -13,11 +13,11 @@ def build_attention(config: AttentionConfig, shape: Shape, layer: int = 0) -> Ca
 
     Args:
         config: the variant's settings.
-        shape: the trunk.
+        shape: the backbone.
         layer: index of the block, for variants whose pattern depends on it.
 
     Raises:
-        SettingsError: the settings do not fit the trunk.
+        SettingsError: the settings do not fit the backbone.
         VgptError: the variant's module cannot be found.
     """
     if faults := config.check(shape):
@@ -29,7 +29,7 @@ def parameter_shapes(config: AttentionConfig, shape: Shape, layer: int = 0) -> d
     """Return the shape of every parameter of a layer, in the order of its module.
 
     Raises:
-        SettingsError: the settings do not fit the trunk.
+        SettingsError: the settings do not fit the backbone.
         VgptError: the variant's module cannot be found.
     """
     with torch.device("meta"):

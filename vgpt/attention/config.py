@@ -15,7 +15,7 @@ from vgpt.schema import Section
 
 @dataclass(frozen=True)
 class Shape:
-    """The trunk that an attention layer is built for; the same for every variant of a comparison.
+    """The backbone that an attention layer is built for; the same for every variant of a comparison.
 
     Attributes:
         n_embd: width C of the residual stream.
@@ -111,11 +111,11 @@ class AttentionConfig(Section):
     """of "qk_norm", "out_gate" and "sinks", those that the module honors"""
     maps: ClassVar[int] = 1
     """attention maps per head, each with queries and keys of its own; all weigh the same values"""
-    why_not: ClassVar[dict[str, str]] = {}
+    unsupported: ClassVar[dict[str, str]] = {}
     """reason by switch or position that is not honored"""
 
     def check(self, shape: Shape) -> list[str]:
-        """Return what is wrong with these settings on this trunk: sentences that name the flags; empty when fine.
+        """Return what is wrong with these settings on this backbone: sentences that name the flags; empty when fine.
 
         A switch or position that the module does not honor is a fault: ignored, it would make an unfair run.
         """
@@ -125,11 +125,11 @@ class AttentionConfig(Section):
         ]
         if shape.pos not in self.positions:
             flags.append((shape.pos, f"--pos {shape.pos}"))
-        reasons = [(flag, self.why_not.get(name)) for name, flag in flags]
+        reasons = [(flag, self.unsupported.get(name)) for name, flag in flags]
         return [f"{flag} does not apply to --attn {self.kind}" + (f": {why}" if why else "") for flag, why in reasons]
 
     def defaults_in(self, shape: Shape) -> dict[str, Any]:
-        """Return what settings that are none come to on this trunk: spelled out, they make the same model."""
+        """Return what settings that are none come to on this backbone: spelled out, they make the same model."""
         return {}
 
     def at(self, layer: int) -> "AttentionConfig":
@@ -145,7 +145,7 @@ class AttentionConfig(Section):
         return shape.pos
 
     def confounds(self, shape: Shape) -> list[str]:
-        """Return what besides the mixing of tokens sets this variant apart on this trunk, for the fairness audit."""
+        """Return what besides the mixing of tokens sets this variant apart on this backbone, for the fairness audit."""
         return []
 
     def visible(self, q: Any, k: Any, layer: int = 0, head: Any = 0) -> Any:

@@ -27,10 +27,10 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float = NORM_EPS) -> Tensor:
 
 
 class Switches(nn.Module):
-    """The parameters that the trunk's switches bring to one layer, and what is done with them.
+    """The parameters that the backbone's switches bring to one layer, and what is done with them.
 
     Args:
-        shape: the trunk; says which switches are on.
+        shape: the backbone; says which switches are on.
         qk_dim: width of one head's queries and keys.
         v_dim: width of one head's output.
     """

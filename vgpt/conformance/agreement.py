@@ -15,18 +15,18 @@ _NEAR = 0.02
 def modes(case: Case) -> Finding:
     """A layer computes the same in `train()` and `eval()` and near that under autocast, and the same bits each time.
 
-    Between two calls it sees other inputs and decodes. Dropout is the trunk's, outside of attention: a layer with a
+    Between two calls it sees other inputs and decodes. Dropout is the backbone's, outside of attention: a layer with a
     dropout of its own would be the only variant that has it.
     """
     worst = Worst("twice the same bits in every mode, train() as eval(), autocast near float32 (largest difference)")
-    for flags, trunk in case.trunks():
-        module = trunk.module()
-        tokens = min(trunk.some_tokens, trunk.longest) if trunk == case else 33
-        x = trunk.inputs(2, tokens)
+    for flags, backbone in case.backbones():
+        module = backbone.module()
+        tokens = min(backbone.some_tokens, backbone.longest) if backbone == case else 33
+        x = backbone.inputs(2, tokens)
         plain = TRAINING.run(module, x)
         for mode in MODES:
             first = mode.run(module, x)
-            again = _after_other_calls(mode, module, trunk, x)
+            again = _after_other_calls(mode, module, backbone, x)
             where = f"{flags}, {mode.name}"
             changed = gap(again, first, floor=1e-30)
             worst.add(changed, 0, f"{where}: the same call again, after others, differs: random, or a state that stays")
@@ -36,9 +36,9 @@ def modes(case: Case) -> Finding:
             same = ULP if mode.autocast else 1e-5
             if not mode.training:
                 trained = Mode("", True, mode.autocast).run(module, x)
-                text = f"{where}: other numbers than in train(); dropout is the trunk's, attention has none"
+                text = f"{where}: other numbers than in train(); dropout is the backbone's, attention has none"
                 worst.add(gap(first, trained), same, text)
-            with mode.context(trunk.device):
+            with mode.context(backbone.device):
                 followed = mode.of(module)(x.clone().requires_grad_()).detach()
             worst.add(gap(followed, first), same, f"{where}: other numbers with gradients than without")
     return worst.finding()

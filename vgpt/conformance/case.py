@@ -1,4 +1,4 @@
-"""One layer of a variant on one trunk, filled with weights that hide nothing."""
+"""One layer of a variant on one backbone, filled with weights that hide nothing."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +33,7 @@ _PLAIN = 150
 """Tokens of an ordinary sequence: two pages of a cache, or chunks, and some; no round number."""
 
 # (heads, head width), tried in turn until one fits the settings.
-_TRUNKS = [(4, 8), (4, 16), (6, 8), (8, 8), (12, 8), (16, 8), (4, 32), (4, 64), (12, 64), (2, 8), (1, 8), (5, 8)]
+_BACKBONES = [(4, 8), (4, 16), (6, 8), (8, 8), (12, 8), (16, 8), (4, 32), (4, 64), (12, 64), (2, 8), (1, 8), (5, 8)]
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,12 @@ class Case:
 
     Attributes:
         config: settings of the layer (those of a single variant: a mix is taken apart).
-        shape: the trunk.
+        shape: the backbone.
         layer: index of the block.
         seed: chooses weights, inputs and places to look at.
         device: where it runs.
-        alone: whether to try this trunk and no other, as for a trunk of real size.
-        origin: the case that this one differs from in its trunk only.
+        alone: whether to try this backbone and no other, as for a backbone of real size.
+        origin: the case that this one differs from in its backbone only.
     """
 
     config: AttentionConfig
@@ -59,7 +59,7 @@ class Case:
     origin: "Case | None" = field(default=None, compare=False, repr=False)
 
     def on(self, **changes: Any) -> "Case":
-        """Return the same layer on a trunk with other settings."""
+        """Return the same layer on a backbone with other settings."""
         return replace(self, shape=replace(self.shape, **changes), origin=self.origin or self)
 
     def build(self, layer: int | None = None) -> CausalSelfAttention:
@@ -70,7 +70,7 @@ class Case:
         """Build the module and fill it: scores of size one, norms that are not 1, biases that are not 0.
 
         What the module fills itself starts as it says, and a little beside it, lest a start at zero hide something.
-        A parameter depends on the seed, its name and its shape, so modules on different trunks share what they can.
+        A parameter depends on the seed, its name and its shape, so modules on different backbones share what they can.
         """
         module = self.build(layer)
         roles = roles_of(module)
@@ -179,15 +179,15 @@ class Case:
         chosen = list(dict.fromkeys(row for row in [*edges, *others] if 0 <= row < tokens))
         return sorted(chosen[:count])
 
-    def trunks(self) -> "Iterator[tuple[str, Case]]":
-        """Yield every trunk that the settings accept, one change at a time and all switches together, by its flags.
+    def backbones(self) -> "Iterator[tuple[str, Case]]":
+        """Yield every backbone that the settings accept, one change at a time and all switches together, by its flags.
 
         On CUDA also one whose heads the fused kernels take.
         """
         if self.alone:
-            yield "this trunk", self
+            yield "this backbone", self
             return
-        changes: list[tuple[str, dict[str, Any]]] = [("the plain trunk", {}), ("--no-bias", {"bias": False})]
+        changes: list[tuple[str, dict[str, Any]]] = [("the plain backbone", {}), ("--no-bias", {"bias": False})]
         if torch.device(self.device).type == "cuda" and self.shape.head_dim < NARROWEST:
             changes.append((f"heads {NARROWEST} wide", {"n_embd": NARROWEST * self.shape.n_head}))
         positions = [pos for pos in self.config.positions if pos != self.shape.pos]
@@ -213,19 +213,19 @@ class Case:
         return torch.empty(tuple(size), dtype=torch.float64).normal_(generator=self.numbers(name))
 
 
-def find_trunk(configs: Sequence[AttentionConfig]) -> Shape:
-    """Return a small trunk that all the settings fit.
+def find_backbone(configs: Sequence[AttentionConfig]) -> Shape:
+    """Return a small backbone that all the settings fit.
 
     Raises:
         SettingsError: none was found.
     """
     faults: list[str] = []
-    for heads, width in _TRUNKS:
+    for heads, width in _BACKBONES:
         shape = Shape(heads * width, heads, 4096)
         faults = faults or [fault for config in configs for fault in config.check(shape)]
         if not any(config.check(shape) for config in configs):
             return shape
-    raise SettingsError(faults, "No small trunk fits these settings; check_variant takes the `shape` to use.")
+    raise SettingsError(faults, "No small backbone fits these settings; check_variant takes the `shape` to use.")
 
 
 def causal_pairs(tokens: int) -> int:

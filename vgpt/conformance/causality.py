@@ -14,8 +14,8 @@ _SHORT = 40
 def causality_by_gradient(case: Case) -> Finding:
     """No output has a gradient to a later input: exactly zero, in every precision and on both paths."""
     worst = Worst("no output has a gradient to a later input (largest one found)")
-    for flags, trunk in case.trunks():
-        _later(worst, trunk, _SHORT, torch.float64, flags)
+    for flags, backbone in case.backbones():
+        _later(worst, backbone, _SHORT, torch.float64, flags)
     _later(worst, case, case.tokens, torch.float64, "float64")
     _later(worst, case.on(flash=False), _SHORT, torch.float64, "--no-flash")
     _later(worst, case, 200, torch.float32, "float32")
@@ -31,12 +31,12 @@ def causality_by_perturbation(case: Case) -> Finding:
     where it is small, and where it saturates. Unlike a gradient this also sees a maximum, and what is detached.
     """
     worst = Worst("outputs stay as they are when later inputs change, in every mode (largest change)")
-    for flags, trunk in [*case.trunks(), ("--no-flash", case.on(flash=False))]:
-        plain = trunk == case
+    for flags, backbone in [*case.backbones(), ("--no-flash", case.on(flash=False))]:
+        plain = backbone == case
         tokens = case.tokens if plain else min(_SHORT, case.tokens)
         cuts = case.rows(tokens, case.copies(tokens, 8 if plain else 4))
         for mode in MODES:
-            _perturb(worst, trunk, tokens, cuts, mode, flags)
+            _perturb(worst, backbone, tokens, cuts, mode, flags)
     if (far := min(FARTHEST, case.shape.block_size)) > case.tokens:
         for mode in (MODES[1], MODES[2]):
             _perturb_far(worst, case, far, mode)
@@ -54,9 +54,9 @@ def visibility(case: Case) -> Finding:
     if case.tokens < (case.reach or 0) or (case.reach is None and case.config.pairs(whole) < causal_pairs(whole)):
         claim += f", up to {case.tokens:,} tokens, within which nothing is hidden yet"
     worst = Worst(f"{claim} (wrong pairs)")
-    for flags, trunk in case.trunks():
-        if trunk != case:
-            _compare(worst, trunk, case.layer, min(_SHORT, case.tokens), 12, flags)
+    for flags, backbone in case.backbones():
+        if backbone != case:
+            _compare(worst, backbone, case.layer, min(_SHORT, case.tokens), 12, flags)
     for layer in (case.layer, case.layer + 1):
         _compare(worst, case, layer, case.tokens, 24, f"layer {layer}")
         _compare(worst, case.on(flash=False), layer, case.tokens, 12, f"layer {layer} with --no-flash")

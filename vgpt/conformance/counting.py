@@ -44,12 +44,12 @@ def pairs(case: Case) -> Finding:
 
 
 def parameters(case: Case) -> Finding:
-    """`params` and `matmul_params` count what the module holds, on every trunk."""
-    worst = Worst("the module holds as many parameters as stated, on every trunk")
-    for flags, trunk in case.trunks():
-        module = trunk.build()
+    """`params` and `matmul_params` count what the module holds, on every backbone."""
+    worst = Worst("the module holds as many parameters as stated, on every backbone")
+    for flags, backbone in case.backbones():
+        module = backbone.build()
         held, roles = list(module.parameters()), roles_of(module)
-        config, shape = trunk.config, trunk.shape
+        config, shape = backbone.config, backbone.shape
         worst.equal(sum(p.numel() for p in held), config.params(shape), f"{flags}: parameters")
         matrices = sum(p.numel() for name, p in module.named_parameters() if p.ndim == 2 and roles[name].decays)
         worst.equal(matrices, config.matmul_params(shape), f"{flags}: weights of matrices")
@@ -79,7 +79,7 @@ def switches(case: Case) -> Finding:
         refused = bool(config.check(replace(plain.shape, **change)))
         if name not in known:
             worst.add(int(not refused), 0, f"{flags} is not among those honored, yet check() accepts it")
-        elif not refused and name not in silent:  # "none" and "learned" are the trunk's, and may change nothing
+        elif not refused and name not in silent:  # "none" and "learned" are the backbone's, and may change nothing
             same = not config.check(plain.shape) and _outputs_equal(plain, plain.on(**change))
             worst.add(int(same), 0, f"{flags} is accepted, yet changes nothing")
     unknown = known - {"qk_norm", "out_gate", "sinks", "learned", "none", "rope", "alibi"}

@@ -26,7 +26,7 @@ def decoding(case: Case) -> Finding:
     """Token by token, in one prefill, in random pieces, and on after a prefill past any window: as the full forward."""
     worst = Worst("any pieces through the cache give what the whole sequence gives (largest difference)")
     for dtype, limit in _limits(case):
-        for flags, trunk in [("fused", case), ("--no-flash", case.on(flash=False))]:
+        for flags, backbone in [("fused", case), ("--no-flash", case.on(flash=False))]:
             tokens = case.tokens
             steps = {
                 "token by token": [1] * tokens,
@@ -36,7 +36,7 @@ def decoding(case: Case) -> Finding:
                 "pieces after a prefill": [tokens - 12, 5, 1, 6],
             }
             for name, pieces in steps.items():
-                _compare(worst, trunk, pieces, dtype, limit, f"{flags}, {dtype}, {name}, T={tokens}")
+                _compare(worst, backbone, pieces, dtype, limit, f"{flags}, {dtype}, {name}, T={tokens}")
     tokens = case.tokens if case.tokens <= LONGEST else _PAST_A_PAGE
     for pieces in ([1] * tokens, [tokens - 12, 5, *[1] * 7]):
         _compare_in_modes(worst, case, pieces, f"T={tokens}, pieces {_spelled(pieces[:3])}...")
@@ -47,11 +47,11 @@ def positions(case: Case) -> Finding:
     """Decoding continues at the right position for every --pos and every switch."""
     worst = Worst("decoding continues in the right place for every --pos and switch (largest difference)")
     for dtype, limit in _limits(case):
-        for flags, trunk in case.trunks():
+        for flags, backbone in case.backbones():
             for pieces in ([1] * 20, [13, 1, 1, 9], [3, 64, 1]):
-                _compare(worst, trunk, pieces, dtype, limit, f"{flags}, {dtype}, pieces {_spelled(pieces)}")
-    for flags, trunk in case.trunks():
-        _compare_in_modes(worst, trunk, [13, 1, 1, 9], f"{flags}, pieces 13+1+1+9")
+                _compare(worst, backbone, pieces, dtype, limit, f"{flags}, {dtype}, pieces {_spelled(pieces)}")
+    for flags, backbone in case.backbones():
+        _compare_in_modes(worst, backbone, [13, 1, 1, 9], f"{flags}, pieces 13+1+1+9")
     return worst.finding()
 
 
@@ -59,12 +59,12 @@ def rewinding(case: Case) -> Finding:
     """A cache taken back to n tokens continues from there, or refuses with a VgptError; reset always works."""
     worst = Worst("a cache that is taken back continues from there or refuses (largest difference)")
     wide, limit = torch.float64, _limits(case)[-1][1]
-    for flags, trunk in case.trunks():
+    for flags, backbone in case.backbones():
         # Before and after a ring has gone round.
-        short, long = min(40, case.longest), case.tokens if trunk == case else case.some_tokens
+        short, long = min(40, case.longest), case.tokens if backbone == case else case.some_tokens
         for tokens in sorted({short, long}):
-            _rewind(worst, trunk, tokens, wide, TRAINING, limit, flags)
-        _rewind(worst, trunk, short, torch.bfloat16, _BFLOAT16[-1], _ROUNDED, f"{flags}, {_BFLOAT16[-1].name}")
+            _rewind(worst, backbone, tokens, wide, TRAINING, limit, flags)
+        _rewind(worst, backbone, short, torch.bfloat16, _BFLOAT16[-1], _ROUNDED, f"{flags}, {_BFLOAT16[-1].name}")
     return worst.finding()
 
 

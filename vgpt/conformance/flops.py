@@ -49,13 +49,13 @@ def flops(case: Case) -> Finding:
     """
     if case.softmax:
         worst = Worst("projections and the whole square are counted as stated, and the visible part of it charged")
-        for flags, trunk in case.trunks():
-            _quadratic(worst, trunk.on(flash=False), flags)
+        for flags, backbone in case.backbones():
+            _quadratic(worst, backbone.on(flash=False), flags)
         return worst.finding()
     worst = Worst("projections are as stated, and mixing as counted or as in decoding (factor off, less 1)")
-    for flags, trunk in case.trunks():
-        tokens = min(_TRAINED, trunk.shape.block_size)
-        counted, config, shape = _count(trunk, tokens), trunk.config, trunk.shape
+    for flags, backbone in case.backbones():
+        tokens = min(_TRAINED, backbone.shape.block_size)
+        counted, config, shape = _count(backbone, tokens), backbone.config, backbone.shape
         exact, dense = config.flops(shape, tokens), config.dense_flops(shape, tokens)
         where = f"{flags}, T={tokens}"
         worst.equal(counted.linear, exact.projections, f"{where}: FLOPs of the projections")
@@ -78,12 +78,12 @@ def decode_flops(case: Case) -> Finding:
     Making the keys and values of all tokens anew, as a cache of latents invites to, shows here.
     """
     worst = Worst("a decoding step multiplies what is stated, within a factor of 2.5 (factor off, less 1)")
-    for flags, trunk in case.trunks():
-        tokens = min(128, trunk.longest)
-        open_to = min(tokens, trunk.reach - 1) if trunk.softmax and trunk.reach else tokens
-        _step(worst, trunk, open_to, flags)
+    for flags, backbone in case.backbones():
+        tokens = min(128, backbone.longest)
+        open_to = min(tokens, backbone.reach - 1) if backbone.softmax and backbone.reach else tokens
+        _step(worst, backbone, open_to, flags)
         if open_to < tokens:
-            _step_beyond(worst, trunk, open_to, tokens, flags)
+            _step_beyond(worst, backbone, open_to, tokens, flags)
     return worst.finding()
 
 

@@ -37,18 +37,18 @@ def gradients(case: Case) -> Finding:
     Where the layer computes in float32 inside, whatever it is given, the differences are taken over larger steps and
     held to float32's precision.
     """
-    claim = "gradients agree with finite differences in float64 (trunks and lengths where they do not)"
+    claim = "gradients agree with finite differences in float64 (backbones and lengths where they do not)"
     if case.narrow:
         claim += "; this layer computes in float32 inside, so they are held to float32's precision"
     worst = Worst(claim)
     narrow = case.on(n_embd=4 * case.shape.n_head)
     small = case if narrow.config.check(narrow.shape) else narrow
-    for flags, trunk in small.trunks():
+    for flags, backbone in small.backbones():
         # Every entry where that is cheap, random directions for the parameters and for a long sequence.
         for tokens, slow in ((4, True), (5, False), (case.tokens, False)):
-            if trunk != small and tokens > 5:
+            if backbone != small and tokens > 5:
                 continue
-            if fault := _gradcheck(trunk, tokens, slow=slow):
+            if fault := _gradcheck(backbone, tokens, slow=slow):
                 worst.add(1, 0, f"{flags}, T={tokens}: {fault}")
                 return worst.finding()  # explaining one fault may take gradcheck seconds
     return worst.finding()
@@ -61,16 +61,16 @@ def gradients_under_autocast(case: Case) -> Finding:
     that is detached shows although values have far larger gradients.
     """
     worst = Worst("gradients under autocast are those of float64 (1 - cosine, or a relative error)")
-    for flags, trunk in case.trunks():
-        tokens = min(case.tokens, 300) if trunk == case else 48
-        exact = dict(_gradients(trunk, tokens, torch.float64, TRAINING))
+    for flags, backbone in case.backbones():
+        tokens = min(case.tokens, 300) if backbone == case else 48
+        exact = dict(_gradients(backbone, tokens, torch.float64, TRAINING))
         largest = max(float(wanted.norm()) for wanted in exact.values())
-        for name, got in _gradients(trunk, tokens, torch.float32, MODES[2]):
+        for name, got in _gradients(backbone, tokens, torch.float32, MODES[2]):
             where = f"{flags}, T={tokens}: {name}"
             if float(exact[name].norm()) < _SILENT * largest:
                 worst.add(float(got.norm()) / largest, 0.1, f"{where}: a gradient under autocast where none should be")
             else:
-                _compare(worst, got, exact[name], trunk.shape.head_dim, where)
+                _compare(worst, got, exact[name], backbone.shape.head_dim, where)
     return worst.finding()
 
 

@@ -13,14 +13,14 @@ def prefix_invariance(case: Case) -> Finding:
     """The outputs of the first n tokens do not depend on how many follow: no pattern may depend on the length."""
     worst = Worst("the outputs of n tokens are the same at any length of the sequence (largest difference)")
     for dtype, limit in case.precisions:
-        for flags, trunk in [*case.trunks(), ("--no-flash", case.on(flash=False))]:
-            module = trunk.module(dtype)
-            tokens = case.tokens if trunk == case else trunk.some_tokens
-            x = trunk.inputs(2, tokens, dtype)
+        for flags, backbone in [*case.backbones(), ("--no-flash", case.on(flash=False))]:
+            module = backbone.module(dtype)
+            tokens = case.tokens if backbone == case else backbone.some_tokens
+            x = backbone.inputs(2, tokens, dtype)
             lengths = {n for n in (*_LENGTHS, tokens // 2, tokens - 1) if n < tokens}
             with torch.no_grad():
                 full = module(x)
-                for n in sorted(lengths) if trunk == case else sorted(lengths & {7, 64}):
+                for n in sorted(lengths) if backbone == case else sorted(lengths & {7, 64}):
                     where = f"{flags}, {dtype}: the first {n} of {tokens} tokens, against them alone"
                     worst.add(gap(module(x[:, :n]), full[:, :n]), limit, where)
     return worst.finding()
@@ -30,9 +30,9 @@ def batch_invariance(case: Case) -> Finding:
     """A sequence is computed as if alone: outputs and gradients of one do not depend on the others."""
     worst = Worst("each sequence of a batch is computed as if alone (largest difference)")
     for dtype, limit in case.precisions:
-        for flags, trunk in case.trunks():
-            module = trunk.module(dtype)
-            x = trunk.inputs(3, 33, dtype)
+        for flags, backbone in case.backbones():
+            module = backbone.module(dtype)
+            x = backbone.inputs(3, 33, dtype)
             x[0] *= 5  # a neighbor that would be noticed
             with torch.no_grad():
                 together = module(x)
@@ -42,8 +42,8 @@ def batch_invariance(case: Case) -> Finding:
             x.requires_grad_()
             (gradient,) = torch.autograd.grad(module(x)[1].sum(), x)
             worst.add(float(gradient[::2].abs().max()), 0, f"{flags}, {dtype}: sequence 1 has gradients to others")
-    for flags, trunk in case.trunks():
-        _change_neighbors(worst, trunk, flags)
+    for flags, backbone in case.backbones():
+        _change_neighbors(worst, backbone, flags)
     return worst.finding()
 
 
@@ -56,19 +56,19 @@ def stated_positions(case: Case) -> Finding:
     """
     worst = Worst("earlier tokens in another order change nothing, where no positions are stated (largest difference)")
     for dtype, limit in case.precisions:
-        for flags, trunk in case.trunks():
-            if trunk.shape.pos not in ("learned", "none"):
+        for flags, backbone in case.backbones():
+            if backbone.shape.pos not in ("learned", "none"):
                 continue
-            if trunk.config.effective_positions(trunk.shape) != trunk.shape.pos:
+            if backbone.config.effective_positions(backbone.shape) != backbone.shape.pos:
                 continue
-            tokens = min(trunk.some_tokens, trunk.longest) if trunk == case else 33
-            seen = trunk.visible_by_head(torch.tensor([tokens - 1]), tokens)[:, 0]
+            tokens = min(backbone.some_tokens, backbone.longest) if backbone == case else 33
+            seen = backbone.visible_by_head(torch.tensor([tokens - 1]), tokens)[:, 0]
             # Those that every head sees, the query's own token apart, which is a query too.
             shared = seen.all(0)[:-1].nonzero()[:, 0]
-            x = trunk.inputs(1, tokens, dtype)
+            x = backbone.inputs(1, tokens, dtype)
             mixed = x.clone()
             mixed[:, shared] = x[:, shared.flip(0)]
-            module = trunk.module(dtype)
+            module = backbone.module(dtype)
             with torch.no_grad():
                 where = (
                     f"{flags}, {dtype}: earlier tokens in reverse; effective_positions() should name what tells them"

@@ -23,7 +23,7 @@ from vgpt.conformance import (
     stepping,
     whole,
 )
-from vgpt.conformance.case import FARTHEST, Case, find_trunk
+from vgpt.conformance.case import FARTHEST, Case, find_backbone
 from vgpt.conformance.measure import Finding
 from vgpt.conformance.oracle import mapping
 from vgpt.conformance.oracle import oracle as compare_with_oracle
@@ -133,7 +133,7 @@ def steps(
 ) -> list[Step]:
     """Return the checks of a variant without running any; arguments and errors as for `check_variant`.
 
-    With `alone` the layers are tried on this trunk only, without other positions and switches.
+    With `alone` the layers are tried on this backbone only, without other positions and switches.
     """
     if torch.device(device).type == "mps":
         raise UsageError("the checks compare with float64, which MPS does not have", "Use --device cpu.")
@@ -141,7 +141,7 @@ def steps(
     layers = distinct_layers(config)
     reference = None if oracle is None else resolve_attention(oracle)
     if shape is None:
-        shape = find_trunk([layer for _, layer in layers])
+        shape = find_backbone([layer for _, layer in layers])
     elif faults := [fault for _, layer in layers for fault in layer.check(shape)]:
         raise SettingsError(faults)
     found: list[Step] = []
@@ -174,14 +174,14 @@ def check_variant(
 
     Args:
         config: settings of the variant, or what `--attn` takes.
-        shape: the trunk; by default a small one that the settings fit.
+        shape: the backbone; by default a small one that the settings fit.
         seed: chooses weights, inputs and places to look at.
         device: where the checks run.
         only: names of the checks to run; empty runs all.
         oracle: variant to compare outputs and gradients with, given equal weights.
 
     Raises:
-        SettingsError: the settings do not fit the trunk, or no small trunk fits them.
+        SettingsError: the settings do not fit the backbone, or no small backbone fits them.
         UsageError: an unknown check, a reference whose weights cannot be made from the variant's, or a device
             without float64.
     """

@@ -18,9 +18,9 @@ _ROUNDING = 64
 def cache_bytes(case: Case) -> Finding:
     """Bytes in use equal `cache_cost` exactly, at any length, batch size and precision."""
     worst = Worst("bytes in use are what the settings state (largest difference in bytes)")
-    for flags, trunk in case.trunks():
-        most = case.tokens if trunk == case else case.some_tokens
-        cost = trunk.config.cache_cost(trunk.shape)
+    for flags, backbone in case.backbones():
+        most = case.tokens if backbone == case else case.some_tokens
+        cost = backbone.config.cache_cost(backbone.shape)
         for batch, dtype, mode in (
             (1, torch.float32, TRAINING),
             (3, torch.float32, TRAINING),
@@ -28,14 +28,14 @@ def cache_bytes(case: Case) -> Finding:
             (2, torch.bfloat16, MODES[-1]),
             (2, torch.float16, TRAINING),
         ):
-            module, autocast = mode.of(trunk.module()), f", {mode.name}" if mode.autocast else ""
+            module, autocast = mode.of(backbone.module()), f", {mode.name}" if mode.autocast else ""
             with mode.context(case.device):
                 cache = module.make_cache(batch, most, dtype=dtype, device=case.device)
             lengths = (0, 1, 7, 8, 33, 64, 65, most)
             for before, length in zip((0, *lengths), lengths, strict=False):
                 if length > before:
                     with torch.inference_mode(), mode.context(case.device):
-                        module(trunk.inputs(batch, length - before), cache)
+                        module(backbone.inputs(batch, length - before), cache)
                 where = f"{flags}, {dtype}{autocast}, batch {batch}, {length} tokens"
                 worst.equal(cache.nbytes, batch * cost.nbytes(length, dtype.itemsize), where)
                 worst.add(max(0, cache.nbytes - cache.reserved), 0, f"{where}: more in use than reserved")
@@ -45,14 +45,14 @@ def cache_bytes(case: Case) -> Finding:
 def hidden_memory(case: Case) -> Finding:
     """All memory that can be reached from a cache is in `reserved`, and `reserved` is near what the settings state."""
     worst = Worst("no memory hangs on the cache beside what it reports (bytes too many)")
-    for flags, trunk in case.trunks():
-        most = case.tokens if trunk == case else case.some_tokens
-        cost = trunk.config.cache_cost(trunk.shape)
+    for flags, backbone in case.backbones():
+        most = case.tokens if backbone == case else case.some_tokens
+        cost = backbone.config.cache_cost(backbone.shape)
         for batch, dtype in ((1, torch.float32), (3, torch.bfloat16)):
-            module = trunk.module()
+            module = backbone.module()
             cache = module.make_cache(batch, most, dtype=dtype, device=case.device)
             with torch.inference_mode():
-                for piece in trunk.inputs(batch, most).split([most - 1, 1], 1):
+                for piece in backbone.inputs(batch, most).split([most - 1, 1], 1):
                     module(piece, cache)
             where = f"{flags}, {dtype}, batch {batch}, {most} tokens"
             # Positions and the like: a whole number per token, and some constants.

@@ -21,10 +21,10 @@ def fast_is_naive(case: Case) -> Finding:
     worst = Worst("fused path and --no-flash give the same outputs and gradients (largest difference)")
     lengths = sorted({n for n in (*_LENGTHS, case.tokens) if n <= case.longest})
     for dtype, limit in case.precisions:
-        for flags, trunk in case.trunks():
-            some = lengths if trunk == case else (5, min(200, case.longest))
+        for flags, backbone in case.backbones():
+            some = lengths if backbone == case else (5, min(200, case.longest))
             for tokens in some:
-                _compare(worst, trunk, tokens, dtype, limit, f"{flags}, {dtype}, T={tokens}")
+                _compare(worst, backbone, tokens, dtype, limit, f"{flags}, {dtype}, T={tokens}")
     if worst.measured == 0:
         worst.claim = "--no-flash computes the very same: there is one path, and nothing to compare it with"
     return worst.finding()
@@ -34,9 +34,9 @@ def finite_at_extremes(case: Case) -> Finding:
     """Outputs and gradients are finite for tiny, large, equal and zero inputs, long sequences, bfloat16 and float16."""
     worst = Worst("outputs and gradients are finite for tiny, large, equal and zero inputs (numbers that are not)")
     tokens = min(512, case.shape.block_size)
-    trunks = list(case.trunks())
-    for flags, trunk in [trunks[0], trunks[-1]] if len(trunks) > 1 else trunks:
-        x = trunk.inputs(1, tokens)
+    backbones = list(case.backbones())
+    for flags, backbone in [backbones[0], backbones[-1]] if len(backbones) > 1 else backbones:
+        x = backbone.inputs(1, tokens)
         extremes = {
             "inputs * 0.001": 1e-3 * x,
             "inputs * 30": 30 * x,
@@ -45,11 +45,11 @@ def finite_at_extremes(case: Case) -> Finding:
         }
         for name, values in extremes.items():
             for autocast in (False, True):
-                found = _broken_in_training(trunk.module(), values, autocast=autocast)
+                found = _broken_in_training(backbone.module(), values, autocast=autocast)
                 worst.add(found, 0, f"{flags}: {name}, T={tokens}{', bfloat16 autocast' if autocast else ''}")
         for dtype in (torch.bfloat16, torch.float16):
             with torch.no_grad():
-                found = broken(trunk.module(dtype)(x.to(dtype)))
+                found = broken(backbone.module(dtype)(x.to(dtype)))
             worst.add(found, 0, f"{flags}: {dtype}, T={tokens}")
     long = min(_LONG, case.shape.block_size)
     found = _broken_in_training(case.module(), case.inputs(1, long), autocast=True)
@@ -62,23 +62,23 @@ def low_precision(case: Case) -> Finding:
     worst = Worst("low precision stays near float64, on long sequences and wide heads too (relative error)")
     wide = case.on(n_embd=_WIDE * case.shape.n_head)
     wide = case if wide.config.check(wide.shape) else wide
-    for name, trunk, most in (("wide heads", wide, 1024), ("long sequence", case, _LONG)):
-        tokens = min(most, trunk.shape.block_size)
-        x = trunk.inputs(1, tokens)
+    for name, backbone, most in (("wide heads", wide, 1024), ("long sequence", case, _LONG)):
+        tokens = min(most, backbone.shape.block_size)
+        x = backbone.inputs(1, tokens)
         with torch.no_grad():
-            exact = trunk.module(torch.float64)(x.double())
+            exact = backbone.module(torch.float64)(x.double())
             for dtype, limit in ((torch.bfloat16, 0.05), (torch.float16, 0.01)):
                 where = f"{name}, T={tokens}, {dtype}"
-                worst.add(_relative(trunk.module(dtype)(x.to(dtype)), exact), limit, where)
-                with torch.autocast(trunk.device, dtype):
-                    worst.add(_relative(trunk.module()(x), exact), limit, f"{where} autocast")
-        if trunk is wide:
-            _compare_decoding(worst, trunk, x, exact)
+                worst.add(_relative(backbone.module(dtype)(x.to(dtype)), exact), limit, where)
+                with torch.autocast(backbone.device, dtype):
+                    worst.add(_relative(backbone.module()(x), exact), limit, f"{where} autocast")
+        if backbone is wide:
+            _compare_decoding(worst, backbone, x, exact)
     return worst.finding()
 
 
 def _compare(worst: Worst, case: Case, tokens: int, dtype: torch.dtype, limit: float, where: str) -> None:
-    one, other = (_outputs_and_gradients(trunk, tokens, dtype) for trunk in (case, case.on(flash=False)))
+    one, other = (_outputs_and_gradients(backbone, tokens, dtype) for backbone in (case, case.on(flash=False)))
     for (name, fast), (_, naive) in zip(one, other, strict=True):
         worst.add(gap(fast, naive), limit, f"{where}: {name}")
 

@@ -29,7 +29,7 @@ def mapping(case: Case, reference: AttentionConfig) -> dict[str, Fold]:
     its neighboring query heads.
 
     Raises:
-        SettingsError: the reference does not fit the trunk.
+        SettingsError: the reference does not fit the backbone.
         UsageError: no parameters of the reference can be made from these.
     """
     if faults := reference.check(case.shape):
@@ -57,21 +57,21 @@ def oracle(case: Case, reference: AttentionConfig) -> Finding:
     """Outputs and gradients of input and parameters are the reference's, as far as both see the same tokens."""
     worst = Worst("")
     lengths: list[int] = []
-    for flags, trunk in case.trunks():
-        other = replace(trunk, config=reference, origin=None)
+    for flags, backbone in case.backbones():
+        other = replace(backbone, config=reference, origin=None)
         if reference.check(other.shape):
             continue
-        tokens = _common(trunk, other)
+        tokens = _common(backbone, other)
         lengths.append(tokens)
-        folds = mapping(trunk, reference)
-        module, ours = trunk.module(torch.float64), other.module(torch.float64)
+        folds = mapping(backbone, reference)
+        module, ours = backbone.module(torch.float64), other.module(torch.float64)
         with torch.no_grad():
             values = dict(module.named_parameters())
             for name, parameter in ours.named_parameters():
                 parameter.copy_(folds[name](values[name]))
         where = f"{flags}, T={tokens}"
-        limit = 1e-5 if trunk.narrow or other.narrow else 1e-9
-        _compare(worst, trunk, tokens, (module, ours), folds, where, limit)
+        limit = 1e-5 if backbone.narrow or other.narrow else 1e-9
+        _compare(worst, backbone, tokens, (module, ours), folds, where, limit)
     worst.claim = f"outputs and gradients are those of {reference.kind} with equal weights"
     worst.claim += f", up to {max(lengths):,} tokens, as far as both see the same (largest difference)"
     return worst.finding()

@@ -18,9 +18,9 @@ from vgpt.conformance.measure import Finding, Worst, gap
 def state_dict(case: Case) -> Finding:
     """Saved as safetensors and loaded into a new module, a layer gives the same bits."""
     worst = Worst("saved as safetensors and loaded anew, a layer gives the same bits (largest difference)")
-    for flags, trunk in case.trunks():
-        module, x = trunk.module(), trunk.inputs(2, 33)
-        copy = trunk.build()
+    for flags, backbone in case.backbones():
+        module, x = backbone.module(), backbone.inputs(2, 33)
+        copy = backbone.build()
         with torch.no_grad():
             for parameter in copy.parameters():
                 parameter.fill_(torch.nan)  # what is not loaded shows
@@ -37,40 +37,40 @@ def construction(case: Case) -> Finding:
     overwrites what they draw), make float32 parameters that all take part, and call the last projection `c_proj`.
     """
     worst = Worst("layers are what their parameters are, wherever constructed, and all parameters take part (faults)")
-    for flags, trunk in case.trunks():
-        x, outputs = trunk.inputs(2, 33), list[torch.Tensor]()
+    for flags, backbone in case.backbones():
+        x, outputs = backbone.inputs(2, 33), list[torch.Tensor]()
         for seed in (1, 2):
             with _random_state(seed) as touched:
-                module = trunk.module()
+                module = backbone.module()
                 drawn = touched()
             worst.add(len(drawn), 0, f"{flags}: the constructor draws from the random state of {', '.join(drawn)}")
             with torch.no_grad():
                 outputs.append(module(x))
         same = torch.equal(*outputs)
         worst.add(int(not same), 0, f"{flags}: outputs depend on the random state at construction")
-        module = trunk.build()
+        module = backbone.build()
         for name, parameter in module.named_parameters():
             fine = parameter.dtype is torch.float32 and parameter.requires_grad
             worst.add(int(not fine), 0, f"{flags}: {name} is no float32 parameter with a gradient")
         out = getattr(getattr(module, "c_proj", None), "weight", None)
-        fine = isinstance(out, nn.Parameter) and out.ndim == 2 and out.shape[0] == trunk.shape.n_embd
-        worst.add(int(not fine), 0, f"{flags}: no `c_proj` with a weight of {trunk.shape.n_embd} rows")
-        _all_take_part(worst, trunk, flags)
+        fine = isinstance(out, nn.Parameter) and out.ndim == 2 and out.shape[0] == backbone.shape.n_embd
+        worst.add(int(not fine), 0, f"{flags}: no `c_proj` with a weight of {backbone.shape.n_embd} rows")
+        _all_take_part(worst, backbone, flags)
     return worst.finding()
 
 
 def initial_weights(case: Case) -> Finding:
     """What a layer fills itself is filled, all of it and nothing else, from the generator alone."""
     worst = Worst("what the layer fills itself is filled, and from the given generator alone (faults)")
-    for flags, trunk in case.trunks():
+    for flags, backbone in case.backbones():
         found: list[dict[str, torch.Tensor]] = []
         for state in (1, 2):  # of the world around, not of the generator
             with _random_state(state) as touched, torch.no_grad():
-                module = trunk.build()
+                module = backbone.build()
                 for parameter in module.parameters():
                     parameter.fill_(torch.nan)  # what is not filled shows
                 before = torch.random.get_rng_state()
-                module.init_parameters(trunk.numbers("initial"))
+                module.init_parameters(backbone.numbers("initial"))
                 drawn = [*touched(), *([] if torch.equal(torch.random.get_rng_state(), before) else ["torch"])]
             worst.add(len(drawn), 0, f"{flags}: init_parameters draws from the random state of {', '.join(drawn)}")
             found.append(dict(module.named_parameters()))

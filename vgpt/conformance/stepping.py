@@ -23,17 +23,17 @@ def fixed_steps(case: Case) -> Finding:
     cache counts and holds what it holds in other steps.
     """
     worst = Worst("fixed steps, recorded and repeated, give what the whole sequence gives (largest difference)")
-    trunks = [(flags, trunk) for flags, trunk in case.trunks() if trunk.build().steps]
-    if not trunks:
+    backbones = [(flags, backbone) for flags, backbone in case.backbones() if backbone.build().steps]
+    if not backbones:
         return Finding(0, 0, _NONE)
     narrow = (case.config.cache_cost(case.shape).state_bytes or 8) < 8
     few = min(PAGE + 9, case.longest)
-    for flags, trunk in trunks:
-        _compare(worst, trunk, few - 14, few, torch.float32, 1e-5, flags)
-    _compare(worst, trunks[-1][1], few - 14, few, torch.bfloat16, _ROUNDED, trunks[-1][0])
-    for dtype, limit in case.precisions if trunks[0][1] == case else ():
-        _compare(worst, case, 0, few, dtype, 1e-5 if narrow else limit, "the plain trunk")
-        _compare(worst, case, case.tokens - 14, case.tokens, dtype, 1e-5 if narrow else limit, "the plain trunk")
+    for flags, backbone in backbones:
+        _compare(worst, backbone, few - 14, few, torch.float32, 1e-5, flags)
+    _compare(worst, backbones[-1][1], few - 14, few, torch.bfloat16, _ROUNDED, backbones[-1][0])
+    for dtype, limit in case.precisions if backbones[0][1] == case else ():
+        _compare(worst, case, 0, few, dtype, 1e-5 if narrow else limit, "the plain backbone")
+        _compare(worst, case, case.tokens - 14, case.tokens, dtype, 1e-5 if narrow else limit, "the plain backbone")
     return worst.finding()
 
 

@@ -205,5 +205,7 @@ def _reasons(parts: tuple[GroupAnatomy, ...], names: tuple[str, ...], attribute:
     reasons: dict[str, str] = {}
     for name in names:
         refusing = [part.group.config for part in parts if name not in getattr(part.group.config, attribute)]
-        reasons[name] = (refusing[0].why_not.get(name) or f"{refusing[0].kind} has no use for it") if refusing else ""
+        reasons[name] = (
+            (refusing[0].unsupported.get(name) or f"{refusing[0].kind} has no use for it") if refusing else ""
+        )
     return reasons

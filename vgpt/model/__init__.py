@@ -1,1 +1,1 @@
-"""The GPT-2 trunk that every attention variant is put into."""
+"""The GPT-2 backbone that every attention variant is put into."""

@@ -1,4 +1,4 @@
-"""The GPT-2 trunk: pre-norm blocks around any registered attention."""
+"""The GPT-2 backbone: pre-norm blocks around any registered attention."""
 
 from collections.abc import Callable
 from functools import cache

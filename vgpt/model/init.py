@@ -1,7 +1,7 @@
 """Initial weights, each from its own random stream.
 
 A tensor's values depend on (seed, parameter name, shape) alone: not on the other parameters, the device or any global
-random state. Models that differ in their attention therefore start from bit-equal trunks.
+random state. Models that differ in their attention therefore start from bit-equal backbones.
 """
 
 import hashlib

@@ -25,7 +25,7 @@ class MLAConfig(SoftmaxConfig):
     """
 
     switches: ClassVar[tuple[str, ...]] = ("out_gate", "sinks")
-    why_not: ClassVar[dict[str, str]] = {
+    unsupported: ClassVar[dict[str, str]] = {
         "qk_norm": "its latents are normed already, and a norm on the keys of each head cannot be absorbed for decoding"
     }
 
@@ -45,7 +45,7 @@ class MLAConfig(SoftmaxConfig):
         return self.qk_nope_head_dim or shape.head_dim
 
     def rope_dim(self, shape: Shape) -> int:
-        """Width e of the rotary part; 0 where the trunk's position encoding leaves no place for one."""
+        """Width e of the rotary part; 0 where the backbone's position encoding leaves no place for one."""
         if shape.pos not in ("learned", "rope"):
             return 0
         if self.qk_rope_head_dim is not None:
@@ -61,7 +61,7 @@ class MLAConfig(SoftmaxConfig):
         return self.v_head_dim or shape.head_dim
 
     def defaults_in(self, shape: Shape) -> dict[str, Any]:
-        """The widths of a head are the trunk's."""
+        """The widths of a head are the backbone's."""
         plain = MLAConfig()
         widths = {"qk_nope_head_dim": plain.nope_dim(shape), "v_head_dim": plain.v_dim(shape)}
         return widths | ({"qk_rope_head_dim": rope} if (rope := plain.rope_dim(shape)) else {})

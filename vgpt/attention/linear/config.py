@@ -32,7 +32,7 @@ class LinearConfig(AttentionConfig):
 
     positions: ClassVar[tuple[str, ...]] = ("learned", "none", "rope", "alibi")
     switches: ClassVar[tuple[str, ...]] = ("qk_norm", "out_gate")
-    why_not: ClassVar[dict[str, str]] = {"sinks": "there is no softmax whose denominator a sink could join"}
+    unsupported: ClassVar[dict[str, str]] = {"sinks": "there is no softmax whose denominator a sink could join"}
 
     feature_map: Literal["elu1", "relu", "identity", "taylor2"] = "elu1"
     """map of queries and keys: elu1 is elu(x) + 1; taylor2 follows exp to second order with 1 + D + D(D+1)/2 features

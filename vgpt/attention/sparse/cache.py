@@ -78,7 +78,7 @@ class RowCache(TokenCache):
         return tokens_of(row_links(self.config, self.layer, self._starts.shape[1], row + 1, device)[:, -1], size)
 
 
-class LandmarkCache(Cache):
+class ColumnCache(Cache):
     """Keys and values of the globals, the landmarks of each head, and the window: as many blocks as a row sees.
 
     With every new block row one block of each head falls out of sight for good. The row's own block lies in the last

@@ -12,7 +12,7 @@ from vgpt.attention.kernels.gather import block_sparse_attention
 from vgpt.attention.kernels.scores import ScoreMods, softmax_with_sinks
 from vgpt.attention.kernels.single_query import single_query
 from vgpt.attention.sparse.block_mask import sparse_mask
-from vgpt.attention.sparse.cache import LandmarkCache, RowCache
+from vgpt.attention.sparse.cache import ColumnCache, RowCache
 from vgpt.attention.sparse.config import SparseConfig
 from vgpt.attention.sparse.rows import row_links
 
@@ -22,7 +22,7 @@ class SparseAttention(GroupedAttention[SparseConfig]):
 
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> Cache:
         """Keep keys (rotated, where positions are rotary) and values of all tokens; with landmarks, of those in use."""
-        kind = RowCache if self.config.random_mode == "row" else LandmarkCache
+        kind = RowCache if self.config.random_mode == "row" else ColumnCache
         heads, width = self.shape.n_head, self.shape.head_dim
         return kind(self.config, self.layer, batch, heads, max_tokens, width, dtype=dtype, device=device)
 
@@ -36,7 +36,7 @@ class SparseAttention(GroupedAttention[SparseConfig]):
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
         if cache is None:
             return self._whole(q, k, v)
-        assert isinstance(cache, RowCache | LandmarkCache)
+        assert isinstance(cache, RowCache | ColumnCache)
         if cache.length == 0 and q.shape[2] > 1:
             cache.fill(k, v)
             # Prompts have any length, and each new one would be compiled anew: they do not take the fused kernel.
@@ -63,7 +63,7 @@ class SparseAttention(GroupedAttention[SparseConfig]):
         links = row_links(config, self.layer, self.shape.n_head, -(-T // size), q.device)
         return block_sparse_attention(q, k, v, links, size, mods=mods)
 
-    def _continued(self, q: Tensor, k: Tensor, v: Tensor, cache: RowCache | LandmarkCache) -> Tensor:
+    def _continued(self, q: Tensor, k: Tensor, v: Tensor, cache: RowCache | ColumnCache) -> Tensor:
         """Attend with tokens of one block row, which continue a sequence, to what that row sees."""
         first, n = cache.length, q.shape[2]
         keys, values, live = cache.extend(k, v)
