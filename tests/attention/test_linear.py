@@ -279,10 +279,10 @@ def test_flops_of_many_chunks_are_those_that_torch_counts_with_a_state_at_both_e
 
 def test_costs_of_gpt2_small_are_those_of_the_literature():
     config = LinearConfig()
-    assert config.flops(SMALL, 1024).mixing == 1024 * 300_300
-    assert config.dense_flops(SMALL, 1024).mixing == 1024 * 397_824
+    assert config.flops(SMALL, 1024).attention == 1024 * 300_300
+    assert config.dense_flops(SMALL, 1024).attention == 1024 * 397_824
     for length in (1, 1024, 100_000):
-        assert config.decode_flops(SMALL, length).mixing == 199_680
+        assert config.decode_flops(SMALL, length).attention == 199_680
         assert config.cache_cost(SMALL).nbytes(length, 2) == 195 * 1024
     assert config.params(SMALL) == 2_362_368
     model = GPT2Config(attn=config, n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257)

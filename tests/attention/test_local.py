@@ -212,8 +212,8 @@ def test_the_mask_counts_the_pairs_that_are_charged(layer, T, W):
     assert int(mask.sum()) == module.config.pairs(T)
     assert module.config.dense_pairs(T) == T * min(T, W)
     assert torch.equal(module.mask(50, T, 50, T), mask)
-    steps = sum(module.config.decode_flops(module.shape, t).mixing for t in range(1, T + 1))
-    assert steps == module.config.flops(module.shape, T).mixing
+    steps = sum(module.config.decode_flops(module.shape, t).attention for t in range(1, T + 1))
+    assert steps == module.config.flops(module.shape, T).attention
 
 
 def test_gpt2_small_with_a_window_of_256_costs_what_the_literature_says():
@@ -222,8 +222,8 @@ def test_gpt2_small_with_a_window_of_256_costs_what_the_literature_says():
     assert config.attn.params(config.shape) == 2_362_368
     assert config.attn.params(gpt2_small(bias=False).shape) == 2_359_296
     assert costs.count_parameters(config).total == 124_439_808
-    assert config.attn.flops(config.shape, 1024).mixing == 688_512 * 1024
-    assert config.attn.dense_flops(config.shape, 1024).mixing == 786_432 * 1024
+    assert config.attn.flops(config.shape, 1024).attention == 688_512 * 1024
+    assert config.attn.dense_flops(config.shape, 1024).attention == 786_432 * 1024
     assert round(costs.train_flops_per_token(config) / 1e9, 4) == 0.7660
     assert round(costs.palm_flops_per_token(config) / 1e9, 4) == 0.7702
     assert costs.cache_bytes(config, 1024) == costs.cache_bytes(config, 8192) == 9_216 * 1024

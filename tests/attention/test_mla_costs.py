@@ -34,8 +34,8 @@ def test_gpt2_small_costs_what_the_literature_says():
     assert config.attn.params(config.shape) == 1_942_688
     assert config.attn.params(gpt2(bias=False).shape) == 1_941_696
     assert costs.count_parameters(config).total == 119_403_648
-    assert config.attn.flops(config.shape, 1024).mixing == 1_968_000 * 1024
-    assert config.attn.dense_flops(config.shape, 1024).mixing == 3_932_160 * 1024
+    assert config.attn.flops(config.shape, 1024).attention == 1_968_000 * 1024
+    assert config.attn.dense_flops(config.shape, 1024).attention == 3_932_160 * 1024
     assert round(costs.train_flops_per_token(config) / 1e9, 4) == 0.7820
     assert round(costs.palm_flops_per_token(config) / 1e9, 4) == 0.8533
     assert costs.cache_bytes(config, 1024) == 5_376 * 1024
@@ -47,7 +47,7 @@ def test_gpt2_small_with_a_latent_for_queries_costs_what_the_literature_says():
     assert config.attn.params(config.shape) == 1_796_000
     assert config.attn.params(gpt2("mla:q_lora_rank=384", bias=False).shape) == 1_794_624
     assert costs.count_parameters(config).total == 117_643_392
-    assert config.attn.flops(config.shape, 1024).mixing == 1_968_000 * 1024
+    assert config.attn.flops(config.shape, 1024).attention == 1_968_000 * 1024
     assert round(costs.train_flops_per_token(config) / 1e9, 4) == 0.7713
     assert round(costs.palm_flops_per_token(config) / 1e9, 4) == 0.8427
     assert costs.cache_bytes(config, 1024) == 5_376 * 1024

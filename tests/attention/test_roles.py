@@ -164,5 +164,5 @@ def test_two_maps_per_head_count_both_scores_and_both_values():
 
     shape = Shape(32, 4, 16, out_gate="elem")
     config = TwoMaps()
-    assert config.flops(shape, 5).mixing == 2 * 15 * 4 * (2 * 4 + 2 * 8)
+    assert config.flops(shape, 5).attention == 2 * 15 * 4 * (2 * 4 + 2 * 8)
     assert config.switch_matmul_params(shape) == 32 * 4 * 8

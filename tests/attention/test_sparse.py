@@ -141,7 +141,7 @@ def test_the_cache_continues_any_prefill(layer, noise, mode, pos, lengths):
     torch.testing.assert_close(torch.cat(parts, 1), module(x), rtol=0, atol=1e-5)
 
 
-def test_landmarks_bound_what_is_kept_and_rows_what_is_read(layer):
+def test_columns_bound_what_is_kept_and_rows_what_is_read(layer):
     row, column = (layer(f"{TINY},random_mode={mode}") for mode in MODES)
     shape = row.shape
     assert row.config.cache_cost(shape).nbytes(10_000, 2) == 10_000 * 64 * 2
@@ -150,7 +150,7 @@ def test_landmarks_bound_what_is_kept_and_rows_what_is_read(layer):
     assert column.make_cache(1, 10_000, dtype=torch.bfloat16, device="cpu").reserved == 20 * 64 * 2
 
 
-def test_landmarks_go_back_only_before_the_first_is_given_up(layer, noise):
+def test_columns_go_back_only_before_the_first_is_given_up(layer, noise):
     module = layer(f"{TINY},random_mode=column")
     x = noise(1, 40, 32)
     cache = module.make_cache(1, 40, dtype=torch.float32, device="cpu")
@@ -190,7 +190,7 @@ def test_the_mask_for_fused_kernels_has_the_same_links(noise, mode):
 def test_gpt2_small_costs_what_the_literature_says():
     config = GPT2Config(vocab_size=50_257, n_layer=12, n_head=12, n_embd=768, block_size=1024, attn="sparse")
     assert costs.count_parameters(config).total == 124_439_808
-    assert config.attn.flops(config.shape, 1024).mixing == 1_021_440 * 1024
-    assert config.attn.dense_flops(config.shape, 1024).mixing == 1_376_256 * 1024
+    assert config.attn.flops(config.shape, 1024).attention == 1_021_440 * 1024
+    assert config.attn.dense_flops(config.shape, 1024).attention == 1_376_256 * 1024
     assert round(costs.train_flops_per_token(config) / 1e9, 4) == 0.7780
     assert costs.cache_bytes(config, 1024) == 36_864 * 1024

@@ -138,7 +138,7 @@ def test_a_cache_may_be_shorter_than_what_a_row_sees_and_says_when_it_is_full(la
 
 
 @pytest.mark.parametrize("back", [0, 1, 2])
-def test_landmarks_go_back_within_the_newest_block(layer, noise, back):
+def test_columns_go_back_within_the_newest_block(layer, noise, back):
     module = layer(sparse((4, 1, 2, 2), "column"), pos="alibi")
     x = noise(1, 60, 32)
     cache = module.make_cache(1, 60, dtype=torch.float32, device="cpu")
@@ -155,7 +155,7 @@ def test_landmarks_go_back_within_the_newest_block(layer, noise, back):
 
 
 @pytest.mark.parametrize("length", [19, 20, 21])
-def test_landmarks_go_back_before_and_at_the_first_that_is_given_up(layer, noise, length):
+def test_columns_go_back_before_and_at_the_first_that_is_given_up(layer, noise, length):
     module = layer(sparse((4, 1, 2, 2), "column"))
     x = noise(1, 50, 32)
     cache = module.make_cache(1, 50, dtype=torch.float32, device="cpu")

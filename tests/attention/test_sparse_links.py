@@ -1,4 +1,4 @@
-"""Where the links of block-sparse attention lead: pinned, spread evenly, and landmarks that can be kept."""
+"""Where the links of block-sparse attention lead: pinned, spread evenly, and columns that can be kept."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_links_do_not_depend_on_the_width_of_integers(mode, dtype):
 
 
 @pytest.mark.parametrize("random_blocks", [1, 2, 3])
-def test_a_landmark_once_left_is_never_needed_again(random_blocks):
+def test_a_column_once_left_is_never_needed_again(random_blocks):
     config = SparseConfig(random_mode="column", global_blocks=2, window_blocks=2, random_blocks=random_blocks)
     links = row_links(config, 1, 8, 400, CPU)
     for head in range(8):
@@ -67,12 +67,12 @@ def test_a_landmark_once_left_is_never_needed_again(random_blocks):
             before = set(blocks)
 
 
-def test_landmarks_rest_for_long_and_are_spread_over_the_whole_past():
+def test_columns_rest_for_long_and_are_spread_over_the_whole_past():
     config = SparseConfig(random_mode="column", global_blocks=0, window_blocks=1, random_blocks=2)
     heads = 4000
     links = row_links(config, 0, heads, 257, CPU)[..., :2]
     assert (links[:, 1:] != links[:, :-1]).sum((1, 2)).max() <= 2 * 8
-    for row in (8, 64, 256):  # each landmark has a power of two of candidates
+    for row in (8, 64, 256):  # each column has a power of two of candidates
         tenths = (links[:, row - 3] / row * 8).long().flatten().bincount(minlength=8) / (2 * heads)
         assert (tenths - 1 / 8).abs().max() < 0.02
     shares = links[:, 11 - 3].flatten().bincount(minlength=11) / (2 * heads)

@@ -361,7 +361,7 @@ MODULE_BUGS = [
     (DifferentiatesWrongly, "gradients", "T=4: finite differences give another gradient of the input, c_attn.weight"),
     (DividesByItsInput, "finite_at_extremes", "zero inputs"),
     (ComputesTheSquareTwice, "flops", "FLOPs per pair of tokens"),
-    (ExpandsWhileDecoding, "decode_flops", "FLOPs of mixing counted in a step"),
+    (ExpandsWhileDecoding, "decode_flops", "attention FLOPs counted in a step"),
     (Raises, "decoding", "raised RuntimeError: no kernel for this"),
 ]
 CONFIG_BUGS = [
@@ -374,7 +374,7 @@ CONFIG_BUGS = [
     (ShowsTheFuture, "causality_by_gradient", "output 0 has a gradient to input 1"),
     (TensorsOnly, "pairs", "to numbers or arrays than to tensors"),
     (ForgetsToRefuse, "switches", "yet check() accepts it"),
-    (ChargesTheSquare, "flops", "mixing in flops"),
+    (ChargesTheSquare, "flops", "attention in flops"),
     (SaysHalfTheCache, "cache_bytes", "stated"),
     (ForgetsTheRing, "cache_bytes", "stated"),
 ]

@@ -193,19 +193,19 @@ class Float32InsideAndWrong(Float32Inside):
 class StatesAHundredthInDecoding(Plain):
     def decode_flops(self, shape, tokens):
         flops = super().decode_flops(shape, tokens)
-        return type(flops)(flops.projections, flops.mixing // 100)
+        return type(flops)(flops.projections, flops.attention // 100)
 
 
 class StatesAHundredTimesInDecoding(Plain):
     def decode_flops(self, shape, tokens):
         flops = super().decode_flops(shape, tokens)
-        return type(flops)(flops.projections, flops.mixing * 100)
+        return type(flops)(flops.projections, flops.attention * 100)
 
 
 class StatesNoProjectionsInDecoding(Plain):
     def decode_flops(self, shape, tokens):
         flops = super().decode_flops(shape, tokens)
-        return type(flops)(flops.projections // 100, flops.mixing)
+        return type(flops)(flops.projections // 100, flops.attention)
 
 
 class ShortWindow(LongWindow):
@@ -215,7 +215,7 @@ class ShortWindow(LongWindow):
 
     def decode_flops(self, shape, tokens):
         flops = super().decode_flops(shape, tokens)
-        return type(flops)(flops.projections, flops.mixing // (100 if tokens > self.window else 1))
+        return type(flops)(flops.projections, flops.attention // (100 if tokens > self.window else 1))
 
 
 class MiscountsBehindTheLongWindow(LongWindow):

@@ -29,7 +29,7 @@ class RunningConfig(AttentionConfig):
     def dense_flops(self, shape, tokens):
         inside = 4 * tokens * self.chunk * shape.n_embd
         exact = self.flops(shape, tokens)
-        return Flops(exact.projections, exact.mixing + inside)
+        return Flops(exact.projections, exact.attention + inside)
 
     def decode_flops(self, shape, tokens):
         return Flops(2 * self.matmul_params(shape), 4 * shape.n_embd * (shape.head_dim + 1))
@@ -134,7 +134,7 @@ def test_a_plug_in_without_a_softmax_keeps_the_contract(register):
         (RunningConfig, DropsTheStateOfAPrefill, "decoding", "after a prefill"),
         (SaysAnotherPrecision, Running, "cache_bytes", "bfloat16"),
         (ForgetsToChargeDecoding, Running, "decode_flops", "stated by decode_flops()"),
-        (SaysASquareOfFlops, Running, "flops", "for the mixing"),
+        (SaysASquareOfFlops, Running, "flops", "attention FLOPs"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else value if value in check_names() else "",
 )

@@ -110,7 +110,7 @@ class RotatesStepsFromTheStart(LinearAttention):
         (Sparse, LinksOfTheLength, "fast_is_naive", "float64, T="),
         (Sparse, LinksOfTheFirstHead, "visibility", "takes nothing from"),
         (Latent, KeepsTheKeys, "hidden_memory", "hang on a cache that reports"),
-        (Latent, ExpandsToDecode, "decode_flops", "FLOPs of mixing counted in a step"),
+        (Latent, ExpandsToDecode, "decode_flops", "attention FLOPs counted in a step"),
         (Linear, ForgetsTheDecayInSteps, "positions", "--pos alibi"),
         (Linear, RotatesStepsFromTheStart, "positions", "--pos rope"),
     ],
@@ -121,7 +121,7 @@ def test_a_bug_in_a_variant_is_caught(register, caught, config, module, check, p
 
 
 def times(factor, *names):
-    """Linear attention that states `factor` times the mixing in the methods named."""
+    """Linear attention that states `factor` times the attention FLOPs in the methods named."""
 
     class Stated(Linear):
         pass
@@ -129,7 +129,7 @@ def times(factor, *names):
     def method(name):
         def stated(self, shape, tokens):
             flops = getattr(LinearConfig, name)(self, shape, tokens)
-            return type(flops)(flops.projections, int(factor * flops.mixing))
+            return type(flops)(flops.projections, int(factor * flops.attention))
 
         return stated
 
@@ -140,5 +140,5 @@ def times(factor, *names):
 
 @pytest.mark.parametrize("factor", [1.9, 1 / 1.9])
 @pytest.mark.parametrize("names", [("flops",), ("dense_flops",), ("flops", "dense_flops", "decode_flops")], ids=str)
-def test_mixing_without_a_softmax_is_charged_as_it_is_counted(register, caught, factor, names):
-    caught(register(times(factor, *names), LinearAttention), "flops", "for the mixing")
+def test_attention_without_a_softmax_is_charged_as_it_is_counted(register, caught, factor, names):
+    caught(register(times(factor, *names), LinearAttention), "flops", "attention FLOPs")

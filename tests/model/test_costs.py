@@ -36,8 +36,8 @@ def test_gpt2_small_costs_what_the_literature_says(attn):
     assert config.attn.params(gpt2(attn, bias=False).shape) == bare
     assert costs.count_parameters(config).total == total
     assert costs.count_parameters(config).attention == 12 * layer
-    assert config.attn.flops(config.shape, 1024).mixing == 1_574_400 * 1024
-    assert config.attn.dense_flops(config.shape, 1024).mixing == 3_145_728 * 1024
+    assert config.attn.flops(config.shape, 1024).attention == 1_574_400 * 1024
+    assert config.attn.dense_flops(config.shape, 1024).attention == 3_145_728 * 1024
     assert round(costs.train_flops_per_token(config) / 1e9, 4) == exact
     assert round(costs.palm_flops_per_token(config) / 1e9, 4) == palm
     assert costs.cache_bytes(config, 1024) == kib * 1024

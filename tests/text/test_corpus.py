@@ -1,4 +1,4 @@
-"""Reading corpora: every format, every way to name inputs, and every input that is no text."""
+"""Reading corpora: every format, every way to name inputs, and every input that is not text."""
 
 import gzip
 import io

@@ -164,7 +164,7 @@ DAMAGES = {
     "a missing byte": (lambda d: d["model"]["vocab"].pop("a"), "KeyError: 'a'"),
     "two bytes of one id": (lambda d: (d["model"].pop("vgpt"), d["model"]["vocab"].update(a=98)), "each once"),
     "an id that is a float": (lambda d: d["model"]["vocab"].update({"at": 256.0}), "no whole number"),
-    "a special that is no text": (lambda d: d["added_tokens"][0].update(content=5), "special token 5"),
+    "a special that is not text": (lambda d: d["added_tokens"][0].update(content=5), "special token 5"),
     "an unknown token": (lambda d: d["model"]["vocab"].update(zzz=99), "neither bytes, merges nor special"),
     "a merge in another order": (lambda d: d["model"]["merges"].reverse(), "makes id"),
     "a merge of three": (lambda d: d["model"]["merges"].append(["a", "b", "c"]), "ValueError"),
@@ -175,7 +175,7 @@ DAMAGES = {
         "was changed after it was written",
     ),
     "a list": (lambda d: d.update(model=[]), "TypeError"),
-    "a name that is none": (lambda d: d["model"]["vgpt"].update(name=5), "its name is no text"),
+    "a name that is none": (lambda d: d["model"]["vgpt"].update(name=5), "its name is not text"),
 }
 
 

@@ -141,7 +141,7 @@ def test_what_is_no_text_in_any_encoding_is_said_to_be_none(tmp_path):
         documents(tmp_path / "a.txt")
     assert "iconv" not in caught.value.hint
     (tmp_path / "train.bin").write_bytes(bytes(2000))
-    with pytest.raises(DataError, match="it is no text") as caught:
+    with pytest.raises(DataError, match="it is not text") as caught:
         documents(tmp_path / "train.bin")
     assert "vgpt prepare -" not in caught.value.hint
 

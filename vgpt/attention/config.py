@@ -82,16 +82,16 @@ class CacheCost:
 class Flops:
     """Forward FLOPs of one layer on one sequence; a multiply-add counts 2.
 
-    `projections` are products with weights, `mixing` is the exchange between tokens (scores and weighted values).
+    `projections` are products with weights, `attention` is scores and weighted values.
     """
 
     projections: int
-    mixing: int
+    attention: int
 
     @property
     def total(self) -> int:
         """Both parts together."""
-        return self.projections + self.mixing
+        return self.projections + self.attention
 
 
 class AttentionConfig(Section):
@@ -145,7 +145,7 @@ class AttentionConfig(Section):
         return shape.pos
 
     def confounds(self, shape: Shape) -> list[str]:
-        """Return what besides the mixing of tokens sets this variant apart on this backbone, for the fairness audit."""
+        """Return what besides attention itself sets this variant apart on this backbone, for the fairness audit."""
         return []
 
     def visible(self, q: Any, k: Any, layer: int = 0, head: Any = 0) -> Any:
@@ -199,8 +199,8 @@ class AttentionConfig(Section):
     def decode_flops(self, shape: Shape, tokens: int) -> Flops:
         """Forward FLOPs of one new token when `tokens` are visible to it or before it, itself included."""
         pairs = self.pairs(tokens) - self.pairs(tokens - 1)
-        mixing = 2 * pairs * shape.n_head * self.pair_dim(shape)
-        return Flops(2 * self.matmul_params(shape), mixing)
+        attention = 2 * pairs * shape.n_head * self.pair_dim(shape)
+        return Flops(2 * self.matmul_params(shape), attention)
 
     def cache_cost(self, shape: Shape) -> CacheCost:
         """What one layer keeps per sequence while decoding."""
@@ -222,8 +222,8 @@ class AttentionConfig(Section):
         return norms + gate + (gate // shape.n_embd if shape.bias else 0) + (shape.n_head if shape.sinks else 0)
 
     def _flops(self, shape: Shape, tokens: int, pairs: int) -> Flops:
-        mixing = 2 * pairs * shape.n_head * self.pair_dim(shape)
-        return Flops(2 * tokens * self.matmul_params(shape), mixing)
+        attention = 2 * pairs * shape.n_head * self.pair_dim(shape)
+        return Flops(2 * tokens * self.matmul_params(shape), attention)
 
     @model_serializer(mode="wrap")
     def _tagged(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

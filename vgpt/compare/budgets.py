@@ -1,4 +1,4 @@
-"""What rows differ in besides the mixing of tokens: confounds that come with a variant, and matched budgets."""
+"""What rows differ in besides attention itself: confounds that come with a variant, and matched budgets."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from vgpt.tracking.schema import Tag
 
 
 def confounds_of(row: Row) -> list[str]:
-    """Return what besides the mixing of tokens sets a row's variant apart, as the variant itself says."""
+    """Return what besides attention itself sets a row's variant apart, as the variant itself says."""
     config = architecture_of(row.runs[0])
     return [] if config is None else config.attn.confounds(config.shape)
 

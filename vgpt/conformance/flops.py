@@ -12,10 +12,10 @@ from vgpt.conformance.case import Case
 from vgpt.conformance.measure import Finding, Worst
 
 _TRAINED = 1024
-"""Tokens on which the mixing without a softmax is counted: many chunks, so that the first and last weigh little."""
+"""Tokens on which attention without a softmax is counted: many chunks, so that the first and last weigh little."""
 
-_MIXING = 1.25
-"""Factor by which a statement of mixing without a softmax may be off: ends of the sequence, and rounding up."""
+_FACTOR = 1.25
+"""Factor by which a statement of attention without a softmax may be off: ends of the sequence, and rounding up."""
 
 _STEP = 2.5
 """Factor by which a statement of a decoding step may be off: fused kernels pad heads of 9 features to 16."""
@@ -52,7 +52,7 @@ def flops(case: Case) -> Finding:
         for flags, backbone in case.backbones():
             _quadratic(worst, backbone.on(flash=False), flags)
         return worst.finding()
-    worst = Worst("projections are as stated, and mixing as counted or as in decoding (factor off, less 1)")
+    worst = Worst("projections are as stated, and attention as counted or as in decoding (factor off, less 1)")
     for flags, backbone in case.backbones():
         tokens = min(_TRAINED, backbone.shape.block_size)
         counted, config, shape = _count(backbone, tokens), backbone.config, backbone.shape
@@ -61,12 +61,12 @@ def flops(case: Case) -> Finding:
         worst.equal(counted.linear, exact.projections, f"{where}: FLOPs of the projections")
         worst.equal(counted.linear, dense.projections, f"{where}: FLOPs of the projections, dense convention")
         visible, whole = counted.visible - counted.linear, counted.products - counted.linear
-        step = tokens * config.decode_flops(shape, tokens).mixing
-        off = min(_off(exact.mixing, visible, visible + counted.elementwise), _off(exact.mixing, step, step))
-        text = f"{where}: flops() states {exact.mixing:,} for the mixing; {visible:,} are counted, {step:,} in decoding"
-        worst.add(off - 1, _MIXING - 1, text)
-        text = f"{where}: dense_flops() states {dense.mixing:,} for the mixing; {whole:,} are counted"
-        worst.add(_off(dense.mixing, whole, whole + counted.elementwise) - 1, _MIXING - 1, text)
+        step = tokens * config.decode_flops(shape, tokens).attention
+        off = min(_off(exact.attention, visible, visible + counted.elementwise), _off(exact.attention, step, step))
+        text = f"{where}: flops() states {exact.attention:,} attention FLOPs, counted {visible:,}, in decoding {step:,}"
+        worst.add(off - 1, _FACTOR - 1, text)
+        text = f"{where}: dense_flops() states {dense.attention:,} attention FLOPs; {whole:,} are counted"
+        worst.add(_off(dense.attention, whole, whole + counted.elementwise) - 1, _FACTOR - 1, text)
     return worst.finding()
 
 
@@ -94,9 +94,9 @@ def _step(worst: Worst, case: Case, tokens: int, flags: str) -> None:
     if not counted.linear <= stated.projections <= max(weights, counted.linear):
         text = f"{where}: decode_flops() states {stated.projections:,} for the projections, {weights:,} by the weights"
         worst.add(abs(stated.projections - weights), 0, text)
-    mixing = max(0, counted.products - stated.projections)
-    off = _off(stated.mixing, mixing, mixing + counted.elementwise)
-    text = f"{where}: {mixing:,} FLOPs of mixing counted in a step, {stated.mixing:,} stated by decode_flops()"
+    attention = max(0, counted.products - stated.projections)
+    off = _off(stated.attention, attention, attention + counted.elementwise)
+    text = f"{where}: {attention:,} attention FLOPs counted in a step, {stated.attention:,} stated by decode_flops()"
     worst.add(off - 1, _STEP - 1, text)
 
 
@@ -107,9 +107,11 @@ def _step_beyond(worst: Worst, case: Case, open_to: int, tokens: int, flags: str
     where = f"{flags}, T={tokens}: {counted:,} FLOPs counted in a step, {stated.total:,} stated"
     worst.add(counted / max(stated.total, full) - 1, _STEP - 1, where)
     seen = float(case.visible_by_head(torch.tensor([tokens - 1]), tokens).sum(2).double().mean())
-    fair = config.decode_flops(shape, open_to).mixing * seen / open_to
-    text = f"{flags}, T={tokens}: decode_flops() states {stated.mixing:,} for {seen:.0f} visible keys, {fair:,.0f} fit"
-    worst.add(_off(stated.mixing, fair, fair) - 1, _STEP - 1, text)
+    fair = config.decode_flops(shape, open_to).attention * seen / open_to
+    text = (
+        f"{flags}, T={tokens}: decode_flops() states {stated.attention:,} for {seen:.0f} visible keys, {fair:,.0f} fit"
+    )
+    worst.add(_off(stated.attention, fair, fair) - 1, _STEP - 1, text)
 
 
 def _off(stated: float, low: float, high: float) -> float:
@@ -133,7 +135,7 @@ def _quadratic(worst: Worst, case: Case, flags: str) -> None:
             ("dense_flops", config.dense_flops(shape, tokens), config.dense_pairs(tokens)),
         ):
             worst.equal(linear * tokens, stated.projections, f"{flags}, T={tokens}: projections in {name}")
-            worst.equal(square * count, stated.mixing, f"{flags}, T={tokens}: mixing in {name}, {count:,} pairs")
+            worst.equal(square * count, stated.attention, f"{flags}, T={tokens}: attention in {name}, {count:,} pairs")
 
 
 def _count(case: Case, tokens: int, *, decoding: bool = False) -> Count:

@@ -59,7 +59,7 @@ def prepare(
         The manifest of the data set that is at `config.out` now.
 
     Raises:
-        DataError: an input cannot be read or is no text, the text is too small, or the place cannot be written.
+        DataError: an input cannot be read or is not text, the text is too small, or the place cannot be written.
         TokenizerError: the tokenizer cannot be trained or opened, or loses text.
     """
     progress = progress or Silent()

@@ -175,7 +175,7 @@ def anatomy_json(found: Anatomy) -> dict[str, Any]:
 
 
 def confounds(found: Anatomy) -> list[str]:
-    """Return what besides the mixing of tokens sets the variant apart, over all layers."""
+    """Return what besides attention itself sets the variant apart, over all layers."""
     shape = found.config.model.shape
     return list(dict.fromkeys(text for part in found.parts for text in part.group.config.confounds(shape)))
 

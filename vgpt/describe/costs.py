@@ -17,7 +17,7 @@ class AttentionCosts:
         params: all parameters.
         matmul_params: those in products with the input.
         forward: FLOPs of the forward pass, over visible pairs only.
-        mixing: the part of them between tokens.
+        attention: those of scores and weighted values.
         forward_dense: FLOPs by the convention that ignores causality.
         decode: FLOPs of one more token at this context.
         pairs: (query, key) pairs that see each other in one head, per query.
@@ -26,7 +26,7 @@ class AttentionCosts:
     params: int
     matmul_params: int
     forward: float
-    mixing: float
+    attention: float
     forward_dense: float
     decode: int
     pairs: float
@@ -70,7 +70,7 @@ def costs(config: AttentionConfig, shape: Shape, tokens: int) -> AttentionCosts:
             params=config.params(shape),
             matmul_params=config.matmul_params(shape),
             forward=exact.total / tokens,
-            mixing=exact.mixing / tokens,
+            attention=exact.attention / tokens,
             forward_dense=dense.total / tokens,
             decode=config.decode_flops(shape, tokens).total,
             pairs=config.pairs(tokens) / tokens,
@@ -86,7 +86,7 @@ def model_costs(model: ModelSettings) -> AttentionCosts:
         params=sum(part.params for part in parts),
         matmul_params=sum(part.matmul_params for part in parts),
         forward=sum(part.forward for part in parts),
-        mixing=sum(part.mixing for part in parts),
+        attention=sum(part.attention for part in parts),
         forward_dense=sum(part.forward_dense for part in parts),
         decode=sum(part.decode for part in parts),
         pairs=sum(part.pairs for part in parts) / len(parts),
@@ -142,7 +142,7 @@ def flops_json(costs: AttentionCosts) -> dict[str, float]:
     """Return the FLOPs as plain data, per token of a sequence of `block_size`."""
     return {
         "forward_flops_per_token": costs.forward,
-        "mixing_flops_per_token": costs.mixing,
+        "mixing_flops_per_token": costs.attention,
         "forward_flops_per_token_dense": costs.forward_dense,
         "train_flops_per_token": costs.train,
         "decode_flops_at_context": costs.decode,

@@ -70,13 +70,13 @@ def _costs(found: Anatomy) -> Table:
     model = found.config.model
     several = len(found.parts) > 1
     columns = [f"{part.group.config.kind}\n{_layers(part)}" if several else "one layer" for part in found.parts]
-    table = _table(f"AttentionCosts at {model.block_size:,} tokens", [*columns, f"all {model.n_layer}"])
+    table = _table(f"Costs at {model.block_size:,} tokens", [*columns, f"all {model.n_layer}"])
     everything = [*(part.costs for part in found.parts), found.costs]
     rows = {
         "parameters": [format_count(cost.params) for cost in everything],
         "keys per query, mean": [f"{cost.pairs:,.1f}" for cost in everything],
         "forward FLOPs per token": [format_count(cost.forward) for cost in everything],
-        "  of it between tokens": [format_count(cost.mixing) for cost in everything],
+        "  of it between tokens": [format_count(cost.attention) for cost in everything],
         "  ignoring causality": [format_count(cost.forward_dense) for cost in everything],
         "training FLOPs per token": [format_count(cost.train) for cost in everything],
         "decoding FLOPs per token": [format_count(cost.decode) for cost in everything],

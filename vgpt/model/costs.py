@@ -81,8 +81,8 @@ def palm_flops_per_token(config: GPT2Config, tokens: int | None = None) -> float
     tokens = tokens or config.block_size
     count = count_parameters(config)
     n = count.total - count.position_embedding - (0 if config.tie_weights else count.token_embedding)
-    mixing = sum(attn.dense_flops(config.shape, tokens).mixing for attn in _layers(config))
-    return 6 * n + (1 + BACKWARD_TO_FORWARD) * mixing / tokens
+    attention = sum(attn.dense_flops(config.shape, tokens).attention for attn in _layers(config))
+    return 6 * n + (1 + BACKWARD_TO_FORWARD) * attention / tokens
 
 
 def prefill_flops(config: GPT2Config, tokens: int) -> int:

@@ -208,7 +208,7 @@ def _notes(config: GPT2Config, length: int, context: int, slides: int) -> list[s
     if slides:
         times = "once" if slides == 1 else f"{slides} times"
         notes.append(
-            f"the context of {context:,} tokens filled up {times}; each time the model went on from the last "
+            f"the context of {context:,} tokens filled up {times}; each time the model continued from the last "
             f"{max(1, context // 2):,} and forgot what was before"
         )
     if context > config.block_size:

@@ -89,7 +89,7 @@ def forced_line(comparison: Comparison) -> list[Text]:
 
 
 def confound_lines(rows: Sequence[Row]) -> list[Text]:
-    """Name what variants bring along besides their way of mixing tokens."""
+    """Name what variants bring along besides their way of attending."""
     found = [(row.title, confounds(row, rows[0])) for row in rows]
     return [Text(f"  confound of {label}: {'; '.join(names)}", "yellow") for label, names in found if names]
 

@@ -22,7 +22,7 @@ class SampleConfig(Section):
     num_samples: Annotated[int, Field(ge=1, le=10_000)] = 1
     """texts to generate, each with its own random numbers"""
     temperature: Annotated[float, Field(ge=0, le=1000)] = 0.8
-    """divides the logits: below 1 bolder, above 1 wilder; 0 = always the likeliest token"""
+    """divides the logits: lower is more deterministic; 0 = always the likeliest token"""
     top_k: Annotated[int | None, Field(ge=1)] = None
     """draw among the k likeliest tokens only; none = all"""
     top_p: Annotated[float | None, Field(gt=0, le=1)] = None

@@ -51,7 +51,7 @@ class TrainingSettings(Section):
     init_from: Place | None = None
     """weights to start from: a run, a checkpoint, or hf:DIR with GPT-2's safetensors; none = random ones"""
     fork: Place | None = None
-    """run or checkpoint to go on from under other settings, with its optimizer and its place in the data"""
+    """run or checkpoint to continue from under other settings, with its optimizer and its place in the data"""
     batch_size: Annotated[int, Field(ge=1, le=1_000_000)] = 16
     """sequences per micro-step and process"""
     grad_accum: Annotated[int, Field(ge=1, le=MOST_MICRO_STEPS)] = 1

@@ -100,7 +100,7 @@ def _unknown_format(item: str, path: Path) -> DataError:
     except OSError:
         return DataError(message, _FORMATS)
     if b"\0" in head and wide_encoding(head) is None:
-        return DataError(f"{message}, and it is no text", f"Name the text that it was made from. {_FORMATS}")
+        return DataError(f"{message}, and it is not text", f"Name the text that it was made from. {_FORMATS}")
     return DataError(message, f"{_FORMATS} Or: vgpt prepare - < {typed_name(item)}")
 
 

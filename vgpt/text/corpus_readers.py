@@ -29,7 +29,7 @@ def read_file(raw: IO[bytes], source: str, suffix: str, text_key: str) -> Iterat
         text_key: key or column of the text.
 
     Raises:
-        DataError: names the file and the line, row or byte of what is no text.
+        DataError: names the file and the line, row or byte of what is not text.
     """
     if suffix == ".parquet":
         yield from _read_parquet(raw, source, text_key)
@@ -80,7 +80,7 @@ def conversion_hint(source: str, head: bytes) -> str:
     """
     encoding = wide_encoding(head)
     if encoding is None and b"\0" in head:
-        return "It is no text in any encoding that vgpt knows; leave it out."
+        return "It is not text in any encoding that vgpt knows; leave it out."
     converter = f"iconv -f {encoding or 'WINDOWS-1252'} -t UTF-8"
     stem, dot, suffix = source.removesuffix(".gz").rpartition(".")
     converted = typed_name(f"{stem}.utf8.{suffix}" if dot else f"{suffix}.utf8.txt")
@@ -173,7 +173,7 @@ def _read_parquet(raw: IO[bytes], source: str, text_key: str) -> Iterator[Piece]
 
 
 def _check_column(schema: Any, source: str, text_key: str) -> None:
-    """Refuse a column that is not there, there twice, or no text.
+    """Refuse a column that is not there, there twice, or not text.
 
     Raises:
         DataError: with the columns that might be meant.

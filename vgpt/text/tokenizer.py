@@ -128,7 +128,7 @@ class Tokenizer:
         return self.decode_bytes([token])
 
     def byte_lengths(self) -> "NDArray[np.int64]":
-        """Return the number of text bytes per id, (vocab_size,) int64; 0 for special tokens, which are no text."""
+        """Return the number of text bytes per id, (vocab_size,) int64; 0 for special tokens, which are not text."""
         lengths = np.zeros(self.vocab_size, dtype=np.int64)
         lengths[: len(self._table)] = [len(token) for token in self._table]
         return lengths

@@ -127,7 +127,7 @@ def _vocabulary(document: dict[str, Any]) -> Vocabulary:
     ours = model.get("vgpt")
     name = ours["name"] if isinstance(ours, dict) else f"bpe-{size + len(specials)}"
     if not isinstance(name, str):
-        raise TypeError("its name is no text")
+        raise TypeError("its name is not text")
     return Vocabulary(name, _pattern(document["pre_tokenizer"]), merges, specials, bytes(byte_order))
 
 

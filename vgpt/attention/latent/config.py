@@ -117,8 +117,8 @@ class MLAConfig(SoftmaxConfig):
         2 H (n c + T (c + e) + T c + c v). The two products with weights, n c and c v, have as many factors as the
         projection from latent to keys and values that they replace, so `projections` is what it is in training.
         """
-        mixing = 2 * shape.n_head * tokens * (self._row(shape) + self.kv_lora_rank)
-        return Flops(2 * self.matmul_params(shape), mixing)
+        attention = 2 * shape.n_head * tokens * (self._row(shape) + self.kv_lora_rank)
+        return Flops(2 * self.matmul_params(shape), attention)
 
     def absorbing_pays(self, shape: Shape, new: int, total: int) -> bool:
         """Return whether the absorbed form takes fewer multiplications for the last `new` of `total` tokens.

@@ -93,13 +93,13 @@ class LinearConfig(AttentionConfig):
         """
         full, rest = divmod(tokens, self.chunk_size)
         pairs = full * self.chunk_size * (self.chunk_size + 1) // 2 + rest * (rest + 1) // 2
-        return Flops(2 * tokens * self.matmul_params(shape), self._mixing(shape, tokens, pairs))
+        return Flops(2 * tokens * self.matmul_params(shape), self._attention(shape, tokens, pairs))
 
     def dense_flops(self, shape: Shape, tokens: int) -> Flops:
         """Forward FLOPs in chunks, counting the whole square inside each chunk: what processors are given to do."""
         full, rest = divmod(tokens, self.chunk_size)
         pairs = full * self.chunk_size**2 + rest**2
-        return Flops(2 * tokens * self.matmul_params(shape), self._mixing(shape, tokens, pairs))
+        return Flops(2 * tokens * self.matmul_params(shape), self._attention(shape, tokens, pairs))
 
     def decode_flops(self, shape: Shape, tokens: int) -> Flops:
         """One step of the recurrence: a product of rank one into the state and one out of it, at any length."""
@@ -113,7 +113,7 @@ class LinearConfig(AttentionConfig):
     def _recurrence(self, shape: Shape) -> int:
         return 4 * shape.n_head * self.feature_dim(shape) * self.columns(shape)
 
-    def _mixing(self, shape: Shape, tokens: int, pairs: int) -> int:
+    def _attention(self, shape: Shape, tokens: int, pairs: int) -> int:
         """Add scores and weighted sums of the pairs inside chunks to the traffic with the state.
 
         The state is charged for every token, although the first chunk finds none and the last one's is not needed. A

@@ -79,7 +79,7 @@ class RowCache(TokenCache):
 
 
 class ColumnCache(Cache):
-    """Keys and values of the globals, the landmarks of each head, and the window: as many blocks as a row sees.
+    """Keys and values of the globals, the random columns of each head, and the window: as many blocks as a row sees.
 
     With every new block row one block of each head falls out of sight for good. The row's own block lies in the last
     place; once all places are taken, a new row first moves the block that lies there to the place of the one given up.
@@ -179,7 +179,7 @@ class ColumnCache(Cache):
             self._row = max(0, length - 1) // self.size
         elif length < self._row * self.size:
             raise VgptError(
-                f"landmark attention after {self.length} tokens cannot go back to {length}: blocks were given up",
+                f"attention by columns after {self.length} tokens cannot go back to {length}: blocks were given up",
                 "Reset the cache, and read the tokens that should stay again.",
             )
         self.length = length

@@ -12,7 +12,7 @@ from pydantic import Field
 from vgpt.attention.config import CacheCost, Shape
 from vgpt.attention.grouped.config import GroupedConfig
 from vgpt.attention.registry import register_attention
-from vgpt.attention.sparse.links import fold, fresh_links, landmark_links
+from vgpt.attention.sparse.links import column_links, fold, fresh_links
 
 
 @register_attention(
@@ -37,7 +37,7 @@ class SparseConfig(GroupedConfig):
     random_blocks: Annotated[int, Field(ge=0)] = 3
     """blocks between globals and window that a token sees, drawn for each head and layer"""
     random_mode: Literal["row", "column"] = "row"
-    """row draws fresh random blocks for every block row, as BigBird; column keeps landmarks, which bounds the cache"""
+    """row draws fresh random blocks for every block row, as BigBird; column keeps its own, which bounds the cache"""
     link_seed: Annotated[int, Field(ge=0, le=0x7FFFFFFF)] = 0
     """seed of the random blocks, apart from --seed so that all runs have the same pattern"""
 
@@ -62,7 +62,7 @@ class SparseConfig(GroupedConfig):
         if self.random_mode == "row":
             drawn = fresh_links(fold(state, row), candidates, self.random_blocks)
         else:
-            drawn = landmark_links(state, candidates, self.random_blocks)
+            drawn = column_links(state, candidates, self.random_blocks)
         return [link + self.global_blocks for link in drawn]
 
     def visible(self, q: Any, k: Any, layer: int = 0, head: Any = 0) -> Any:
@@ -93,7 +93,7 @@ class SparseConfig(GroupedConfig):
     def cache_cost(self, shape: Shape) -> CacheCost:
         """A key and a value per head and token: of all tokens in row mode, where only the reads are bounded.
 
-        Any past block may be drawn by a later row. Landmarks make one block superfluous with every new one, whose place
+        Any past block may be drawn by a later row. Columns make one block superfluous with every new one, whose place
         that takes: no more than the tokens of one row's blocks are ever kept.
         """
         per_token = 2 * shape.n_head * shape.head_dim

@@ -45,28 +45,28 @@ def fresh_links(state: Any, candidates: Any, count: int) -> list[Any]:
     return links
 
 
-def landmark_links(state: Any, candidates: Any, count: int) -> list[Any]:
-    """Return where `count` landmarks stand when there are `candidates`: each moves forward now and then.
+def column_links(state: Any, candidates: Any, count: int) -> list[Any]:
+    """Return where `count` columns of blocks stand when there are `candidates`: each moves forward now and then.
 
-    Landmark i has the candidates i, i + count, i + 2 count, ... to itself and stands on one of them. With probability
+    Column i has the candidates i, i + count, i + 2 count, ... to itself and stands on one of them. With probability
     1/2 it moves each time their number doubles, to a random one of the newer half, in the moment when that becomes a
     candidate; otherwise it stays. So it never moves to where it could not have been kept, and it needs no end of the
     text to be known. When it has 2^n candidates it stands on each with equal probability; in between, on each with 1/2
-    to 9/8 of that. From 2^24 candidates on, landmarks stay for ever.
+    to 9/8 of that. From 2^24 candidates on, columns stay for ever.
 
     Args:
         state: hash of the head and all that it belongs to.
         candidates: how many there are.
-        count: landmarks.
+        count: columns.
     """
     links: list[Any] = []
     candidates = _at_least(candidates, count)
     for i in range(count):
         own = (candidates - i + count - 1) // count
         place = own * 0
-        landmark = fold(state, i)
+        column = fold(state, i)
         for epoch in range(_EPOCHS):
-            drawn = fold(landmark, epoch)
+            drawn = fold(column, epoch)
             target = (1 << epoch) + ((drawn >> 1) & ((1 << epoch) - 1))
             moves = (drawn & 1) * (target < own)
             place = place + moves * (target - place)

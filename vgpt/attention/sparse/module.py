@@ -21,7 +21,7 @@ class SparseAttention(GroupedAttention[SparseConfig]):
     """BigBird's attention with the weights of multi-head attention."""
 
     def make_cache(self, batch: int, max_tokens: int, *, dtype: torch.dtype, device: torch.device | str) -> Cache:
-        """Keep keys (rotated, where positions are rotary) and values of all tokens; with landmarks, of those in use."""
+        """Keep keys (rotated, where positions are rotary) and values of all tokens; by columns, of those in use."""
         kind = RowCache if self.config.random_mode == "row" else ColumnCache
         heads, width = self.shape.n_head, self.shape.head_dim
         return kind(self.config, self.layer, batch, heads, max_tokens, width, dtype=dtype, device=device)
