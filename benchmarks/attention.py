@@ -1,10 +1,11 @@
 """Speed of the attention of each variant beside full causal attention by torch's fused kernel, forward and backward.
 
-What is measured is attention (scores and values) alone, without the projections of the layer: from queries, keys and values as
-the projection leaves them, (B, T, 3 H D), to the heads' outputs (B, T, H D), by the path that the layer itself takes
-there. The shape is that of GPT-2 small (12 heads of width 64). All subjects and lengths take turns in one process, so
-that drift of the machine meets all alike. Before that each must agree with the plain formula. The process keeps freed
-memory, as `vgpt train` has it: else pages taken anew add up to a fifth to the time of the fast ones at 8192 tokens.
+What is measured is attention (scores and values) alone, without the projections of the layer: from queries, keys and
+values as the projection leaves them, (B, T, 3 H D), to the heads' outputs (B, T, H D), by the path that the layer
+itself takes there. The shape is that of GPT-2 small (12 heads of width 64). All subjects and lengths take turns in one
+process, so that drift of the machine meets all alike. Before that each must agree with the plain formula. The process
+keeps freed memory, as `vgpt train` has it: else pages taken anew add up to a fifth to the time of the fast ones at 8192
+tokens.
 
 `cost of 2x` is the time at twice the tokens: 2 for what is linear in T, 4 for what is quadratic.
 
