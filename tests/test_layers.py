@@ -38,7 +38,6 @@ TORCH_FREE = [*LEAVES, "text", "settings", "data", "describe", "compare", "study
 MOST_FILES, MOST_LINES, LONGEST_FUNCTION, MEDIAN_FILE = 25, 3_500, 60, 130
 TOO_LONG = {
     "vgpt.cli.compare.compare_runs",
-    "vgpt.model.generation.generate",
 }
 """Functions beyond them; most are the parameters of a command, each with its help."""
 

@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vgpt.attention.config import Shape
 from vgpt.attention.grammar import resolve_attention
-from vgpt.attention.kernels.rope import rotary_tables, rotate
+from vgpt.attention.kernels.rope import apply_rotary, rotary_tables
 from vgpt.attention.kernels.scores import alibi_slopes
 from vgpt.attention.linear.cache import StateCache
 from vgpt.attention.linear.config import LinearConfig
@@ -40,7 +40,8 @@ def by_hand(module, x: torch.Tensor) -> torch.Tensor:
         )
 
     def turned(y):
-        return rotate(y, *rotary_tables(0, T, D, shape.rope_base, torch.device("cpu"))) if shape.pos == "rope" else y
+        tables = rotary_tables(0, T, D, shape.rope_base, torch.device("cpu"))
+        return apply_rotary(y, *tables) if shape.pos == "rope" else y
 
     def products(q, k):
         return torch.einsum("bthd,bshd->bhts", q, k)

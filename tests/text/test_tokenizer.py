@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vgpt.errors import TokenizerError
 from vgpt.text.bpe import train_bpe
-from vgpt.text.describe import bytes_per_token, facts, pieces
+from vgpt.text.describe import bytes_per_token, facts, text_tokens
 from vgpt.text.merges import token_table
 from vgpt.text.patterns import PATTERNS
 from vgpt.text.tokenizer import END_OF_TEXT, Tokenizer
@@ -246,8 +246,8 @@ def naive_merge(ids: list[int], merges: list[tuple[int, int]]) -> list[int]:
     return ids
 
 
-def test_pieces_and_facts_describe_a_tokenizer(gpt4):
-    cut = pieces(gpt4, "First\x00é")
+def test_tokens_and_facts_describe_a_tokenizer(gpt4):
+    cut = text_tokens(gpt4, "First\x00é")
     assert b"".join(piece.data for piece in cut) == "First\x00é".encode()
     assert any("\\u0000" in piece.text for piece in cut)
     assert bytes_per_token(gpt4, PLAY) == pytest.approx(len(PLAY.encode()) / len(gpt4.encode(PLAY)))

@@ -15,7 +15,7 @@ from torch.nn.attention.flex_attention import BlockMask
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.kernels import flex
-from vgpt.attention.kernels.rope import rotary_tables, rotate
+from vgpt.attention.kernels.rope import apply_rotary, rotary_tables
 from vgpt.attention.place import Place
 from vgpt.attention.roles import Role, usual_role
 from vgpt.errors import VgptError
@@ -66,7 +66,7 @@ class CausalSelfAttention(nn.Module, ABC, Generic[ConfigT]):
         """
 
     def rotated(self, start: int, *parts: Tensor) -> tuple[Tensor, ...]:
-        """Return queries or keys (B, T, heads, D) turned by their positions, from `start` on, where `--pos` is rope.
+        """Return queries or keys (B, T, heads, D) rotated by their positions, from `start` on, where `--pos` is rope.
 
         With any other `--pos` they come back as they are.
         """
@@ -74,7 +74,7 @@ class CausalSelfAttention(nn.Module, ABC, Generic[ConfigT]):
             return parts
         _, tokens, _, width = parts[0].shape
         tables = rotary_tables(start, tokens, width, self.shape.rope_base, parts[0].device)
-        return tuple(rotate(part, *tables) for part in parts)
+        return tuple(apply_rotary(part, *tables) for part in parts)
 
     def block_mask(self, tokens: int, device: torch.device) -> BlockMask | None:
         """Return the mask with which FlexAttention computes a whole sequence on a device that has it; None = not by it.

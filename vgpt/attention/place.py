@@ -50,7 +50,7 @@ class Place:
         return self.once(("rotation", width, base), look_up)
 
     def rotated(self, x: Tensor, base: float) -> Tensor:
-        """Rotate (B, 1, heads, D) as `vgpt.attention.kernels.rope.rotate` does, in few operations."""
+        """Rotate (B, 1, heads, D) as `vgpt.attention.kernels.rope.apply_rotary` does, in few operations."""
         half = x.shape[-1] // 2
 
         def spread() -> tuple[Tensor, Tensor]:

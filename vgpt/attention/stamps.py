@@ -40,7 +40,7 @@ def stamp_for(runs_dir: Path, attn: AttentionConfig, n_layer: int) -> str:
 
 
 def write_stamps(
-    runs_dir: Path, attn: Iterable[AttentionConfig], about: Mapping[str, Any], say: Callable[[str], None]
+    runs_dir: Path, attn: Iterable[AttentionConfig], about: Mapping[str, Any], notify: Callable[[str], None]
 ) -> Path:
     """Record that these variants have passed all checks, beside what is recorded of others.
 
@@ -48,14 +48,14 @@ def write_stamps(
         runs_dir: directory of all runs; made where it is not there.
         attn: settings of layers, no mixes.
         about: what else to record: versions, device, trunk, checks.
-        say: takes a remark where the present file cannot be read and is replaced.
+        notify: takes a remark where the present file cannot be read and is replaced.
 
     Raises:
         OSError: the file cannot be written.
     """
     runs_dir.mkdir(parents=True, exist_ok=True)
     path = runs_dir / FILE
-    known = read_stamps(runs_dir, say)
+    known = read_stamps(runs_dir, notify)
     for config in attn:
         known[full_label(config)] = {
             "kind": config.kind,
@@ -68,7 +68,7 @@ def write_stamps(
     return path
 
 
-def read_stamps(runs_dir: Path, say: Callable[[str], None] | None = None) -> dict[str, dict[str, Any]]:
+def read_stamps(runs_dir: Path, notify: Callable[[str], None] | None = None) -> dict[str, dict[str, Any]]:
     """Return the records by variant with all its settings; none where there is no file, or one that cannot be read."""
     path = runs_dir / FILE
     try:
@@ -80,8 +80,8 @@ def read_stamps(runs_dir: Path, say: Callable[[str], None] | None = None) -> dic
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        if say is not None:
-            say(f"{path} cannot be read ({error}); what it said of other variants is lost")
+        if notify is not None:
+            notify(f"{path} cannot be read ({error}); what it said of other variants is lost")
         return {}
 
 

@@ -109,12 +109,12 @@ def inspect(
     loaded: Loaded[TokenizerConfig], text: TextArgument = None, file: FileOption = None, json: JsonOption = False
 ) -> None:
     """Show a tokenizer's facts, and how it cuts a text where one is given."""
-    from vgpt.text.describe import bytes_per_token, facts, pieces
+    from vgpt.text.describe import bytes_per_token, facts, text_tokens
 
     tokenizer = _open(loaded.settings)
     words = _read(text, file) if text is not None or file is not None else ""
     mention_special(tokenizer, words, allowed=loaded.settings.allow_special)
-    cut = pieces(tokenizer, words, allow_special=loaded.settings.allow_special)
+    cut = text_tokens(tokenizer, words, allow_special=loaded.settings.allow_special)
     about = facts(tokenizer) | ({"bytes_per_token": round(bytes_per_token(tokenizer, words), 3)} if words else {})
     if json:
         print_json({**about, "tokens": [{"id": piece.id, "text": piece.text} for piece in cut]})

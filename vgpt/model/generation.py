@@ -112,7 +112,25 @@ def generate(
     choice = _Choice(Sampler(temperature, top_k, top_p, seed, first_row), len(prompts), max_new_tokens)
     result = Generation([[] for _ in prompts], [False] * len(prompts))
     window = Window(decoder, prompts, max_new_tokens, context, use_cache, cache_dtype)
-    readback = Readback(decoder.device)
+    _extend(window, choice, Readback(decoder.device), result, max_new_tokens, stop_token, on_token)
+    result.notes = _notes(decoder.config, prompts.shape[1], context, window.slides)
+    if window.steps is not None:
+        result.notes += [window.steps.note] if window.steps.note else []
+        _measure(result, window.steps.caches, decoder.config, cache_dtype or decoder.dtype)
+        decoder.keep(window.steps)
+    return result
+
+
+def _extend(
+    window: Window,
+    choice: "_Choice",
+    readback: Readback,
+    result: Generation,
+    max_new_tokens: int,
+    stop_token: int | None,
+    on_token: OnToken | None,
+) -> None:
+    """Choose token after token until all rows have ended or are long enough; fills in the tokens and the seconds."""
     began = time.perf_counter()
     for step in range(max_new_tokens):
         # Nothing is forgotten before it is known that the text goes on.
@@ -129,12 +147,6 @@ def generate(
     else:
         _hand_out(readback.arrived(wait=True), result, stop_token, on_token)
     result.decode_seconds = time.perf_counter() - began - result.prefill_seconds
-    result.notes = _notes(decoder.config, prompts.shape[1], context, window.slides)
-    if window.steps is not None:
-        result.notes += [window.steps.note] if window.steps.note else []
-        _measure(result, window.steps.caches, decoder.config, cache_dtype or decoder.dtype)
-        decoder.keep(window.steps)
-    return result
 
 
 class _Choice:

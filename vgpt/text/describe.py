@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vgpt.text.formats import shown
+from vgpt.text.formats import format_token
 from vgpt.text.patterns import pattern_name
 from vgpt.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class TokenPiece:
+class TextToken:
     """One token of a text: its id, its bytes, and these as printable text."""
 
     id: int
@@ -18,12 +18,12 @@ class TokenPiece:
     text: str
 
 
-def pieces(tokenizer: Tokenizer, text: str, *, allow_special: bool = False) -> list[TokenPiece]:
+def text_tokens(tokenizer: Tokenizer, text: str, *, allow_special: bool = False) -> list[TextToken]:
     """Cut `text` into its tokens, in order."""
     found = []
     for token in tokenizer.encode(text, allow_special=allow_special):
         data = tokenizer.token_bytes(token)
-        found.append(TokenPiece(token, data, shown(data)))
+        found.append(TextToken(token, data, format_token(data)))
     return found
 
 
@@ -45,7 +45,7 @@ def facts(tokenizer: Tokenizer) -> dict[str, str | int | float | dict[str, int]]
         "pattern_name": pattern_name(tokenizer.pattern) or "own",
         "pattern": tokenizer.pattern,
         "mean_token_bytes": round(float(lengths[lengths > 0].mean()), 3),
-        "longest_token": shown(tokenizer.token_bytes(longest)),
+        "longest_token": format_token(tokenizer.token_bytes(longest)),
         "longest_token_bytes": int(lengths[longest]),
         "fingerprint": tokenizer.fingerprint,
     }

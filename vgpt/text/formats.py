@@ -94,14 +94,16 @@ def _number(word: str, path: Path) -> int:
 
 def write_listing(table: Sequence[bytes], vocabulary: Vocabulary) -> str:
     """Return the `.vocab` listing: per id its text, for a merge also the two parts. For people; it loses bytes."""
-    lines = [f"[{shown(token)}] {i}" for i, token in enumerate(table[:256])]
+    lines = [f"[{format_token(token)}] {i}" for i, token in enumerate(table[:256])]
     for i, (left, right) in enumerate(vocabulary.merges):
-        lines.append(f"[{shown(table[left])}][{shown(table[right])}] -> [{shown(table[256 + i])}] {256 + i}")
+        lines.append(
+            f"[{format_token(table[left])}][{format_token(table[right])}] -> [{format_token(table[256 + i])}] {256 + i}"
+        )
     lines += [f"[{token}] {i}" for token, i in sorted(vocabulary.special_tokens.items(), key=lambda item: item[1])]
     return "\n".join(lines) + "\n"
 
 
-def shown(token: bytes) -> str:
+def format_token(token: bytes) -> str:
     """Return a token as printable text: control characters escaped, broken UTF-8 as the replacement character."""
     text = token.decode("utf-8", errors="replace")
     return "".join(f"\\u{ord(c):04x}" if unicodedata.category(c).startswith("C") else c for c in text)

@@ -25,7 +25,7 @@ def rotary_tables(start: int, tokens: int, width: int, base: float, device: torc
     return cos[start:end], sin[start:end]
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate (B, T, heads, D) by tables (T, D / 2), computed in float32 or wider and returned in the type of x."""
     half = x.shape[-1] // 2
     low, high = x[..., :half], x[..., half:]

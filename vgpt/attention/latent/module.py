@@ -19,7 +19,7 @@ from vgpt.attention.cache import Cache, TokenCache
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.kernels.backends import attend
 from vgpt.attention.kernels.flex import causal_mask, visible_mask
-from vgpt.attention.kernels.rope import rotary_tables, rotate
+from vgpt.attention.kernels.rope import apply_rotary, rotary_tables
 from vgpt.attention.kernels.scores import ScoreMods
 from vgpt.attention.kernels.single_query import attend_at, single_query_to_rows
 from vgpt.attention.latent.config import MLAConfig
@@ -77,7 +77,7 @@ class LatentAttention(CausalSelfAttention[MLAConfig]):
         if self.rope:
             tables = rotary_tables(start, x.shape[1], self.rope, self.shape.rope_base, x.device)
             # At once: a decoding step of a small model is mostly the cost of starting its many small operations.
-            q_rope, k_rope = rotate(torch.cat((q_rope, k_rope), 2), *tables).split([self.heads, 1], 2)
+            q_rope, k_rope = apply_rotary(torch.cat((q_rope, k_rope), 2), *tables).split([self.heads, 1], 2)
         if cache is not None:
             assert isinstance(cache, TokenCache)
             cache.append(torch.cat((latent, k_rope[:, :, 0]), -1)[:, None])

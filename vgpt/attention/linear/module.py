@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache
 from vgpt.attention.config import Shape
-from vgpt.attention.kernels.rope import rotary_tables, rotate
+from vgpt.attention.kernels.rope import apply_rotary, rotary_tables
 from vgpt.attention.linear.cache import StateCache
 from vgpt.attention.linear.chunked import chunked_linear_attention
 from vgpt.attention.linear.config import LinearConfig
@@ -101,7 +101,7 @@ class LinearAttention(CausalSelfAttention[LinearConfig]):
             feature_map = FEATURE_MAPS["identity"]
         plain = q, k
         if tables is not None:
-            q, k = rotate(q, *tables), rotate(k, *tables)
+            q, k = apply_rotary(q, *tables), apply_rotary(k, *tables)
         if norm == "denom" and not self.config.splits(self.shape):
             return run(q, k, v, state, feature_map, normalize=True)
         v = v.to(wide)  # sums without a divisor are not for half precision
