@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "ARCHITECTURE.md", ROOT / "CONTRIBUTING.md"]
 # The guide of plug-ins shows flags that its plug-ins bring: it is tested with them.
 DOCUMENTS += sorted(path for path in (ROOT / "docs").glob("*.md") if path.name != "plugins.md")
-FOLDERS = ("vgpt", "tests", "docs", "benchmarks", "presets", ".ci", ".github")
+FOLDERS = ("vgpt", "tests", "docs", "benchmarks", "presets", "notebooks", ".ci", ".github")
 OTHERS_FLAGS = {"--update-golden", "--strict", "--reach"}
 """Flags of pytest, mkdocs and benchmarks, and of the example of a variant."""
 
