@@ -4,6 +4,9 @@ As separate operations in float32 the same takes some ten passes over memory. Ne
 Linux.
 """
 
+# Triton states types of what its functions return that its own operators do not take.
+# pyright: reportOperatorIssue=false
+
 from typing import Any
 
 import torch

@@ -90,7 +90,7 @@ class Trainer:
 
         Args:
             stop: asks for an early end.
-            evaluate_first: also evaluate and save before the first step: what was learnt elsewhere is a result.
+            evaluate_first: also evaluate and save before the first step: what was learned elsewhere is a result.
 
         Returns:
             "finished"; "early" when patience ran out; "stopped" when a signal asked for it. A checkpoint of the last

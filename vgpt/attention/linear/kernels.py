@@ -19,7 +19,7 @@ with strides are (B, H, T, width); outputs and gradients lie in memory as (B, T,
 (B, H, T).
 """
 
-# pyright: reportMissingImports=false, reportGeneralTypeIssues=false
+# pyright: reportMissingImports=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 import triton.language as tl
 from triton import jit

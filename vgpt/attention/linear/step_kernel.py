@@ -4,6 +4,9 @@ As separate operations it is twenty kernels, each of which takes longer to start
 brings along on Linux.
 """
 
+# Triton states types of what its functions return that its own operators do not take.
+# pyright: reportOperatorIssue=false
+
 from typing import Any
 
 import torch

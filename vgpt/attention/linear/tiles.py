@@ -1,6 +1,6 @@
 """What the kernels of linear attention do with tiles: load, map, weigh, multiply, store. The legend is theirs."""
 
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportOperatorIssue=false
 
 import triton.language as tl
 from triton import jit
