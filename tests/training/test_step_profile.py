@@ -39,7 +39,7 @@ def test_three_steps_are_traced_and_take_no_part_in_recorded_speeds(settings):
     assert "aten::mm" in names or "aten::addmm" in names
     (told,) = [line for line in heard.said if "of the process traced" in line]
     assert str(traced.directory / "trace.json.gz") in told
-    assert "aten::" in told.splitlines()[2]
+    assert any("aten::" in line for line in told.splitlines()[2:])
     assert not any("step 1" in line.split("  ")[-1] for line in told.splitlines()[2:])
     rated = {p["step"] for p in points(traced.directory) if "perf/tokens_per_second" in p["metrics"]}
     logged = {p["step"] for p in points(traced.directory) if "train/loss" in p["metrics"]}
