@@ -75,13 +75,16 @@ def _seen(config: SparseConfig, table: Tensor) -> MaskFunction:
     """
     size, early = config.sparse_block_size, config.seen_blocks
     globals_, window, count = config.global_blocks, config.window_blocks, config.random_blocks
-    links = table[..., globals_ : globals_ + count].int().contiguous()
+    rows = table.shape[1]
+    # One index alone: torch 2.10 takes some of several for numbers that it would have to know.
+    links = table[..., globals_ : globals_ + count].int().flatten()
 
     def seen(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         row, block = query // size, key // size
         near = (row < early) | (block < globals_) | (block > row - window)
+        first = (head * rows + row) * count
         for i in range(count):
-            near = near | (links[head, row, i] == block)
+            near = near | (links[first + i] == block)
         return (key <= query) & near
 
     return seen
