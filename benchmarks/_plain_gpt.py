@@ -7,9 +7,9 @@ from torch.nn import functional as F
 class PlainBlock(nn.Module):
     """Norm, attention by torch's fused kernel, residual; norm, MLP, residual."""
 
-    def __init__(self, n_embd: int, n_head: int, gelu: str) -> None:
+    def __init__(self, n_embd: int, n_head: int) -> None:
         super().__init__()
-        self.n_head, self.gelu = n_head, gelu
+        self.n_head = n_head
         self.ln_1, self.ln_2 = nn.LayerNorm(n_embd), nn.LayerNorm(n_embd)
         self.c_attn, self.attn_proj = nn.Linear(n_embd, 3 * n_embd), nn.Linear(n_embd, n_embd)
         self.c_fc, self.mlp_proj = nn.Linear(n_embd, 4 * n_embd), nn.Linear(4 * n_embd, n_embd)
@@ -19,7 +19,7 @@ class PlainBlock(nn.Module):
         q, k, v = (part.view(B, T, self.n_head, -1).transpose(1, 2) for part in self.c_attn(self.ln_1(x)).chunk(3, -1))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.attn_proj(y.transpose(1, 2).reshape(B, T, C))
-        return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate=self.gelu))
+        return x + self.mlp_proj(F.gelu(self.c_fc(self.ln_2(x)), approximate="tanh"))
 
 
 class PlainGPT(nn.Module):
@@ -32,15 +32,12 @@ class PlainGPT(nn.Module):
         n_head: heads.
         n_embd: width.
         block_size: positions.
-        gelu: "tanh" as GPT-2 was trained, or "none" for the exact one.
     """
 
-    def __init__(
-        self, vocab: int, n_layer: int, n_head: int, n_embd: int, block_size: int, *, rows: int = 0, gelu: str = "tanh"
-    ) -> None:
+    def __init__(self, vocab: int, n_layer: int, n_head: int, n_embd: int, block_size: int, *, rows: int = 0) -> None:
         super().__init__()
         self.wte, self.wpe = nn.Embedding(rows or vocab, n_embd), nn.Embedding(block_size, n_embd)
-        self.h = nn.ModuleList(PlainBlock(n_embd, n_head, gelu) for _ in range(n_layer))
+        self.h = nn.ModuleList(PlainBlock(n_embd, n_head) for _ in range(n_layer))
         self.ln_f = nn.LayerNorm(n_embd)
         self.block_size = block_size
         for parameter in self.parameters():

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from _gpu_time import milliseconds
 from _hardware import add_out, hardware, interleave, paired_ratio, summary, write
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -105,13 +106,7 @@ def timed(mixer: Mixer, T: int, *, backward: bool, positive: bool) -> Callable[[
             torch.autograd.grad(y, inputs, grad)
 
     def measure(repeats: int = 5) -> float:
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(repeats):
-            once()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / repeats
+        return milliseconds(lambda: [once() for _ in range(repeats)]) / repeats
 
     once()
     measure(1)

@@ -3,7 +3,7 @@
 A step is forward, backward, clipping of the gradient norm at 1, AdamW, on random tokens. Each subject steps as its
 users do by default: vgpt through its TrainStep and fused AdamW; the others with torch's AdamW as constructed without
 options and `clip_grad_norm_`. HF GPT-2 has sdpa attention; `plain` is the GPT-2 that most people write
-(_plain_gpt2.py): torch's own layers and fused attention. All are the same trunk: pre-norm, GELU by tanh, biases, tied
+(_plain_gpt.py): torch's own layers and fused attention. All are the same trunk: pre-norm, GELU by tanh, biases, tied
 output layer; litgpt has rotary positions instead of learned ones, and no tied weights. Memory is handed out as by
 default for all of them; that `vgpt train` has freed memory kept makes its steps faster still (kept_memory.py). `--keep`
 keeps it for all.
@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 from _hardware import add_out, add_patience, hardware, interleave, paired_ratio, summary, write
-from _plain_gpt2 import PlainGPT2
+from _plain_gpt import PlainGPT
 from _quiet import Quiet
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -136,8 +136,8 @@ def litgpt_step(case: Case, dtype: torch.dtype) -> Step:
 
 def plain_gpt2_step(case: Case, dtype: torch.dtype) -> Step:
     """Return a training step of the GPT-2 that most people write."""
-    model = PlainGPT2(case.V, case.n_layer, case.n_head, case.n_embd, case.T)
-    return plain_step(model, lambda ids: model.loss(ids[:, :-1], ids[:, 1:]), dtype)
+    model = PlainGPT(case.V, case.n_layer, case.n_head, case.n_embd, case.T)
+    return plain_step(model, lambda ids: model(ids[:, :-1], ids[:, 1:]), dtype)
 
 
 MAKERS = {"vgpt": vgpt_step, "hf": hf_step, "litgpt": litgpt_step, "plain": plain_gpt2_step}

@@ -1,13 +1,32 @@
 """Recording work on a GPU as a CUDA graph, and what has to be put right where that fails."""
 
 from collections.abc import Callable
-from typing import Any
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
+
+R = TypeVar("R")
 
 
 class NotRecordedError(Exception):
     """What was to be recorded did run, but could not be recorded; says why."""
+
+
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """Return the stream for what precedes a recording: one, for libraries keep scratch memory for each stream."""
+    return torch.cuda.Stream(device)
+
+
+def run_aside(run: Callable[[], R], device: torch.device) -> R:
+    """Return what `run` returns, on the side stream: what is made lazily must not belong to the usual one."""
+    side, here = side_stream(device), torch.cuda.current_stream(device)
+    side.wait_stream(here)
+    with torch.cuda.stream(side):
+        result = run()
+    here.wait_stream(side)
+    return result
 
 
 def record(

@@ -6,14 +6,13 @@ of rows, and each room has a graph of its own. The first step in a room runs as 
 """
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
 
 from vgpt.attention.cache import PAGE, Cache
 from vgpt.attention.place import Place
-from vgpt.model.cuda_graphs import NotRecordedError
+from vgpt.model.cuda_graphs import NotRecordedError, run_aside, side_stream
 from vgpt.model.cuda_graphs import record as record_graph
 from vgpt.model.gpt2 import GPT2Model
 
@@ -156,17 +155,7 @@ def cuda_recorder(device: torch.device) -> Recorder:
     pool = torch.cuda.graph_pool_handle()
 
     def record(run: Callable[[], None]) -> Callable[[], object]:
-        side, here = _side_stream(device), torch.cuda.current_stream(device)
-        side.wait_stream(here)
-        with torch.cuda.stream(side):
-            run()
-        here.wait_stream(side)
-        return record_graph(run, device, pool=pool, stream=side).replay
+        run_aside(run, device)
+        return record_graph(run, device, pool=pool, stream=side_stream(device)).replay
 
     return record
-
-
-@cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """Return the stream on which graphs are recorded: one, for libraries keep scratch memory for each stream."""
-    return torch.cuda.Stream(device)

@@ -4,13 +4,14 @@ A model of 4 layers of width 128 keeps an H100 busy for a small part of its step
 kernels. A graph is recorded once and replayed with other numbers in the same memory.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vgpt.model.cuda_graphs import NotRecordedError, record
+from vgpt.model.cuda_graphs import NotRecordedError, record, run_aside
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.training.parallel.replica import Replica
 from vgpt.training.step import StepResult, TrainStep
@@ -38,7 +39,7 @@ class GraphedStep(TrainStep):
         if self.scaler is not None:
             raise ValueError("loss scaling chooses on the host which updates to make: no graph can hold it")
         self._say = say
-        self._eager_left = EAGER
+        self._eager_left: float = EAGER
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batches: list[tuple[Tensor, Tensor]] = []
         self._lr = torch.zeros((), device=self.device)
@@ -48,7 +49,8 @@ class GraphedStep(TrainStep):
         """Update once, as `TrainStep` does."""
         if self._graph is None and self._eager_left:
             self._eager_left -= 1
-            return self._warm_up(batches, lr)
+            update = super().__call__
+            return run_aside(lambda: update(batches, lr), self.device)
         if self._graph is None and not self._record(batches):
             return super().__call__(batches, lr)
         assert self._graph is not None
@@ -62,15 +64,6 @@ class GraphedStep(TrainStep):
         result = self._result
         return StepResult(result.loss.clone(), result.grad_norm.clone(), result.skipped.clone())
 
-    def _warm_up(self, batches: Sequence[tuple[Tensor, Tensor]], lr: float) -> StepResult:
-        """Update on a stream of its own, as the recording will: what is made lazily must not belong to another."""
-        side = torch.cuda.Stream(self.device)
-        side.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(side):
-            result = super().__call__(batches, lr)
-        torch.cuda.current_stream(self.device).wait_stream(side)
-        return result
-
     def _keep_result(self) -> None:
         self._result = self._forward_backward_step(self._batches)
 
@@ -82,7 +75,7 @@ class GraphedStep(TrainStep):
         try:
             self._graph = record(self._keep_result, self.device)
         except NotRecordedError as error:
-            self._eager_left = 1 << 62
+            self._eager_left = math.inf
             for group in self.optimizer.param_groups:
                 group["capturable"] = False
             self.optimizer.zero_grad(set_to_none=True)

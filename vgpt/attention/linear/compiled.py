@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from vgpt.attention.linear.features import FEATURE_MAPS, FeatureMap
-from vgpt.attention.linear.sweep import gradients, like_heads, outputs
+from vgpt.attention.linear.square import like_heads
+from vgpt.attention.linear.sweep import gradients, outputs
 
 
 def compiled_sweep(

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from vgpt.attention.linear.features import Elu1, FeatureMap, Relu
-from vgpt.attention.linear.sweep import DENOMINATOR_EPS, like_heads
+from vgpt.attention.linear.square import like_heads
+from vgpt.attention.linear.sweep import DENOMINATOR_EPS
 
 MAPS: dict[type[FeatureMap], str] = {Elu1: "elu1", Relu: "relu", FeatureMap: "identity"}
 """Feature maps that the kernels know, by their very class: a subclass may compute something else."""

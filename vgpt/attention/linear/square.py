@@ -42,7 +42,7 @@ class Square(torch.autograd.Function):
         dtype = torch.promote_types(q.dtype, torch.float32)
         queries, keys = (feature_map.base(x.to(dtype)).contiguous() for x in (q, k))
         values, decay = v.to(dtype).contiguous(), Decay(slopes, dtype)
-        out, sums = _like_heads(v, v.dtype), None if eps is None else values.new_empty(*values.shape[:3], 1)
+        out, sums = like_heads(v, v.dtype), None if eps is None else values.new_empty(*values.shape[:3], 1)
         kept: list[Tensor | None] = []
         for a, b in _rows(q.shape[2]):
             products = queries[:, :, a:b] @ keys[:, :, :b].mT
@@ -94,7 +94,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         _add_product(d_keys[:, :, :b], d_products, queries[:, :, a:b], first=b == grad.shape[2])
         _add_product(d_values[:, :, :b], weights, part[:, :, a:b], first=b == grad.shape[2])
     parts = feature_map.base_grad(queries, d_queries), feature_map.base_grad(keys, d_keys), d_values
-    d_q, d_k, d_v = (_like_heads(x, dtype).copy_(x) for x, dtype in zip(parts, ctx.dtypes, strict=True))
+    d_q, d_k, d_v = (like_heads(x, dtype).copy_(x) for x, dtype in zip(parts, ctx.dtypes, strict=True))
     return d_q, d_k, d_v
 
 
@@ -109,7 +109,7 @@ def _add_product(total: Tensor, rows: Tensor, columns: Tensor, *, first: bool) -
     flat.baddbmm_(rows.flatten(0, 1).mT, columns.flatten(0, 1), beta=0 if first else 1)
 
 
-def _like_heads(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return memory of the shape (B, H, T, width) of x in which the heads of a token are neighbors."""
+def like_heads(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return uninitialized memory of the shape (B, H, T, width) of x in which the heads of a token are neighbors."""
     B, H, T, width = x.shape
     return x.new_empty(B, T, H, width, dtype=dtype).transpose(1, 2)

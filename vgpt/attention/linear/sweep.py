@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from vgpt.attention.linear.decay import Decay
 from vgpt.attention.linear.features import FeatureMap
-from vgpt.attention.linear.square import Square
+from vgpt.attention.linear.square import Square, like_heads
 
 DENOMINATOR_EPS = 1e-6
 """Added to denominators, as in the authors' own code: where no feature is positive, the output is zero."""
@@ -214,9 +214,3 @@ def _absorb(memory: Tensor | None, decay: Decay, features: Tensor, rows: Tensor,
     weighed = decay.entering(features) if backward else decay.leaving(features)
     new = weighed.mT @ rows
     return new if memory is None else new.add_(decay.over(memory, rows.shape[-2]))
-
-
-def like_heads(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return uninitialized memory of the shape (B, H, T, width) of x in which the heads of a token are neighbors."""
-    B, H, T, width = x.shape
-    return x.new_empty(B, T, H, width, dtype=dtype).transpose(1, 2)
