@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from vgpt.attention.registry import transaction, variants
 from vgpt.errors import UsageError
+from vgpt.files.digests import file_digest
 from vgpt.package import PACKAGE
 
 GROUP = "vgpt.attention"
@@ -71,7 +72,7 @@ class Plugin:
     def digest(self) -> str:
         """SHA-256 of its file; empty where it has none."""
         file = Path(getattr(sys.modules.get(self.module), "__file__", None) or "")
-        return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+        return file_digest(file) if file.is_file() else ""
 
 
 def named(word: str) -> Plugin:

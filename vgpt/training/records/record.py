@@ -1,6 +1,5 @@
 """What a run says about itself before it starts: settings, conditions and provenance, by the schema's names."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from vgpt.attention.stamps import stamp_for
 from vgpt.data.dataset import Dataset
 from vgpt.data.overlap import find_overlap
 from vgpt.evaluation.loss import Evaluation, Evaluator
+from vgpt.files.digests import json_digest
 from vgpt.settings.fields import format_value
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.schema import TAGS, THEN, Tag
@@ -57,7 +57,7 @@ def open_record(
         "vgpt.mlp_hidden": str(config.model.hidden),
         "vgpt.seed": str(config.train.seed),
         "vgpt.settings_hash": config.settings_hash,
-        "vgpt.conditions": digest(conditions),
+        "vgpt.conditions": json_digest(conditions),
         "vgpt.data_digest": data.manifest.digest,
         "vgpt.tokenizer": data.tokenizer.fingerprint,
         "vgpt.eval_windows": conditions["eval_windows"],
@@ -130,8 +130,3 @@ def record_windows(setup: RunSetup, final: Evaluation, step: int, tracker: Track
         tracker.artifact(losses.save(setup.config.directory))
     except OSError as error:
         say(f"the losses per window are NOT saved: {error.strerror or error}")
-
-
-def digest(table: dict[str, Any]) -> str:
-    """Return the hash of a table, independent of the order of its keys."""
-    return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
