@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from _hardware import add_out, hardware, write
 
-from vgpt.compare.audit import Audit
-from vgpt.compare.differences import LossDifference, row_statistics
+from vgpt.compare.audit.conditions import Audit
 from vgpt.compare.rows import Row, make_row
+from vgpt.compare.statistics.differences import LossDifference, row_statistics
 from vgpt.settings.loader import Sources
 from vgpt.settings.presets import load_preset
 from vgpt.study.study import StudyPart, make_study

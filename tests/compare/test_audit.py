@@ -1,6 +1,6 @@
 import pytest
 
-from vgpt.compare.audit import NOT_RECORDED, audit
+from vgpt.compare.audit.conditions import NOT_RECORDED, audit
 from vgpt.compare.rows import make_row
 
 PLANTED_SETTINGS = [

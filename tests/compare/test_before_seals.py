@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vgpt.compare.audit import audit
+from vgpt.compare.audit.conditions import audit
 from vgpt.compare.rows import make_row
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.integrity import faults_of

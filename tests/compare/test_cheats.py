@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import vgpt
-from vgpt.compare.audit import audit
+from vgpt.compare.audit.conditions import audit
 from vgpt.compare.rows import make_row
 from vgpt.data.prepare import prepare
 from vgpt.errors import DataError

@@ -1,6 +1,6 @@
 import pytest
 
-from vgpt.compare.budgets import confounds
+from vgpt.compare.audit.budgets import confounds
 from vgpt.compare.choose import compare
 from vgpt.compare.rows import make_row
 from vgpt.report.as_json import as_json

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from vgpt.compare.evaluation_noise import clusters_of, evaluation_noise, loss_error
+from vgpt.compare.statistics.evaluation_noise import clusters_of, evaluation_noise, loss_error
 from vgpt.tracking.windows import WindowLosses
 
 

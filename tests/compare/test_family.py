@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vgpt.compare.audit import audit
+from vgpt.compare.audit.conditions import audit
 from vgpt.compare.choose import compare
 from vgpt.compare.comparison import as_one_family
-from vgpt.compare.differences import members, row_statistics
-from vgpt.compare.family import Noise, block_of, judge
-from vgpt.compare.pooled import joint_p, pooled_variance, row_level
 from vgpt.compare.rows import make_row
+from vgpt.compare.statistics.differences import members, row_statistics
+from vgpt.compare.statistics.family import Noise, block_of, judge
+from vgpt.compare.statistics.pooled import joint_p, pooled_variance, row_level
 
 NAMES = ["mha", "mqa", "gqa", "gqa:n_kv_head=4", "local", "linear", "sparse"]
 

@@ -6,7 +6,7 @@ import json
 import pytest
 from rich.console import Console
 
-from vgpt.compare.audit import audit
+from vgpt.compare.audit.conditions import audit
 from vgpt.compare.choose import compare
 from vgpt.compare.request import settings_of_first
 from vgpt.compare.rows import make_row

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from vgpt.compare.statistics import mean_interval, paired_t, sign_flip_p, welch_t
+from vgpt.compare.statistics.seeds import mean_interval, paired_t, sign_flip_p, welch_t
 
 COMPARISONS = 2_000
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from vgpt.compare.audit import audit
+from vgpt.compare.audit.conditions import audit
 from vgpt.compare.comparison import TUNED, grid
 from vgpt.compare.rows import make_row
 from vgpt.errors import SettingsError, UsageError

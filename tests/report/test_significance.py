@@ -236,9 +236,9 @@ def test_a_baseline_whose_own_runs_disagree_gives_nobody_a_verdict(runs_of, ask,
 
 @pytest.mark.parametrize("variants", [1, 3])
 def test_verdicts_on_simulated_nulls_are_wrong_in_at_most_5_percent_of_comparisons(runs_of, ask, variants):
-    from vgpt.compare.audit import audit
-    from vgpt.compare.differences import row_statistics
+    from vgpt.compare.audit.conditions import audit
     from vgpt.compare.rows import make_row
+    from vgpt.compare.statistics.differences import row_statistics
 
     names = ["mha", "mqa", "gqa", "gqa:n_kv_head=4"][: variants + 1]
     rows = [make_row(runs_of(name, [0.0] * 3)) for name in names]

@@ -10,9 +10,9 @@ from rich.text import Text
 
 from vgpt.cli.console import notify, out, print_json, print_text, warn
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.request import Request
 from vgpt.compare.rows import row_names
+from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.errors import TrackingError, UsageError
 from vgpt.files.paths import may_replace
 from vgpt.files.text import to_json

@@ -5,17 +5,17 @@ from dataclasses import dataclass, replace
 
 from vgpt.attention.grammar import attention_label
 from vgpt.attention.registry import variants
-from vgpt.compare.audit import audit
-from vgpt.compare.budgets import width_rule
+from vgpt.compare.audit.budgets import width_rule
+from vgpt.compare.audit.conditions import audit
 from vgpt.compare.comparison import Comparison, sorted_rows
 from vgpt.compare.curves import Histories
-from vgpt.compare.differences import row_statistics
-from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.known import KnownRuns
 from vgpt.compare.request import PlannedRun, Request, base_seed, planned_runs
 from vgpt.compare.rows import Row, like, make_row, matching, one_per_seed, with_names
 from vgpt.compare.selectors import Selector
 from vgpt.compare.snapshot import UNEQUAL_POINTS, snapshot_point_of, take_snapshots
+from vgpt.compare.statistics.differences import row_statistics
+from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.compare.unfinished import DIVERGED, diverged_beside, unfinished_remarks
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.settings.fields import format_value

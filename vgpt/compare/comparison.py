@@ -5,12 +5,12 @@ from dataclasses import dataclass, field, replace
 
 from vgpt.bench.result import DECODE, TRAIN, Bench, Case, Measured
 from vgpt.bench.statistics import Ratio
-from vgpt.compare.audit import Audit
-from vgpt.compare.differences import RowStatistics, in_family, members
+from vgpt.compare.audit.conditions import Audit
 from vgpt.compare.metrics import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
 from vgpt.compare.request import PlannedRun
 from vgpt.compare.rows import Row
 from vgpt.compare.snapshot import Snapshot, SnapshotPoint
+from vgpt.compare.statistics.differences import RowStatistics, in_family, members
 from vgpt.settings.compare import SortKey
 from vgpt.settings.matching import Match
 from vgpt.tracking.run_info import RunInfo

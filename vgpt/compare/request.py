@@ -8,7 +8,7 @@ from typing import Any
 from vgpt.addresses import without_credentials
 from vgpt.attention.grammar import full_label
 from vgpt.attention.plugin_record import plugin_flags
-from vgpt.compare.audit import THREADS, condition_settings
+from vgpt.compare.audit.conditions import THREADS, condition_settings
 from vgpt.compare.selectors import Selector, parse_selectors, with_variant_flags
 from vgpt.errors import UsageError
 from vgpt.formatting import flag_of

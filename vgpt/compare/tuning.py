@@ -9,14 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from vgpt.compare.audit import audit
+from vgpt.compare.audit.conditions import audit
 from vgpt.compare.comparison import TUNED, Comparison, LearningRateSweep, Tuned, sorted_rows
-from vgpt.compare.differences import row_statistics
-from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.known import KnownRuns
 from vgpt.compare.metrics import LOSS, stat
 from vgpt.compare.request import PlannedRun
 from vgpt.compare.rows import Row
+from vgpt.compare.statistics.differences import row_statistics
+from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.compare.unfinished import DIVERGED, lost
 from vgpt.settings.compare import SortKey
 from vgpt.tracking.run_info import RunInfo

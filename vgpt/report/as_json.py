@@ -5,11 +5,11 @@ from dataclasses import asdict
 from typing import Any
 
 from vgpt.compare.architecture import cache_bytes_at
-from vgpt.compare.budgets import budget_of, confounds
+from vgpt.compare.audit.budgets import budget_of, confounds
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.differences import RowStatistics
 from vgpt.compare.metrics import cache_disagrees, change, stat
 from vgpt.compare.rows import Row
+from vgpt.compare.statistics.differences import RowStatistics
 from vgpt.compare.unfinished import lost_runs
 from vgpt.report.curve_tables import snapshot_json
 from vgpt.report.equal_effort import sweep_json

@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.text import Text
 
-from vgpt.compare.audit import Audit
-from vgpt.compare.budgets import confounds
+from vgpt.compare.audit.budgets import confounds
+from vgpt.compare.audit.conditions import Audit
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.evaluation_noise import CLUSTERS
 from vgpt.compare.metrics import cache_disagrees, of_process
 from vgpt.compare.rows import Row
+from vgpt.compare.statistics.evaluation_noise import CLUSTERS
 from vgpt.compare.unfinished import lost
 
 _FACTS = {

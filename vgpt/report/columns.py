@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from vgpt.compare.architecture import cache_bytes_at
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.differences import LossDifference, RowStatistics
-from vgpt.compare.family import Judged
 from vgpt.compare.log_speeds import PALM_FLOPS, RowSpeed, SpeedChange, row_speed, speed_change, utilization
 from vgpt.compare.metrics import (
     BITS,
@@ -25,7 +23,9 @@ from vgpt.compare.metrics import (
     stat,
 )
 from vgpt.compare.rows import Row
-from vgpt.compare.statistics import Interval, TTest
+from vgpt.compare.statistics.differences import LossDifference, RowStatistics
+from vgpt.compare.statistics.family import Judged
+from vgpt.compare.statistics.seeds import Interval, TTest
 from vgpt.errors import UsageError, did_you_mean
 from vgpt.formatting import (
     DASH,

@@ -7,7 +7,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from vgpt.compare.budgets import budget_of
+from vgpt.compare.audit.budgets import budget_of
 from vgpt.compare.comparison import Comparison, LearningRateSweep, Tuned
 from vgpt.formatting import DASH, wrapping_label
 from vgpt.report.layout import add_row, new_table

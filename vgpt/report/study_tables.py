@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.statistics import POWER
+from vgpt.compare.statistics.seeds import POWER
 from vgpt.formatting import DASH, format_time, wrapping_label
 from vgpt.report.layout import add_row, new_table
 from vgpt.study.plan import Plan

@@ -8,7 +8,6 @@ from rich.text import Text
 
 from vgpt.compare.architecture import cache_bytes_at
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.differences import RowStatistics
 from vgpt.compare.metrics import (
     BITS,
     FLOPS,
@@ -26,6 +25,7 @@ from vgpt.compare.metrics import (
     stat,
 )
 from vgpt.compare.rows import Row
+from vgpt.compare.statistics.differences import RowStatistics
 from vgpt.formatting import (
     DASH,
     format_bytes,

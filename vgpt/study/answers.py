@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from vgpt.compare.comparison import Comparison, as_one_family
-from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.request import PlannedRun, Request
+from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.errors import DivergedError, TrackingError, VgptError
 from vgpt.study.estimate import ThroughputEstimate
 from vgpt.study.plan import Plan, distinct, make_plan

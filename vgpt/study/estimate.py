@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from statistics import median
 
-from vgpt.compare.audit import ASPECTS
+from vgpt.compare.audit.conditions import ASPECTS
 from vgpt.compare.request import PlannedRun
 from vgpt.settings.fields import format_value, leaves
 from vgpt.settings.train import TrainConfig

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.differences import LEAST_SEEDS, LossDifference
-from vgpt.compare.family import Noise
 from vgpt.compare.rows import Row
-from vgpt.compare.statistics import ALPHA, POWER
+from vgpt.compare.statistics.differences import LEAST_SEEDS, LossDifference
+from vgpt.compare.statistics.family import Noise
+from vgpt.compare.statistics.seeds import ALPHA, POWER
 
 MOST_SEEDS = 10_000
 """Above this `seeds_needed` stops counting."""

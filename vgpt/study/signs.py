@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.differences import BETTER, WORSE
 from vgpt.compare.rows import Row, matching
 from vgpt.compare.selectors import Selector
+from vgpt.compare.statistics.differences import BETTER, WORSE
 from vgpt.study.study import Answered
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from vgpt.compare.choose import compare
 from vgpt.compare.comparison import TUNING_SEEDS, Comparison, grid
 from vgpt.compare.curves import Histories
-from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.request import Request, make_request, planned_runs
 from vgpt.compare.snapshot import snapshot_point_of
+from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.compare.tuning import tuned_comparison
 from vgpt.errors import UsageError
 from vgpt.files.paths import user_path

@@ -6,9 +6,9 @@ from typing import Any
 
 from vgpt.compare.architecture import cache_bytes_at
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.differences import RowStatistics
 from vgpt.compare.metrics import DECODE, FLOPS, KV_CONTEXT, LOSS, stat
 from vgpt.compare.rows import Row
+from vgpt.compare.statistics.differences import RowStatistics
 from vgpt.formatting import format_bytes, format_count, format_milliseconds
 from vgpt.report.figures.style import GREY, Figure, LineStyle, add_legend, line_styles, new_figure
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.curves import AXES, Axis, Curve, Histories, curve
-from vgpt.compare.evaluation_noise import Windows
 from vgpt.compare.rows import Row
+from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.formatting import format_count
 from vgpt.report.figures.style import GREY, Figure, LineStyle, add_legend, line_styles, new_figure
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.curves import Histories
-from vgpt.compare.evaluation_noise import Windows
+from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.errors import VgptError
 from vgpt.files.paths import may_replace
 from vgpt.report.figures.costs import draw_caches, draw_tradeoffs

@@ -7,13 +7,13 @@ from statistics import fmean
 
 import numpy as np
 
-from vgpt.compare.audit import Audit
-from vgpt.compare.evaluation_noise import Clusters, EvaluationNoise, Windows, evaluation_noise, loss_error
-from vgpt.compare.family import Block, Judged, Noise, again, block_of, judge
+from vgpt.compare.audit.conditions import Audit
 from vgpt.compare.metrics import LOSS, LOSS_SE, Method, Pairing, pairing, stat
-from vgpt.compare.pooled import pooled_variance
 from vgpt.compare.rows import Row
-from vgpt.compare.statistics import ALPHA, Interval, TTest, mean_interval, paired_t, sign_flip_p, welch_t
+from vgpt.compare.statistics.evaluation_noise import Clusters, EvaluationNoise, Windows, evaluation_noise, loss_error
+from vgpt.compare.statistics.family import Block, Judged, Noise, again, block_of, judge
+from vgpt.compare.statistics.pooled import pooled_variance
+from vgpt.compare.statistics.seeds import ALPHA, Interval, TTest, mean_interval, paired_t, sign_flip_p, welch_t
 from vgpt.compare.unfinished import lost
 
 LEAST_SEEDS = 3

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vgpt.compare.architecture import effective_positions
-from vgpt.compare.audit_runs import (
+from vgpt.compare.audit.budgets import matching_condition, width_rule
+from vgpt.compare.audit.runs import (
     NOT_RECORDED,
     UnequalCondition,
     as_recorded,
@@ -18,7 +19,6 @@ from vgpt.compare.audit_runs import (
     seed_conditions,
     trained_again,
 )
-from vgpt.compare.budgets import matching_condition, width_rule
 from vgpt.compare.rows import Row
 from vgpt.settings.fields import leaves
 from vgpt.settings.matching import UNMATCHED

@@ -1,6 +1,7 @@
 """All rows that get a verdict, judged together: intervals that hold jointly, and verdicts that are theirs.
 
-Rows with the same seeds against one baseline are a block, whose joint distribution is known (`vgpt.compare.pooled`).
+Rows with the same seeds against one baseline are a block, whose joint distribution is known
+(`vgpt.compare.statistics.pooled`).
 Between blocks - rows with other seeds, and the parts of a study - the level is shared out by the number of rows
 (Bonferroni), which holds whatever runs they have in common.
 """
@@ -11,8 +12,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vgpt.compare.pooled import joint_p, row_level
-from vgpt.compare.statistics import ALPHA, POWER
+from vgpt.compare.statistics.pooled import joint_p, row_level
+from vgpt.compare.statistics.seeds import ALPHA, POWER
 
 _SMALLEST_LOG_P = -60.0
 

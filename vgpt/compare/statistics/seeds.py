@@ -1,8 +1,8 @@
 """Statistics over seeds: t-intervals, paired and unpaired differences, and sign flips.
 
 Everything here is about *seed noise*: how far a number would move if the runs were repeated with other seeds. The
-noise of the evaluation itself is in `vgpt.compare.evaluation_noise`; a small one says nothing about the other. How
-several rows are judged together is in `vgpt.compare.family`.
+noise of the evaluation itself is in `vgpt.compare.statistics.evaluation_noise`; a small one says nothing about the
+other. How several rows are judged together is in `vgpt.compare.statistics.family`.
 """
 
 # pyright: reportMissingTypeStubs=false
