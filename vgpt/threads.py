@@ -2,8 +2,8 @@
 
 Threads that spin while they wait for each other take the processor from everybody else, and where others take it from
 one of them, all wait: two trainings on one machine then slow each other down fifty-fold. Threads that sleep at once pay
-for being woken at every operation instead, which costs small models up to 40% on an idle machine. So they spin for some
-microseconds, and then sleep.
+for being woken at every operation instead, which costs small models up to 40% on an idle machine. So they spin for a
+tenth of a millisecond and then sleep; vgpt.training.hardware.waiting has them sleep at once beside other work.
 And more threads than the machine lends this process (CPU affinity, cgroup quotas) only wait for each other.
 """
 
@@ -14,8 +14,8 @@ from pathlib import Path, PurePosixPath
 # What users say of waiting threads: to all OpenMP libraries, to GNU's, and to Intel's and LLVM's, which read the first
 # one as well.
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
-_SHORT_WAIT = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
-"""Rounds of a spinning thread of GNU's library, some microseconds in all; milliseconds of Intel's and LLVM's."""
+_SHORT_WAIT = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+"""Rounds of a spinning thread of GNU's library, a tenth of a millisecond in all; milliseconds of Intel's and LLVM's."""
 _COUNTS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 _SHARERS = "LOCAL_WORLD_SIZE"
 
@@ -27,6 +27,11 @@ def wait_asleep(environment: MutableMapping[str, str] = os.environ) -> None:
     """
     if not any(name in environment for name in _WAITING):
         environment.update(_SHORT_WAIT)
+
+
+def spins_by_default(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether waiting threads spin as `wait_asleep` has it, and not as a user's environment says."""
+    return {name: environment[name] for name in _WAITING if name in environment} == _SHORT_WAIT
 
 
 def thread_count(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import psutil
+from vgpt.training.hardware.others import Processors, bound_cpus, cores_of_others, read_processors
 
 T = TypeVar("T")
 OTHERS = 0.1
@@ -71,7 +71,7 @@ class Watch:
 
     threads: int
     gpu: int | None = None
-    cpus: int = field(default_factory=lambda: len(_bound()))
+    cpus: int = field(default_factory=lambda: len(bound_cpus()))
     _usual: dict[str, float] = field(default_factory=dict[str, float])
     _clock: float = 0.0
 
@@ -130,26 +130,22 @@ class Watch:
 
 @dataclass(frozen=True)
 class _Look:
-    wall: float
-    own: float
-    busy: float | None
+    used: Processors
     waited: float | None
     switches: int | None
 
 
 def evidence(before: _Look, after: _Look, clock: float | None = None, strangers: int = 0) -> Evidence:
     """Return what happened between two looks."""
-    seconds = max(1e-6, after.wall - before.wall)
-    own = (after.own - before.own) / seconds
+    seconds = max(1e-6, after.used.wall - before.used.wall)
 
     def rate(then: float | None, now: float | None) -> float | None:
         return None if then is None or now is None else max(0.0, now - then) / seconds
 
-    busy = rate(before.busy, after.busy)
     return Evidence(
         seconds=seconds,
-        own=own,
-        others=None if busy is None else max(0.0, busy - own),
+        own=(after.used.own - before.used.own) / seconds,
+        others=cores_of_others(before.used, after.used),
         pressure=rate(before.waited, after.waited),
         switches=rate(before.switches, after.switches),
         clock=clock,
@@ -158,25 +154,7 @@ def evidence(before: _Look, after: _Look, clock: float | None = None, strangers:
 
 
 def _look() -> _Look:
-    used = os.times()
-    return _Look(time.perf_counter(), used.user + used.system, _busy(), _waited(), _switches())
-
-
-def _busy() -> float | None:
-    """Seconds that the CPUs of this process have worked, for whomever; time that a host took from them counts too."""
-    try:
-        each = psutil.cpu_times(percpu=True)
-    except (OSError, RuntimeError):
-        return None
-    bound = _bound()
-    mine = [times for cpu, times in enumerate(each) if cpu in bound]
-    # Linux counts the time of guests in that of users already.
-    return sum(sum(t) - t.idle - getattr(t, "iowait", 0.0) - getattr(t, "guest", 0.0) for t in mine)
-
-
-def _bound() -> set[int]:
-    """Return the numbers of the CPUs that this process is bound to."""
-    return set(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    return _Look(read_processors(), _waited(), _switches())
 
 
 def _waited(path: Path = Path("/proc/pressure/cpu")) -> float | None:

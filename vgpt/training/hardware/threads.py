@@ -3,6 +3,7 @@
 import torch
 
 from vgpt.threads import thread_count
+from vgpt.training.hardware.waiting import watch_waits
 
 
 def use_threads(asked: int | None) -> None:
@@ -14,3 +15,4 @@ def use_threads(asked: int | None) -> None:
     count = thread_count(torch.get_num_threads(), asked)
     if count is not None and count != torch.get_num_threads():
         torch.set_num_threads(count)
+    watch_waits(torch.get_num_threads())
