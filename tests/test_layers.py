@@ -1,6 +1,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
 from functools import cache
 from pathlib import Path
@@ -35,6 +36,12 @@ ORDER = [
 FACES = {"vgpt", "vgpt.attention"}
 """What users import from: they name everything, import nothing by themselves, and no file inside imports from them."""
 TORCH_FREE = [*LEAVES, "text", "settings", "data", "describe", "compare", "study", "report", "api", "cli"]
+TORCH_FREE_FILES = {
+    "attention": ["config", "grammar", "plugin_record", "plugins", "registry", "roles", "sparse.links", "stamps"],
+    "bench": ["disturbance", "result", "rounds", "statistics", "tables"],
+    "model": ["config", "costs", "sampling"],
+}
+"""Files of the other rooms that do without torch too; so does every file with the settings of a family."""
 MOST_FILES, MOST_LINES, LONGEST_FUNCTION, MEDIAN_FILE = 25, 3_500, 60, 130
 TOO_LONG = {
     "vgpt.cli.compare.compare_runs",
@@ -185,19 +192,27 @@ def test_the_torch_free_side_imports_neither_torch_nor_mlflow():
     modules = [
         module_name(p) for p in FILES if module_name(p).split(".")[1:2] and module_name(p).split(".")[1] in TORCH_FREE
     ]
-    modules += ["vgpt.attention.registry", "vgpt.attention.grouped.config", "vgpt.model.config", "vgpt.model.costs"]
-    modules += [
-        *FACES,
-        "vgpt.attention.roles",
-        "vgpt.attention.plugins",
-        "vgpt.attention.plugin_record",
-        "vgpt.attention.stamps",
-    ]
-    heavy = ("torch", "mlflow", "matplotlib", "scipy", "pyarrow", "tiktoken", "transformers")
+    modules += [*FACES, *(f"vgpt.{room}.{name}" for room, names in TORCH_FREE_FILES.items() for name in names)]
+    modules += [module_name(path) for room in TORCH_FREE_FILES for path in (PACKAGE / room).rglob("__init__.py")]
+    families = [module_name(path) for path in (PACKAGE / "attention").glob("*/config.py")]
+    assert "vgpt.attention.grouped.config" in families
+    modules += families
+    heavy = ("torch", "mlflow", "matplotlib", "scipy", "pyarrow", "tiktoken", "safetensors", "transformers")
     code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m)\n"
     code += f"print([m for m in {heavy!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_path_that_the_lint_and_the_type_checker_are_told_of_exists_and_the_lints_are_folders():
+    tools = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    exceptions = list(tools["ruff"]["lint"]["per-file-ignores"])
+    assert [path for path in exceptions if not path.endswith("/**")] == []
+    folders = [path.removesuffix("/**") for path in exceptions]
+    named = [*folders, *tools["pyright"]["include"], *tools["pyright"]["strict"], *tools["ruff"]["extend-include"]]
+    root = PACKAGE.parent
+    assert [path for path in named if not (root / path).exists()] == []
+    assert [path for path in folders if not (root / path).is_dir()] == []
 
 
 def test_help_answers_without_torch_and_mlflow():

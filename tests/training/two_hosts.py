@@ -6,6 +6,8 @@ Needs root and the `ip` command. Either "machine" has an address and a loopback 
 against the same run by one process: losses and gradient norms within 1e-5, the same batches. Exits 1 where they differ.
 """
 
+# ruff: noqa: T201
+
 import argparse
 import contextlib
 import json

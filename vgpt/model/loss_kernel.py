@@ -4,6 +4,8 @@ As separate operations in float32 the same takes some ten passes over memory. Ne
 Linux.
 """
 
+# Triton reads annotations its own way: arguments of its functions are pointers and numbers.
+# ruff: noqa: ANN001
 # Triton states types of what its functions return that its own operators do not take.
 # pyright: reportOperatorIssue=false
 

@@ -19,6 +19,8 @@ with strides are (B, H, T, width); outputs and gradients lie in memory as (B, T,
 (B, H, T).
 """
 
+# Triton reads annotations its own way: arguments of its functions are pointers and numbers.
+# ruff: noqa: ANN001, ANN201
 # pyright: reportMissingImports=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 
 import triton.language as tl

@@ -4,6 +4,8 @@ As separate operations it is twenty kernels, each of which takes longer to start
 brings along on Linux.
 """
 
+# Triton reads annotations its own way: arguments of its functions are pointers and numbers.
+# ruff: noqa: ANN001, ANN202
 # Triton states types of what its functions return that its own operators do not take.
 # pyright: reportOperatorIssue=false
 

@@ -1,5 +1,7 @@
 """What the kernels of linear attention do with tiles: load, map, weigh, multiply, store. The legend is theirs."""
 
+# Triton reads annotations its own way: arguments of its functions are pointers and numbers.
+# ruff: noqa: ANN001, ANN201
 # pyright: reportMissingImports=false, reportOperatorIssue=false
 
 import triton.language as tl
