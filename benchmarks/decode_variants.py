@@ -23,6 +23,7 @@ from torch import Tensor
 
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.attention.cache import Cache
+from vgpt.attention.config import AttentionConfig
 from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.latent.config import MLAConfig
 from vgpt.attention.latent.module import LatentAttention
@@ -39,7 +40,6 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 WIDTH, HEADS = 768, 12
 # Where a variant's defaults are not those of the literature's tables at this size.
 SETTINGS = {"gqa": "gqa:n_kv_head=4", "local": "local:window_size=256"}
-NOT_LAYERS = {"mix"}
 PIECE = 512
 """Tokens by which a cache is filled."""
 MOST_STEPS = 64
@@ -201,7 +201,7 @@ def run(layers: dict[str, CausalSelfAttention], batch: int, args: argparse.Names
 def main() -> None:
     """Parse options, check, measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [kind for kind in variants() if kind not in NOT_LAYERS]
+    known = [kind for kind, config in variants().items() if issubclass(config, AttentionConfig)]
     parser.add_argument("--variants", nargs="+", default=known, help="as for --attn; unknown ones are skipped")
     parser.add_argument("--contexts", default="256,512,1024,2048,4096,8192", help="tokens, by comma")
     parser.add_argument("--expand-up-to", type=int, default=4096, help="longest context at which mla also expands")

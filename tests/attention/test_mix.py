@@ -66,6 +66,7 @@ def test_a_pattern_is_written_in_its_shortest_form_and_read_back():
         ("1000x(2xmha)+mqa", "more than 1024"),
         ("mha+gqa:n_kv_head", "setting=value"),
         ("mha+gqa:n_kv_heads=2", "n_kv_heads"),
+        ("2xmix+mha", "mix is a pattern itself"),
     ],
 )
 def test_a_wrong_pattern_is_explained(text, complaint):
@@ -123,6 +124,15 @@ def test_the_last_layer_can_be_another_variant():
     assert again.model == load(attn="mqa", attn_last="mha")
     with pytest.raises(SettingsError, match="--attn-last"):
         load(attn="mqa", attn_last="gpa")
+
+
+def test_a_pattern_on_record_is_read_and_written_as_ever():
+    record = {"kind": "mix", "pattern": "2xgqa:n_kv_head=2+mha"}
+    config = TrainConfig.model_validate({"model": {"attn": record}})
+    assert config.model.model_dump(mode="json")["attn"] == record
+    assert (config.flat()["attn"], config.flat()["pattern"]) == ("mix", record["pattern"])
+    assert config == TrainConfig.model_validate({"model": {"attn": "2xgqa+mha"}})
+    assert hash(config.model.attn) == hash(resolve_attention("2xgqa+mha"))
 
 
 def test_a_pattern_that_does_not_divide_the_layers_says_where_it_is_cut_off():

@@ -4,6 +4,7 @@ Legend for shapes everywhere in vgpt: B batch, T tokens, S keys, C width (n_embd
 D head width.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -94,17 +95,52 @@ class Flops:
         return self.projections + self.attention
 
 
-class AttentionConfig(Section):
-    """Settings of one variant, with its analytic costs.
+class ModelAttention(Section):
+    """The attention of all layers of a model, which `--attn` names: one variant for all, or a pattern of variants.
 
-    A variant subclasses this, adds its fields, overrides what differs, and registers with
-    `vgpt.attention.registry.register_attention`. Everything here is per layer and free of torch.
+    One variant is an `AttentionConfig`, which also says what a layer costs. Costs of a model are asked of the settings
+    of each layer, `at(layer)`.
     """
 
     kind: ClassVar[str] = ""
     """name on the command line; set by `register_attention`"""
     summary: ClassVar[str] = ""
     """one line for lists of variants"""
+    help_rank: ClassVar[int] = 0
+    """place among vgpt's own variants in help and tables; set by `register_attention`"""
+
+    @abstractmethod
+    def at(self, layer: int) -> "AttentionConfig":
+        """Return the settings of one layer."""
+
+    @abstractmethod
+    def check(self, shape: Shape) -> list[str]:
+        """Return what is wrong with these settings on this backbone: sentences that name the flags; empty when fine."""
+
+    @abstractmethod
+    def confounds(self, shape: Shape) -> list[str]:
+        """Return what besides attention itself sets this variant apart on this backbone, for the fairness audit."""
+
+    def defaults_in(self, shape: Shape) -> dict[str, Any]:
+        """Return what settings that are none come to on this backbone: spelled out, they make the same model."""
+        return {}
+
+    def cache_knob(self) -> str | None:
+        """Return the name of the integer setting that the cache grows with, for matched budgets; None without one."""
+        return None
+
+    @model_serializer(mode="wrap")
+    def _tagged(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {"kind": self.kind, **handler(self)}
+
+
+class AttentionConfig(ModelAttention):
+    """Settings of one variant, with its analytic costs.
+
+    A variant subclasses this, adds its fields, overrides what differs, and registers with
+    `vgpt.attention.registry.register_attention`. Everything here is per layer and free of torch.
+    """
+
     positions: ClassVar[tuple[str, ...]] = ("learned", "none")
     """the choices of --pos that the module honors"""
     switches: ClassVar[tuple[str, ...]] = ()
@@ -128,12 +164,8 @@ class AttentionConfig(Section):
         reasons = [(flag, self.unsupported.get(name)) for name, flag in flags]
         return [f"{flag} does not apply to --attn {self.kind}" + (f": {why}" if why else "") for flag, why in reasons]
 
-    def defaults_in(self, shape: Shape) -> dict[str, Any]:
-        """Return what settings that are none come to on this backbone: spelled out, they make the same model."""
-        return {}
-
     def at(self, layer: int) -> "AttentionConfig":
-        """Return the settings of one layer; only mixes of variants differ between layers."""
+        """Return the settings of one layer: these, whichever it is."""
         return self
 
     def effective_positions(self, shape: Shape) -> str:
@@ -206,10 +238,6 @@ class AttentionConfig(Section):
         """What one layer keeps per sequence while decoding."""
         raise NotImplementedError
 
-    def cache_knob(self) -> str | None:
-        """Return the name of the integer setting that the cache grows with, for matched budgets; None without one."""
-        return None
-
     def switch_matmul_params(self, shape: Shape) -> int:
         """Count the weights that the switches bring into matrix products: those of the output gate."""
         widths = {"none": 0, "head": shape.n_head, "elem": shape.n_head * self.gate_dim(shape)}
@@ -224,10 +252,6 @@ class AttentionConfig(Section):
     def _flops(self, shape: Shape, tokens: int, pairs: int) -> Flops:
         attention = 2 * pairs * shape.n_head * self.pair_dim(shape)
         return Flops(2 * tokens * self.matmul_params(shape), attention)
-
-    @model_serializer(mode="wrap")
-    def _tagged(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {"kind": self.kind, **handler(self)}
 
 
 class SoftmaxConfig(AttentionConfig):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, get_args
 
-from vgpt.attention.config import AttentionConfig
+from vgpt.attention.config import AttentionConfig, ModelAttention
 from vgpt.attention.registry import unknown_variant, variants
 from vgpt.errors import SettingsError
 
@@ -58,14 +58,14 @@ def parse_variant(text: str) -> dict[str, Any]:
     return table
 
 
-def resolve_attention(value: Any) -> AttentionConfig:
-    """Build a variant's settings from a table with a `kind`, a text like `gqa:n_kv_head=4`, or settings as they are.
+def resolve_attention(value: Any) -> ModelAttention:
+    """Build settings of attention from a table with a `kind`, a text like `gqa:n_kv_head=4`, or settings as they are.
 
     Raises:
         SettingsError: an unknown variant.
         pydantic.ValidationError: wrong settings of a known variant.
     """
-    if isinstance(value, AttentionConfig):
+    if isinstance(value, ModelAttention):
         return value
     table: dict[str, Any] = parse_attention(value) if isinstance(value, str) else dict(value)
     kind = table.pop("kind", None)
@@ -73,6 +73,19 @@ def resolve_attention(value: Any) -> AttentionConfig:
     if config is None:
         raise SettingsError([unknown_variant(str(kind))])
     return config.model_validate({name: _typed(config, name, given) for name, given in table.items()})
+
+
+def resolve_layer(value: Any) -> AttentionConfig:
+    """Build the settings of one layer, as `resolve_attention` does.
+
+    Raises:
+        SettingsError: an unknown variant, or a pattern of layers.
+        pydantic.ValidationError: wrong settings of a known variant.
+    """
+    config = resolve_attention(value)
+    if not isinstance(config, AttentionConfig):
+        raise SettingsError([f"{config.kind} is a pattern itself; write out its layers, as in 2x(5xlocal+mha)+mqa"])
+    return config
 
 
 def is_pattern(text: str) -> bool:
@@ -109,16 +122,16 @@ class LayerPattern:
         """Read a pattern such as `5xlocal+mha`.
 
         Raises:
-            SettingsError: it is no pattern, or names an unknown variant.
+            SettingsError: it is no pattern, or names an unknown variant or another pattern.
             pydantic.ValidationError: wrong settings of a known variant.
         """
-        return LayerPattern(tuple(resolve_attention(table) for table in parse_pattern(text)))
+        return LayerPattern(tuple(resolve_layer(table) for table in parse_pattern(text)))
 
     @staticmethod
-    def of(attn: AttentionConfig) -> "LayerPattern":
+    def of(attn: ModelAttention) -> "LayerPattern":
         """Return the pattern of a model whose `--attn` is this; that of a plain variant repeats one layer."""
         pattern = pattern_in(attn.kind, attn.model_dump(mode="json"))
-        return LayerPattern((attn,)) if pattern is None else LayerPattern.read(pattern)
+        return LayerPattern((resolve_layer(attn),)) if pattern is None else LayerPattern.read(pattern)
 
     def layers(self, n: int) -> tuple[AttentionConfig, ...]:
         """Return the settings of the layers of a model of `n`."""
@@ -139,23 +152,23 @@ def pattern_in(kind: str, settings: Mapping[str, Any]) -> str | None:
     return str(settings["pattern"]) if kind == _MIX and "pattern" in settings else None
 
 
-def full_label(attn: AttentionConfig) -> str:
+def full_label(attn: ModelAttention) -> str:
     """Return a variant with all its settings, as `--attn` takes it."""
     return attention_label(attn.kind, attn.model_dump(mode="json"))
 
 
-def short_label(attn: AttentionConfig) -> str:
+def short_label(attn: ModelAttention) -> str:
     """Return a variant with those of its settings that are not its defaults."""
-    return LayerPattern.of(attn).short
+    return LayerPattern.of(attn).short if attn.kind == _MIX else format_variant(_changed(attn))
 
 
-def display_label(attn: AttentionConfig) -> str:
+def display_label(attn: ModelAttention) -> str:
     """Return a variant with its first setting, the one that it is about, and those others that are not its defaults.
 
     A reader of results does not know the defaults: `gqa:n_kv_head=2` tells what `gqa` does not.
     """
     first = next(iter(type(attn).model_fields), None)
-    if attn.kind == _MIX or first is None:
+    if not isinstance(attn, AttentionConfig) or first is None:
         return short_label(attn)
     changed = _changed(attn)
     return format_variant({"kind": changed.pop("kind"), first: attn.model_dump(mode="json")[first], **changed})
@@ -184,13 +197,13 @@ def filled(text: str, settings: Mapping[str, Mapping[str, Any]]) -> str:
     return format_pattern([{**layer, **{**settings.get(layer["kind"], {}), **layer}} for layer in parse_pattern(text)])
 
 
-def _changed(attn: AttentionConfig) -> Table:
+def _changed(attn: ModelAttention) -> Table:
     plain = {name: info.get_default(call_default_factory=True) for name, info in type(attn).model_fields.items()}
     dumped = attn.model_dump(mode="json")
     return {"kind": attn.kind} | {name: dumped[name] for name in plain if getattr(attn, name) != plain[name]}
 
 
-def _typed(config: type[AttentionConfig], name: str, value: Any) -> Any:
+def _typed(config: type[ModelAttention], name: str, value: Any) -> Any:
     """Return None for the word `none`, unless it is one of the words that the setting takes."""
     if not isinstance(value, str) or value.lower() != "none" or name not in config.model_fields:
         return value

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from vgpt.attention.config import AttentionConfig
+from vgpt.attention.config import ModelAttention
 from vgpt.attention.plugins import Plugin, origin_of
 from vgpt.attention.registry import variants
 
 
-def plugin_record(attn: AttentionConfig, n_layer: int) -> list[dict[str, str]]:
+def plugin_record(attn: ModelAttention, n_layer: int) -> list[dict[str, str]]:
     """Return what a run says about the plug-ins of its layers: variant, source, distribution, SHA-256 of the file."""
     return [
         {"kind": kind, "source": plugin.source, "distribution": plugin.distribution, "sha256": plugin.digest}
@@ -15,7 +15,7 @@ def plugin_record(attn: AttentionConfig, n_layer: int) -> list[dict[str, str]]:
     ]
 
 
-def plugin_flags(attn: AttentionConfig, n_layer: int) -> tuple[str, ...]:
+def plugin_flags(attn: ModelAttention, n_layer: int) -> tuple[str, ...]:
     """Return the words of a command line that make the variants of all layers known; none where they are anyway."""
     named_ones = dict.fromkeys(plugin.source for _, plugin in _used(attn, n_layer) if not plugin.distribution)
     return tuple(word for source in named_ones for word in ("--plugin", source))
@@ -39,6 +39,6 @@ def changed_variants(recorded: Sequence[dict[str, str]]) -> list[str]:
     ]
 
 
-def _used(attn: AttentionConfig, n_layer: int) -> list[tuple[str, Plugin]]:
+def _used(attn: ModelAttention, n_layer: int) -> list[tuple[str, Plugin]]:
     kinds = dict.fromkeys(attn.at(layer).kind for layer in range(n_layer))
     return [(kind, plugin) for kind in kinds if (plugin := origin_of(kind)) is not None]

@@ -19,6 +19,8 @@ variables, and `compare`, `verify`, `variants` and `explain` know it. It may com
 Nothing else is ever loaded. `vgpt.attention.plugins` does it; a plug-in that fails leaves no trace. A file with
 settings and module together is the shortest plug-in, but pays for importing torch whenever `vgpt` starts; with two
 files (`module="my_package.module:Mine"`) help and completion stay fast.
+
+vgpt's own variants are found by their folders: `vgpt/attention/<family>/config.py` is imported because it is there.
 """
 
 from __future__ import annotations
@@ -27,28 +29,25 @@ import re
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
-from vgpt.attention.config import AttentionConfig
+from vgpt.attention.config import AttentionConfig, ModelAttention
 from vgpt.errors import VgptError, did_you_mean
 
-Config = TypeVar("Config", bound=type[AttentionConfig])
+Config = TypeVar("Config", bound=type[ModelAttention])
 
-_BUILT_IN = (
-    "vgpt.attention.grouped.config",
-    "vgpt.attention.local.config",
-    "vgpt.attention.sparse.config",
-    "vgpt.attention.linear.config",
-    "vgpt.attention.latent.config",
-    "vgpt.attention.mix.config",
-)
-_configs: dict[str, type[AttentionConfig]] = {}
+_UNRANKED = 50
+_configs: dict[str, type[ModelAttention]] = {}
 _modules: dict[str, str] = {}
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
-def register_attention(kind: str, *, module: str, summary: str = "") -> Callable[[Config], Config]:
+def register_attention(
+    kind: str, *, module: str, summary: str = "", help_rank: int = _UNRANKED
+) -> Callable[[Config], Config]:
     """Make a settings class the variant `kind`.
 
     Args:
@@ -56,6 +55,8 @@ def register_attention(kind: str, *, module: str, summary: str = "") -> Callable
         module: where its `CausalSelfAttention` is: "package.file:Class", or "Class" in the settings' own file; empty
             where only `config.at(layer)` names variants with a module.
         summary: one line for lists of variants; defaults to the first line of the class's docstring.
+        help_rank: place among vgpt's own variants in help and tables, lowest first; equal ones by the names of their
+            folders. Plug-ins come after all of these, in the order in which they are loaded.
 
     Raises:
         TypeError: the name is taken or no plain word, the class is no `AttentionConfig` or registered already, or a
@@ -66,7 +67,7 @@ def register_attention(kind: str, *, module: str, summary: str = "") -> Callable
         if not _NAME.fullmatch(kind) or kind == "kind":  # presets keep a table per variant beside the key `kind`
             raise TypeError(f"attention {kind!r} is no name: a letter, then letters, digits, '-' and '_'")
         # Foreign code, which no type checker need have seen.
-        if not (isinstance(config, type) and issubclass(config, AttentionConfig)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not (isinstance(config, type) and issubclass(config, ModelAttention)):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise TypeError(f"attention {kind!r}: {config!r} is no AttentionConfig")
         if config in _configs.values():
             raise TypeError(f"attention {kind!r}: {config.__name__} is {config.kind!r} already; subclass it")
@@ -76,7 +77,7 @@ def register_attention(kind: str, *, module: str, summary: str = "") -> Callable
             raise TypeError(
                 f"attention {kind!r} is registered twice: {_configs[kind].__module__} and {config.__module__}"
             )
-        config.kind = kind
+        config.kind, config.help_rank = kind, help_rank
         config.summary = summary or (config.__doc__ or "").strip().partition("\n")[0]
         _configs[kind] = config
         _modules[kind] = module if ":" in module or not module else f"{config.__module__}:{module}"
@@ -85,13 +86,24 @@ def register_attention(kind: str, *, module: str, summary: str = "") -> Callable
     return register
 
 
-def variants() -> dict[str, type[AttentionConfig]]:
+def variants() -> dict[str, type[ModelAttention]]:
     """Return every known variant's settings class by name, built-in ones first."""
-    for name in _BUILT_IN:
+    for name in _families():
         import_module(name)
-    # In the order of families, whichever of them happened to be imported first.
-    place = {name: number for number, name in enumerate(_BUILT_IN)}
-    return dict(sorted(_configs.items(), key=lambda item: place.get(item[1].__module__, len(place))))
+    return dict(sorted(_configs.items(), key=lambda item: _place(item[1])))
+
+
+@cache
+def _families() -> tuple[str, ...]:
+    """Return the modules with the settings of vgpt's own variants: one per folder beside this file that has one."""
+    found = Path(__file__).parent.glob("[a-z]*/config.py")
+    return tuple(sorted(f"{__package__}.{path.parent.name}.config" for path in found))
+
+
+def _place(config: type[ModelAttention]) -> tuple[bool, int, str]:
+    """Return what variants are sorted by, whichever was imported first; plug-ins stay in their order."""
+    home = config.__module__
+    return (False, config.help_rank, home) if home in _families() else (True, 0, "")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vgpt.attention.config import AttentionConfig
+from vgpt.attention.config import AttentionConfig, ModelAttention
 from vgpt.attention.grammar import full_label
 from vgpt.attention.plugins import origin_of
 from vgpt.files.writing import replace_json
@@ -25,7 +25,7 @@ VERSION = 1
 NEVER, CHANGED = "not verified", "changed since verified"
 
 
-def stamp_for(runs_dir: Path, attn: AttentionConfig, n_layer: int) -> str:
+def stamp_for(runs_dir: Path, attn: ModelAttention, n_layer: int) -> str:
     """Return what is known of the variants of all layers: "verified 2026-11-26", or the worst that is true of one.
 
     Where some layers are better off, the variants that are not are named.
@@ -108,7 +108,7 @@ def attention_digest() -> str:
     return total.hexdigest()
 
 
-def distinct_layers(attn: AttentionConfig, n_layer: int) -> list[AttentionConfig]:
+def distinct_layers(attn: ModelAttention, n_layer: int) -> list[AttentionConfig]:
     """Return each distinct setting of a layer once, in their order."""
     found: list[AttentionConfig] = []
     for index in range(n_layer):

@@ -12,7 +12,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.config import ModelAttention, Shape
 from vgpt.attention.grammar import resolve_attention
 from vgpt.attention.stamps import FILE, distinct_layers, write_stamps
 from vgpt.cli.console import notify, out, print_json, warn
@@ -42,7 +42,7 @@ _NO_REFERENCE = (
 class _Plan:
     """What is to be checked of one word of the command line."""
 
-    config: AttentionConfig
+    config: ModelAttention
     steps: "list[Step]"
 
     @property
@@ -170,7 +170,7 @@ def _stamp(passed: Sequence[_Plan], settings: VerifyConfig) -> str | None:
     return written
 
 
-def _resolved(name: str) -> AttentionConfig:
+def _resolved(name: str) -> ModelAttention:
     try:
         return resolve_attention(name)
     except ValidationError as error:

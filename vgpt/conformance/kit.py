@@ -7,7 +7,7 @@ from math import inf
 
 import torch
 
-from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.config import AttentionConfig, ModelAttention, Shape
 from vgpt.attention.grammar import resolve_attention, short_label
 from vgpt.conformance import (
     agreement,
@@ -62,7 +62,7 @@ LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
 }
 """Checks of one layer, by name."""
 
-MODEL_CHECKS: dict[str, Callable[[AttentionConfig, Shape, int, int, str], Finding]] = {
+MODEL_CHECKS: dict[str, Callable[[ModelAttention, Shape, int, int, str], Finding]] = {
     check.__name__: check for check in (whole.same_trunk, whole.in_a_model)
 }
 """Checks of a model with all its layers, by name."""
@@ -122,13 +122,13 @@ class Step:
 
 
 def steps(
-    config: AttentionConfig | str,
+    config: ModelAttention | str,
     shape: Shape | None = None,
     *,
     seed: int = 0,
     device: str = "cpu",
     only: Sequence[str] = (),
-    oracle: AttentionConfig | str | None = None,
+    oracle: ModelAttention | str | None = None,
     alone: bool = False,
 ) -> list[Step]:
     """Return the checks of a variant without running any; arguments and errors as for `check_variant`.
@@ -162,13 +162,13 @@ def steps(
 
 
 def check_variant(
-    config: AttentionConfig | str,
+    config: ModelAttention | str,
     shape: Shape | None = None,
     *,
     seed: int = 0,
     device: str = "cpu",
     only: Sequence[str] = (),
-    oracle: AttentionConfig | str | None = None,
+    oracle: ModelAttention | str | None = None,
 ) -> list[Result]:
     """Check that a variant keeps the contract of `vgpt.attention`; a check that raises has failed.
 
@@ -189,13 +189,13 @@ def check_variant(
 
 
 def failures(
-    config: AttentionConfig | str,
+    config: ModelAttention | str,
     shape: Shape | None = None,
     *,
     seed: int = 0,
     device: str = "cpu",
     only: Sequence[str] = (),
-    oracle: AttentionConfig | str | None = None,
+    oracle: ModelAttention | str | None = None,
 ) -> list[str]:
     """Return one line per check that fails, empty when the contract is kept; arguments as for `check_variant`."""
     results = check_variant(config, shape, seed=seed, device=device, only=only, oracle=oracle)
@@ -211,7 +211,7 @@ def check_names() -> list[str]:
     return [*LAYER_CHECKS, *MODEL_CHECKS]
 
 
-def distinct_layers(config: AttentionConfig) -> list[tuple[int, AttentionConfig]]:
+def distinct_layers(config: ModelAttention) -> list[tuple[int, AttentionConfig]]:
     """Return each distinct setting of a layer with the first index where it stands; one entry but for mixes."""
     found: list[tuple[int, AttentionConfig]] = []
     for index in range(_MOST_LAYERS):

@@ -2,7 +2,7 @@
 
 import torch
 
-from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.config import ModelAttention, Shape
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.conformance.measure import Finding, Worst, gap
 from vgpt.model.config import GPT2Config
@@ -15,7 +15,7 @@ _VOCABULARY = 61
 _TOKENS = 70
 
 
-def same_trunk(config: AttentionConfig, shape: Shape, n_layer: int, seed: int, device: str = "cpu") -> Finding:
+def same_trunk(config: ModelAttention, shape: Shape, n_layer: int, seed: int, device: str = "cpu") -> Finding:
     """Every tensor outside the attention layers starts bit-equal to that of a multi-head model of the same seed."""
     worst = Worst("all tensors but those of the attention start bit-equal to mha's (tensors that differ)")
     tensors: list[dict[str, torch.Tensor]] = []
@@ -33,7 +33,7 @@ def same_trunk(config: AttentionConfig, shape: Shape, n_layer: int, seed: int, d
     return worst.finding()
 
 
-def in_a_model(config: AttentionConfig, shape: Shape, n_layer: int, seed: int, device: str = "cpu") -> Finding:
+def in_a_model(config: ModelAttention, shape: Shape, n_layer: int, seed: int, device: str = "cpu") -> Finding:
     """A model generates through its caches what it predicts at once; parameters and cache bytes are as stated."""
     worst = Worst("a model decodes what it predicts at once, and costs what is stated (largest difference)")
     settings = _model(config, shape, n_layer)
@@ -58,7 +58,7 @@ def in_a_model(config: AttentionConfig, shape: Shape, n_layer: int, seed: int, d
     return worst.finding()
 
 
-def _model(config: AttentionConfig, shape: Shape, n_layer: int) -> GPT2Config:
+def _model(config: ModelAttention, shape: Shape, n_layer: int) -> GPT2Config:
     return GPT2Config(
         attn=config,
         vocab_size=_VOCABULARY,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.config import AttentionConfig, ModelAttention, Shape
 from vgpt.attention.grammar import full_label
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.plugins import origin_of
@@ -79,7 +79,7 @@ class Anatomy:
     sizes_of_mha: CacheSizes
 
     @property
-    def attn(self) -> AttentionConfig:
+    def attn(self) -> ModelAttention:
         """The variant's settings."""
         return self.config.model.attn
 
@@ -131,12 +131,12 @@ def count(shape: tuple[int, ...]) -> int:
     return total
 
 
-def description(attn: AttentionConfig) -> str:
+def description(attn: ModelAttention) -> str:
     """Return the first paragraph of what the variant's class says about itself, on one line."""
     return " ".join((inspect.getdoc(type(attn)) or "").partition("\n\n")[0].split())
 
 
-def sources(attn: AttentionConfig) -> str:
+def sources(attn: ModelAttention) -> str:
     """Return the paper that the variant is from, as its class, or else the file of its class, names it."""
     texts = [inspect.getdoc(type(attn)) or "", inspect.getdoc(sys.modules.get(type(attn).__module__)) or ""]
     for text in texts:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from vgpt.addresses import without_credentials
-from vgpt.attention.config import AttentionConfig
+from vgpt.attention.config import ModelAttention
 from vgpt.attention.registry import variants
 from vgpt.files.text import table_of
 from vgpt.formatting import flag_of
@@ -81,7 +81,7 @@ class Leaf:
         if self.variants:
             return None
         value = self.info.get_default(call_default_factory=True)
-        return value.kind if isinstance(value, AttentionConfig) else value
+        return value.kind if isinstance(value, ModelAttention) else value
 
     def choices(self) -> list[str]:
         """Return the words that the setting takes, where they are few and known."""
@@ -119,7 +119,7 @@ class Leaf:
 
 def is_attention(info: FieldInfo) -> bool:
     """Return whether a field holds the settings of an attention variant."""
-    return isinstance(info.annotation, type) and issubclass(info.annotation, AttentionConfig)
+    return isinstance(info.annotation, type) and issubclass(info.annotation, ModelAttention)
 
 
 def format_value(value: Any) -> str:
@@ -128,7 +128,7 @@ def format_value(value: Any) -> str:
         return ",".join(map(str, cast("list[Any]", value))) or "none"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, AttentionConfig):
+    if isinstance(value, ModelAttention):
         return value.kind
     return "none" if value is None else without_credentials(str(value))
 

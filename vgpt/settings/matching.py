@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.config import ModelAttention, Shape
 from vgpt.attention.grammar import full_label, resolve_attention
 from vgpt.errors import SettingsError
 from vgpt.formatting import flag_of
@@ -49,18 +49,18 @@ class Backbone:
     n_layer: int
     width: int
 
-    def params(self, attn: AttentionConfig, width: int) -> int:
+    def params(self, attn: ModelAttention, width: int) -> int:
         """Parameters of attention and MLP of all layers."""
         attention = sum(attn.at(layer).params(self.shape) for layer in range(self.n_layer))
         return attention + self.n_layer * self.shape.bias * self.shape.n_embd + self.params_per_width * width
 
-    def flops(self, attn: AttentionConfig, width: int) -> int:
+    def flops(self, attn: ModelAttention, width: int) -> int:
         """Forward FLOPs of attention and MLP of all layers on one sequence, exact pairs."""
         tokens = self.shape.block_size
         attention = sum(attn.at(layer).flops(self.shape, tokens).total for layer in range(self.n_layer))
         return attention + self.flops_per_width * width
 
-    def cache_bytes(self, attn: AttentionConfig) -> int:
+    def cache_bytes(self, attn: ModelAttention) -> int:
         """Bytes of the caches of all layers at block_size tokens, in bfloat16."""
         tokens = self.shape.block_size
         return sum(attn.at(layer).cache_cost(self.shape).nbytes(tokens, _CACHE_BYTES) for layer in range(self.n_layer))
@@ -117,7 +117,7 @@ class Budget:
         )
 
 
-def budget(attn: AttentionConfig, reference: AttentionConfig, backbone: Backbone, width: int) -> Budget:
+def budget(attn: ModelAttention, reference: ModelAttention, backbone: Backbone, width: int) -> Budget:
     """Return a variant's budget with an MLP of `width` relative to the reference's with the backbone's own width."""
     raw = backbone.width
     params, flops, cache = (
@@ -137,7 +137,7 @@ def budget(attn: AttentionConfig, reference: AttentionConfig, backbone: Backbone
     )
 
 
-def matched_width(match: Match, attn: AttentionConfig, reference: AttentionConfig, backbone: Backbone) -> int:
+def matched_width(match: Match, attn: ModelAttention, reference: ModelAttention, backbone: Backbone) -> int:
     """Return the MLP width with which a variant has the reference's parameters or FLOPs.
 
     Raises:
@@ -179,7 +179,7 @@ def nearest_width(width: int, deficit: int, per_width: int, multiple: int) -> in
     return multiple * ceil(exact / multiple - Fraction(1, 2))
 
 
-def match_cache(match: Match, attn: AttentionConfig, reference: AttentionConfig, backbone: Backbone) -> AttentionConfig:
+def match_cache(match: Match, attn: ModelAttention, reference: ModelAttention, backbone: Backbone) -> ModelAttention:
     """Return the variant with its own setting chosen so that its cache has the reference's size at block_size tokens.
 
     Raises:
@@ -207,7 +207,7 @@ def match_cache(match: Match, attn: AttentionConfig, reference: AttentionConfig,
     return best
 
 
-def resolve_reference(text: str, shape: Shape) -> AttentionConfig:
+def resolve_reference(text: str, shape: Shape) -> ModelAttention:
     """Return the settings of the variant that budgets are matched to.
 
     Raises:
@@ -225,7 +225,7 @@ def resolve_reference(text: str, shape: Shape) -> AttentionConfig:
     return reference
 
 
-def _candidates(attn: AttentionConfig, knob: str, target: int, backbone: Backbone) -> Sequence[int]:
+def _candidates(attn: ModelAttention, knob: str, target: int, backbone: Backbone) -> Sequence[int]:
     """Return the values to try: outwards from the smallest whose cache is as large as the target.
 
     Caches grow with their knob, so the nearest fitting values on both sides are the best ones.
@@ -242,7 +242,7 @@ def _candidates(attn: AttentionConfig, knob: str, target: int, backbone: Backbon
     return [value for value in (below, above) if value]
 
 
-def _with(attn: AttentionConfig, knob: str, value: int, backbone: Backbone) -> AttentionConfig | None:
+def _with(attn: ModelAttention, knob: str, value: int, backbone: Backbone) -> ModelAttention | None:
     """Return the variant with another value of its knob; None where it does not fit."""
     table = {**attn.model_dump(), knob: value}
     try:

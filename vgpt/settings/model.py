@@ -4,10 +4,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 
-from vgpt.attention.config import AttentionConfig, Shape
+from vgpt.attention.config import AttentionConfig, ModelAttention, Shape
 from vgpt.attention.grammar import full_label, resolve_attention
 from vgpt.attention.grouped.config import MHAConfig
-from vgpt.attention.mix.config import MixConfig, with_last
+from vgpt.attention.mix.config import with_last
 from vgpt.errors import SettingsError, did_you_mean
 from vgpt.schema import Section
 from vgpt.settings.matching import (
@@ -28,14 +28,14 @@ ACTIVATIONS: list[str] = ["gelu_new", "gelu", "silu", "relu", "relu2"]
 """Names of known MLP activations; `vgpt.model.activations.register_activation` adds to them."""
 
 
-def _attention(value: Any, _handler: ValidatorFunctionWrapHandler) -> AttentionConfig:
+def _attention(value: Any, _handler: ValidatorFunctionWrapHandler) -> ModelAttention:
     try:
         return resolve_attention(value)
     except SettingsError as error:  # pydantic collects ValueErrors with all other faults
         raise ValueError(error.message) from error
 
 
-AttentionSetting = Annotated[SerializeAsAny[AttentionConfig], WrapValidator(_attention)]
+AttentionSetting = Annotated[SerializeAsAny[ModelAttention], WrapValidator(_attention)]
 
 
 class ModelSettings(Section):
@@ -127,7 +127,7 @@ class ModelSettings(Section):
             last = resolve_attention(self.attn_last)
         except SettingsError as error:
             raise ValueError(f"--attn-last: {error.message}") from error
-        if isinstance(last, MixConfig):
+        if not isinstance(last, AttentionConfig):
             raise ValueError(f"--attn-last {self.attn_last}: the last layer is one layer; name one variant")
         # Frozen for everyone else; validators of the class itself may finish what it holds.
         object.__setattr__(self, "attn", with_last(self.attn, last, self.n_layer))

@@ -37,7 +37,9 @@ class GroupedConfig(SoftmaxConfig):
         return CacheCost(per_token=2 * self.kv_heads(shape) * shape.head_dim)
 
 
-@register_attention("mha", module=_MODULE, summary="multi-head: every query head has its own keys and values")
+@register_attention(
+    "mha", module=_MODULE, summary="multi-head: every query head has its own keys and values", help_rank=1
+)
 class MHAConfig(GroupedConfig):
     """Multi-head attention: G = H. No settings of its own."""
 
@@ -46,7 +48,7 @@ class MHAConfig(GroupedConfig):
         return shape.n_head
 
 
-@register_attention("mqa", module=_MODULE, summary="multi-query: all query heads share one key/value head")
+@register_attention("mqa", module=_MODULE, summary="multi-query: all query heads share one key/value head", help_rank=1)
 class MQAConfig(GroupedConfig):
     """Multi-query attention: G = 1. No settings of its own."""
 
@@ -55,7 +57,9 @@ class MQAConfig(GroupedConfig):
         return 1
 
 
-@register_attention("gqa", module=_MODULE, summary="grouped-query: groups of query heads share a key/value head")
+@register_attention(
+    "gqa", module=_MODULE, summary="grouped-query: groups of query heads share a key/value head", help_rank=1
+)
 class GQAConfig(GroupedConfig):
     """Grouped-query attention: G divides H; G = H is multi-head, G = 1 multi-query."""
 

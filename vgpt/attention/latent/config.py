@@ -16,6 +16,7 @@ from vgpt.attention.registry import register_attention
     "mla",
     module="vgpt.attention.latent.module:LatentAttention",
     summary="multi-head latent: keys and values of all heads come from one cached low-rank latent",
+    help_rank=5,
 )
 class MLAConfig(SoftmaxConfig):
     """Multi-head latent attention of DeepSeek-V2, with its decoupled rotary part.

@@ -20,6 +20,7 @@ _STATE_BYTES = 4
     "linear",
     module="vgpt.attention.linear.module:LinearAttention",
     summary="linear: a feature map instead of the softmax; O(T), decodes from a state of constant size",
+    help_rank=4,
 )
 class LinearConfig(AttentionConfig):
     """Kernel feature-map attention: o_t = phi(q_t) S_t / phi(q_t) z_t, S_t = S_(t-1) + phi(k_t) v_t^T, z likewise.

@@ -13,6 +13,7 @@ from vgpt.attention.registry import register_attention
     "local",
     module="vgpt.attention.local.module:LocalAttention",
     summary="sliding window: a token sees the last tokens only; the cache is a ring of that size",
+    help_rank=2,
 )
 class LocalConfig(GroupedConfig):
     """Causal sliding-window attention with the weights of multi-head attention.

@@ -19,6 +19,7 @@ from vgpt.attention.sparse.links import column_links, fold, fresh_links
     "sparse",
     module="vgpt.attention.sparse.module:SparseAttention",
     summary="block-sparse (BigBird): global prefix, sliding window and random past blocks",
+    help_rank=3,
 )
 class SparseConfig(GroupedConfig):
     """BigBird's block-sparse attention, causal, with the weights of multi-head attention.
