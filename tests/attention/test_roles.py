@@ -8,6 +8,7 @@ from vgpt.attention.base import roles_of
 from vgpt.attention.config import AttentionConfig, Shape
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.grouped.module import GroupedAttention
+from vgpt.attention.options import OPTIONS
 from vgpt.attention.registry import variants
 from vgpt.attention.roles import Role
 from vgpt.conformance import failures
@@ -91,9 +92,9 @@ def test_what_a_layer_calls_its_own_does_not_decay(register):
 
 def test_built_in_variants_start_and_decay_by_names_and_dimensions_as_gpt2_does():
     for kind in [kind for kind, config in variants().items() if issubclass(config, AttentionConfig)]:
-        net = model(
-            variants()[kind](), **{name: True for name in ("qk_norm", "sinks") if name in variants()[kind].switches}
-        )
+        config = variants()[kind]()
+        honored = [option.name for option in OPTIONS if config.refusal(option) is None]
+        net = model(config, **{name: True for name in ("qk_norm", "sinks") if name in honored})
         roles = roles_of(net)
         for name, parameter in net.named_parameters():
             assert roles[name].decays == (parameter.ndim >= 2), name

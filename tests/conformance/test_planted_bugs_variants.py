@@ -86,11 +86,12 @@ class ExpandsToDecode(LatentAttention):
 
 class ForgetsTheDecayInSteps(LinearAttention):
     def _run(self, q, *others, **more):
-        alibi, self.extra.alibi = self.extra.alibi, self.extra.alibi and q.shape[1] > 1
+        slopes = self.extra.slopes
+        self.extra.slopes = lambda device: slopes(device) if q.shape[1] > 1 else None
         try:
             return super()._run(q, *others, **more)
         finally:
-            self.extra.alibi = alibi
+            self.extra.slopes = slopes
 
 
 class RotatesStepsFromTheStart(LinearAttention):

@@ -11,26 +11,22 @@ from typing import Any, ClassVar
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from vgpt.attention.options import OPTIONS, POSITIONS, SWITCHES, Option, Sizes, chosen, with_switches
 from vgpt.schema import Section
 
 
 @dataclass(frozen=True)
-class Shape:
-    """The backbone that an attention layer is built for; the same for every variant of a comparison.
+class _Backbone:
+    """The backbone without switches.
 
     Attributes:
         n_embd: width C of the residual stream.
         n_head: query heads H; the head width is n_embd / n_head.
         block_size: longest sequence that the model trains on.
         bias: whether linear layers have biases.
-        pos: position encoding: "learned" and "none" leave attention alone, "rope" rotates queries and keys, "alibi"
-            lowers scores by distance.
+        pos: position encoding, one of `vgpt.attention.options.POSITIONS`.
         rope_base: base of the rotary frequencies.
         flash: whether fused kernels may be used; False asks for the naive formula.
-        qk_norm: RMS norm on the queries and keys of each head, before any rotation.
-        out_gate: sigmoid gate on the output, computed from the input: "none", "head" (one per head), "elem" (one per
-            feature of each head).
-        sinks: a learned logit per head in the denominator of the softmax.
     """
 
     n_embd: int
@@ -40,14 +36,19 @@ class Shape:
     pos: str = "learned"
     rope_base: float = 10_000.0
     flash: bool = True
-    qk_norm: bool = False
-    out_gate: str = "none"
-    sinks: bool = False
 
     @property
     def head_dim(self) -> int:
         """Width D of one head."""
         return self.n_embd // self.n_head
+
+
+class Shape(with_switches(_Backbone)):
+    """The backbone that an attention layer is built for; the same for every variant of a comparison.
+
+    Beside the fields of a plain backbone it has one for each switch of `vgpt.attention.options`, under its name and off
+    by default: `Shape(64, 4, 32, qk_norm=True)`.
+    """
 
 
 @dataclass(frozen=True)
@@ -141,28 +142,43 @@ class AttentionConfig(ModelAttention):
     `vgpt.attention.registry.register_attention`. Everything here is per layer and free of torch.
     """
 
-    positions: ClassVar[tuple[str, ...]] = ("learned", "none")
-    """the choices of --pos that the module honors"""
+    positions: ClassVar[tuple[str, ...]] = tuple(o.name for o in OPTIONS if o.acts_on in ("input", "nothing"))
+    """the choices of --pos that the module honors; by default those that are no matter of attention"""
     switches: ClassVar[tuple[str, ...]] = ()
-    """of "qk_norm", "out_gate" and "sinks", those that the module honors"""
+    """switches that the module honors; both lists but for what the table of options refuses for this variant"""
     maps: ClassVar[int] = 1
     """attention maps per head, each with queries and keys of its own; all weigh the same values"""
     unsupported: ClassVar[dict[str, str]] = {}
     """reason by switch or position that is not honored"""
+
+    @classmethod
+    def refusal(cls, option: Option) -> str | None:
+        """Return None where the module honors a switch or position, otherwise why not; empty without a reason.
+
+        The nearest class decides that lists what it honors, or that the table of options names.
+        """
+        listed = "positions" if option.position else "switches"
+        for base in cls.__mro__:
+            own = vars(base)
+            if own.get("kind") in option.refused:
+                return option.refused[own["kind"]]
+            if listed in own:
+                return None if option.name in own[listed] else cls.unsupported.get(option.name, "")
+        return ""
 
     def check(self, shape: Shape) -> list[str]:
         """Return what is wrong with these settings on this backbone: sentences that name the flags; empty when fine.
 
         A switch or position that the module does not honor is a fault: ignored, it would make an unfair run.
         """
-        asked = {"qk_norm": shape.qk_norm, "out_gate": shape.out_gate != "none", "sinks": shape.sinks}
-        flags = [
-            (name, f"--{name.replace('_', '-')}") for name, on in asked.items() if on and name not in self.switches
+        reasons = [(option.flag, self.refusal(option)) for option, _ in chosen(shape)]
+        if shape.pos not in POSITIONS:
+            reasons.append((f"--pos {shape.pos}", ""))
+        return [
+            f"{flag} does not apply to --attn {self.kind}" + (f": {why}" if why else "")
+            for flag, why in reasons
+            if why is not None
         ]
-        if shape.pos not in self.positions:
-            flags.append((shape.pos, f"--pos {shape.pos}"))
-        reasons = [(flag, self.unsupported.get(name)) for name, flag in flags]
-        return [f"{flag} does not apply to --attn {self.kind}" + (f": {why}" if why else "") for flag, why in reasons]
 
     def at(self, layer: int) -> "AttentionConfig":
         """Return the settings of one layer: these, whichever it is."""
@@ -171,8 +187,8 @@ class AttentionConfig(ModelAttention):
     def effective_positions(self, shape: Shape) -> str:
         """Return what tells a layer where its tokens are: a condition that a fair comparison holds equal.
 
-        By default what `--pos` says: "learned", "rope", "alibi" or "none". A variant that adds positions of its own
-        says so, as in "learned+rope:16": a comparison with one that has none would measure the positions.
+        By default what `--pos` says. A variant that adds positions of its own says so, as in "learned+rope:16": a
+        comparison with one that has none would measure the positions.
         """
         return shape.pos
 
@@ -197,7 +213,7 @@ class AttentionConfig(ModelAttention):
         return tokens * tokens
 
     def qk_dim(self, shape: Shape) -> int:
-        """Width of the queries and keys of one map of one head; what `--qk-norm` norms."""
+        """Width of the queries and keys of one map of one head, on which switches act."""
         return shape.head_dim
 
     def v_dim(self, shape: Shape) -> int:
@@ -205,7 +221,7 @@ class AttentionConfig(ModelAttention):
         return shape.head_dim
 
     def gate_dim(self, shape: Shape) -> int:
-        """Width of one head's output, which `--out-gate elem` gates feature by feature."""
+        """Width of one head's output, on which switches act."""
         return self.v_dim(shape)
 
     def pair_dim(self, shape: Shape) -> int:
@@ -239,15 +255,17 @@ class AttentionConfig(ModelAttention):
         raise NotImplementedError
 
     def switch_matmul_params(self, shape: Shape) -> int:
-        """Count the weights that the switches bring into matrix products: those of the output gate."""
-        widths = {"none": 0, "head": shape.n_head, "elem": shape.n_head * self.gate_dim(shape)}
-        return shape.n_embd * widths[shape.out_gate]
+        """Count the weights that the switches bring into matrix products."""
+        sizes = self._sizes(shape)
+        return sum(option.matmul_params(sizes, value) for option, value in chosen(shape))
 
     def switch_params(self, shape: Shape) -> int:
-        """Count all parameters that the switches bring: norms of queries and keys, gate, sinks."""
-        gate = self.switch_matmul_params(shape)
-        norms = 2 * self.qk_dim(shape) if shape.qk_norm else 0
-        return norms + gate + (gate // shape.n_embd if shape.bias else 0) + (shape.n_head if shape.sinks else 0)
+        """Count all parameters that the switches bring."""
+        sizes = self._sizes(shape)
+        return sum(option.params(sizes, value) for option, value in chosen(shape))
+
+    def _sizes(self, shape: Shape) -> Sizes:
+        return Sizes(shape.n_embd, shape.n_head, self.qk_dim(shape), self.gate_dim(shape), shape.bias)
 
     def _flops(self, shape: Shape, tokens: int, pairs: int) -> Flops:
         attention = 2 * pairs * shape.n_head * self.pair_dim(shape)
@@ -257,8 +275,8 @@ class AttentionConfig(ModelAttention):
 class SoftmaxConfig(AttentionConfig):
     """Base of the variants with a softmax over visible keys: all switches and positions apply."""
 
-    positions: ClassVar[tuple[str, ...]] = ("learned", "none", "rope", "alibi")
-    switches: ClassVar[tuple[str, ...]] = ("qk_norm", "out_gate", "sinks")
+    positions: ClassVar[tuple[str, ...]] = POSITIONS
+    switches: ClassVar[tuple[str, ...]] = SWITCHES
 
 
 def positions_of(layers: Sequence[AttentionConfig], shape: Shape) -> str:

@@ -12,9 +12,9 @@ from vgpt.attention.base import CausalSelfAttention, roles_of
 from vgpt.attention.build import build_attention
 from vgpt.attention.config import AttentionConfig, Shape, SoftmaxConfig
 from vgpt.attention.kernels.flex import NARROWEST
+from vgpt.attention.options import OPTIONS
 from vgpt.attention.roles import Role
 from vgpt.errors import SettingsError
-from vgpt.formatting import flag_of
 from vgpt.model.init import stream_seed
 
 LONGEST = 1100
@@ -190,15 +190,19 @@ class Case:
         changes: list[tuple[str, dict[str, Any]]] = [("the plain backbone", {}), ("--no-bias", {"bias": False})]
         if torch.device(self.device).type == "cuda" and self.shape.head_dim < NARROWEST:
             changes.append((f"heads {NARROWEST} wide", {"n_embd": NARROWEST * self.shape.n_head}))
-        positions = [pos for pos in self.config.positions if pos != self.shape.pos]
-        changes += [(f"--pos {pos}", {"pos": pos}) for pos in positions]
-        values: dict[str, Sequence[Any]] = {"qk_norm": [True], "out_gate": ["head", "elem"], "sinks": [True]}
-        known = {name: values[name] for name in self.config.switches}
-        changes += [(_flag(name, value), {name: value}) for name, some in known.items() for value in some]
-        if known:
-            every = {name: some[-1] for name, some in known.items()}
-            flags = " ".join(_flag(name, value) for name, value in every.items())
-            changes += [(f"{flags} --pos {pos}", {**every, "pos": pos}) for pos in [self.shape.pos, *positions]]
+        honored = [option for option in OPTIONS if self.config.refusal(option) is None]
+        positions = [option for option in honored if option.position and option.name != self.shape.pos]
+        switches = [option for option in honored if not option.position]
+        changes += [
+            (option.flag_with(value), {option.setting: value})
+            for option in [*positions, *switches]
+            for value in option.values
+        ]
+        if switches:
+            every = {option.setting: option.values[-1] for option in switches}
+            flags = " ".join(option.flag_with(option.values[-1]) for option in switches)
+            names = [self.shape.pos, *(option.name for option in positions)]
+            changes += [(f"{flags} --pos {pos}", {**every, "pos": pos}) for pos in names]
         for flags, change in changes:
             case = self.on(**change)
             if not case.config.check(case.shape):
@@ -241,8 +245,3 @@ def _first(holds: Callable[[int], bool], low: int, high: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
     return high
-
-
-def _flag(name: str, value: object) -> str:
-    flag = flag_of(name)
-    return flag if value is True else f"{flag} {value}"

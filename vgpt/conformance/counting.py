@@ -1,15 +1,14 @@
 """What a variant states about its pairs, parameters and switches, held against what can be counted."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
 from vgpt.attention.base import CausalSelfAttention, roles_of
+from vgpt.attention.options import OPTIONS
 from vgpt.conformance.case import Case
 from vgpt.conformance.measure import Finding, Worst, gap
-from vgpt.formatting import flag_of
 
 _LENGTHS = (1, 2, 3, 17, 63, 64, 65, 100, 257)
 _PROBE = 24
@@ -60,29 +59,18 @@ def switches(case: Case) -> Finding:
     """A switch or position changes the outputs where it is accepted, and is refused where it is not honored."""
     config, plain = case.config, case.on(pos="none")
     worst = Worst("every switch and --pos acts or is refused (those that do neither)")
-    changes: list[tuple[str, dict[str, Any]]] = [
-        ("qk_norm", {"qk_norm": True}),
-        ("out_gate", {"out_gate": "head"}),
-        ("out_gate", {"out_gate": "elem"}),
-        ("sinks", {"sinks": True}),
-        ("rope", {"pos": "rope"}),
-        ("alibi", {"pos": "alibi"}),
-        ("none", {"pos": "none"}),
-        ("learned", {"pos": "learned"}),
-    ]
-    known = {*config.switches, *config.positions}
     # Of a single visible key the weight is 1, whatever its score: then nothing that acts on scores can show.
     alone = bool((case.visible(torch.arange(_PROBE), _PROBE).sum(1) == 1).all())
-    silent = {"none", "learned"} | ({"qk_norm", "rope", "alibi"} if alone else set[str]())
-    for name, change in changes:
-        flags = " ".join(f"{flag_of(key)} {value}" for key, value in change.items())
-        refused = bool(config.check(replace(plain.shape, **change)))
-        if name not in known:
+    silent = {"input", "nothing"} | ({"scores"} if alone else set[str]())  # no matter of attention, or not to be seen
+    for option, value in [(one, value) for one in OPTIONS for value in one.values]:
+        flags = option.flag_with(value)
+        refused = bool(config.check(replace(plain.shape, **{option.setting: value})))
+        if config.refusal(option) is not None:
             worst.add(int(not refused), 0, f"{flags} is not among those honored, yet check() accepts it")
-        elif not refused and name not in silent:  # "none" and "learned" are the backbone's, and may change nothing
-            same = not config.check(plain.shape) and _outputs_equal(plain, plain.on(**change))
+        elif not refused and option.acts_on not in silent:
+            same = not config.check(plain.shape) and _outputs_equal(plain, plain.on(**{option.setting: value}))
             worst.add(int(same), 0, f"{flags} is accepted, yet changes nothing")
-    unknown = known - {"qk_norm", "out_gate", "sinks", "learned", "none", "rope", "alibi"}
+    unknown = {*config.switches, *config.positions} - {option.name for option in OPTIONS}
     worst.add(len(unknown), 0, f"unknown switches or positions: {', '.join(sorted(unknown))}")
     return worst.finding()
 

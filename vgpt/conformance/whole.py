@@ -4,6 +4,7 @@ import torch
 
 from vgpt.attention.config import ModelAttention, Shape
 from vgpt.attention.grouped.config import MHAConfig
+from vgpt.attention.options import choices
 from vgpt.conformance.measure import Finding, Worst, gap
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, count_parameters
@@ -67,8 +68,5 @@ def _model(config: ModelAttention, shape: Shape, n_layer: int) -> GPT2Config:
         n_embd=shape.n_embd,
         block_size=max(_TOKENS, shape.block_size),
         bias=shape.bias,
-        pos=shape.pos,  # type: ignore[arg-type]  # validated there
-        qk_norm=shape.qk_norm,
-        out_gate=shape.out_gate,  # type: ignore[arg-type]
-        sinks=shape.sinks,
+        **choices(shape),
     )

@@ -9,6 +9,7 @@ from typing import Any
 from vgpt.attention.config import AttentionConfig, ModelAttention, Shape
 from vgpt.attention.grammar import full_label
 from vgpt.attention.grouped.config import MHAConfig
+from vgpt.attention.options import OPTIONS
 from vgpt.attention.plugins import origin_of
 from vgpt.describe.costs import (
     AttentionCosts,
@@ -28,8 +29,6 @@ CONTEXTS = tuple(2**power for power in range(8, 16))
 """Context lengths of the table of cache sizes: 256 to 32,768."""
 
 Tensors = Mapping[str, tuple[int, ...]]
-_SWITCHES = ("qk_norm", "out_gate", "sinks")
-_POSITIONS = ("learned", "rope", "none", "alibi")
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,7 @@ class Anatomy:
 
     def supported(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return positions and switches with the reason against each that does not apply; empty where it does."""
-        return _reasons(self.parts, _POSITIONS, "positions"), _reasons(self.parts, _SWITCHES, "switches")
+        return _reasons(self.parts, positions=True), _reasons(self.parts, positions=False)
 
 
 def anatomy(config: ExplainConfig, tensors_of: Callable[[AttentionConfig, Shape, int], Tensors]) -> Anatomy:
@@ -201,11 +200,11 @@ def _part_json(part: GroupAnatomy) -> dict[str, Any]:
     }
 
 
-def _reasons(parts: tuple[GroupAnatomy, ...], names: tuple[str, ...], attribute: str) -> dict[str, str]:
+def _reasons(parts: tuple[GroupAnatomy, ...], *, positions: bool) -> dict[str, str]:
     reasons: dict[str, str] = {}
-    for name in names:
-        refusing = [part.group.config for part in parts if name not in getattr(part.group.config, attribute)]
-        reasons[name] = (
-            (refusing[0].unsupported.get(name) or f"{refusing[0].kind} has no use for it") if refusing else ""
-        )
+    for option in OPTIONS:
+        if option.position == positions:
+            answers = ((part.group.config, part.group.config.refusal(option)) for part in parts)
+            found = (why or f"{config.kind} has no use for it" for config, why in answers if why is not None)
+            reasons[option.name] = next(found, "")
     return reasons

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+from vgpt.attention.options import SWITCHES
 from vgpt.attention.registry import variants
 from vgpt.errors import UsageError
+from vgpt.formatting import flag_of
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
@@ -61,7 +63,7 @@ class ${name}Config(SoftmaxConfig):
         return window * (window + 1) // 2 + (tokens - window) * window
 
     def matmul_params(self, shape: Shape) -> int:
-        """Count the weights of matrix products: queries, keys, values, output; and the gate of --out-gate."""
+        """Count the weights of matrix products: queries, keys, values, output; and those of the switches."""
         return 4 * shape.n_embd**2 + self.switch_matmul_params(shape)
 
     def params(self, shape: Shape) -> int:
@@ -84,7 +86,7 @@ class ${name}Attention(CausalSelfAttention[${name}Config]):
         super().__init__(config, shape, layer)
         self.c_attn = nn.Linear(shape.n_embd, 3 * shape.n_embd, bias=shape.bias)
         self.c_proj = nn.Linear(shape.n_embd, shape.n_embd, bias=shape.bias)
-        self.extra = Switches(shape, shape.head_dim, shape.head_dim)  # --qk-norm, --out-gate, --sinks, --pos alibi
+        self.extra = Switches(shape, shape.head_dim, shape.head_dim)  # $switches, --pos alibi
 
     def forward(self, x: Tensor, cache: TokenCache | None = None) -> Tensor:
         """Map (B, T, C) to (B, T, C); with a cache, the tokens continue those in it."""
@@ -155,6 +157,7 @@ class NewVariant:
         word = self.kind.replace("-", "_")
         name = "".join(part[:1].upper() + part[1:] for part in word.split("_"))
         words = {"kind": self.kind, "word": word, "name": name, "module": self.plugin.stem, "test": self.test.stem}
+        words["switches"] = ", ".join(map(flag_of, SWITCHES))
         return {self.plugin: _VARIANT.substitute(words), self.test: _TEST.substitute(words)}
 
 

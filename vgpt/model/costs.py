@@ -10,6 +10,7 @@ Two conventions stand side by side:
 from dataclasses import dataclass
 
 from vgpt.attention.config import AttentionConfig
+from vgpt.attention.options import chosen
 from vgpt.model.config import GPT2Config
 
 BACKWARD_TO_FORWARD = 2
@@ -49,7 +50,7 @@ def count_parameters(config: GPT2Config) -> ParameterCount:
     norm = C * (1 + config.bias)
     return ParameterCount(
         token_embedding=V * C,
-        position_embedding=config.block_size * C if config.pos == "learned" else 0,
+        position_embedding=config.block_size * C * sum(option.input_rows for option, _ in chosen(config)),
         attention=sum(attn.params(config.shape) for attn in _layers(config)),
         mlp=L * (2 * C * F + config.bias * (F + C)),
         norms=(2 * L + 1) * norm,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vgpt.attention.options import chosen
 from vgpt.errors import CheckpointError
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
@@ -43,7 +44,7 @@ def to_hf(model: GPT2Model) -> dict[str, Tensor]:
     """
     config = model.config
     kind = config.attn.kind
-    switched = config.qk_norm or config.out_gate != "none" or config.sinks
+    switched = any(not option.position for option, _ in chosen(config))
     if kind not in _ATTENTION.values() or config.pos != "learned" or not config.bias or switched:
         asked = f"--attn {kind} --pos {config.pos} {'--bias' if config.bias else '--no-bias'}"
         raise CheckpointError(

@@ -1,13 +1,22 @@
 """Settings of the model: the GPT-2 backbone, shared by all variants, and the attention variant."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, PrivateAttr, SerializeAsAny, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    SerializeAsAny,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    create_model,
+    model_validator,
+)
 
 from vgpt.attention.config import AttentionConfig, ModelAttention, Shape
 from vgpt.attention.grammar import full_label, resolve_attention
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.mix.config import with_last
+from vgpt.attention.options import SETTINGS, choices, chosen
 from vgpt.errors import SettingsError, did_you_mean
 from vgpt.schema import Section
 from vgpt.settings.matching import (
@@ -21,8 +30,6 @@ from vgpt.settings.matching import (
     matched_width,
     resolve_reference,
 )
-
-Position = Literal["learned", "rope", "none", "alibi"]
 
 ACTIVATIONS: list[str] = ["gelu_new", "gelu", "silu", "relu", "relu2"]
 """Names of known MLP activations; `vgpt.model.activations.register_activation` adds to them."""
@@ -38,8 +45,24 @@ def _attention(value: Any, _handler: ValidatorFunctionWrapHandler) -> ModelAtten
 AttentionSetting = Annotated[SerializeAsAny[ModelAttention], WrapValidator(_attention)]
 
 
-class ModelSettings(Section):
-    """The architecture. Everything but `attn` is the backbone, equal for all variants of a comparison."""
+Layers = TypeVar("Layers", bound=Section)
+
+
+def with_choices(base: type[Layers]) -> type[Layers]:
+    """Return a settings class with the fields of `base`, and after them one for each setting that chooses options."""
+    word: Any = Literal  # of words that are known when this runs
+    fields: dict[str, Any] = {
+        setting.name: (
+            bool if setting.default is False else word[setting.values],
+            Field(setting.default, description=setting.help),
+        )
+        for setting in SETTINGS
+    }
+    return create_model(base.__name__, __base__=base, __module__=__name__, **fields)
+
+
+class _Layers(Section):
+    """The layers' number and sizes: what stands before the options of attention."""
 
     attn: AttentionSetting = MHAConfig()
     """attention variant, also with its settings, gqa:n_kv_head=4, or a pattern of layers, 5xlocal+mha"""
@@ -53,14 +76,13 @@ class ModelSettings(Section):
     """width of the residual stream"""
     block_size: Annotated[int, Field(ge=1, le=1_048_576)] = 256
     """context length in tokens"""
-    pos: Position = "learned"
-    """position encoding, the same axis for every variant"""
-    qk_norm: bool = False
-    """RMS norm on the queries and keys of each head"""
-    out_gate: Literal["none", "head", "elem"] = "none"
-    """sigmoid gate on the output of attention: one per head, or one per feature of each head"""
-    sinks: bool = False
-    """a learned logit per head in the softmax's denominator, so that a head can attend to nothing"""
+    pos: str = SETTINGS[0].default
+    """position encoding; the table of options says which"""
+
+
+class ModelSettings(with_choices(_Layers)):
+    """The architecture. Everything but `attn` is the backbone, equal for all variants of a comparison."""
+
     mlp_hidden: Annotated[int | None, Field(ge=1)] = None
     """hidden width of the MLP, before --match changes it; none = 4 * n_embd"""
     match: Literal["none", "params", "flops", "cache"] = "none"
@@ -90,11 +112,8 @@ class ModelSettings(Section):
             self.n_head,
             self.block_size,
             bias=self.bias,
-            pos=self.pos,
             flash=self.flash,
-            qk_norm=self.qk_norm,
-            out_gate=self.out_gate,
-            sinks=self.sinks,
+            **choices(self),
         )
 
     @property
@@ -159,11 +178,12 @@ class ModelSettings(Section):
             fits = [n for n in range(1, self.n_embd + 1) if self.n_embd % n == 0 and n <= 64]
             faults.append(f"--n-head {self.n_head} must divide --n-embd {self.n_embd}; possible: {fits}")
         else:
-            if self.pos == "rope" and self.shape.head_dim % 2:
-                faults.append(
-                    f"--pos rope needs an even head width; --n-embd {self.n_embd} / --n-head {self.n_head} is "
-                    f"{self.shape.head_dim}"
-                )
+            faults += [
+                f"{option.flag_with(value)} needs an even head width; --n-embd {self.n_embd} / --n-head {self.n_head} "
+                f"is {self.shape.head_dim}"
+                for option, value in chosen(self)
+                if option.even_heads and self.shape.head_dim % 2
+            ]
             faults += self.attn.check(self.shape)
         if self.activation not in ACTIVATIONS:
             faults.append(

@@ -5,10 +5,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from vgpt.attention.options import SETTINGS
 from vgpt.schema import Section
 from vgpt.settings.model import ModelSettings
 
-BACKBONE = ("n_embd", "n_head", "block_size", "bias", "pos", "qk_norm", "out_gate", "sinks", "flash")
+BACKBONE = ("n_embd", "n_head", "block_size", "bias", *(setting.name for setting in SETTINGS), "flash")
 """Settings of the model that an attention layer is built for; where one is given, checks run on that backbone."""
 
 

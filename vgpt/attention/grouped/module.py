@@ -55,7 +55,7 @@ class GroupedAttention(CausalSelfAttention[GroupedT]):
         projected = self.c_attn(x).unflatten(-1, (-1, D))
         # Queries and keys of all heads lie side by side and are turned at once.
         turned, v = projected.split([H + self.kv_heads, self.kv_heads], 2)
-        if self.extra.q_norm is not None:
+        if not self.extra.plain_heads:
             turned = torch.cat(self.extra.normed(*turned.split([H, self.kv_heads], 2)), 2)
         if self.shape.pos == "rope":
             turned = place.rotated(turned, self.shape.rope_base)

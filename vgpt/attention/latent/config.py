@@ -4,7 +4,7 @@ Source: DeepSeek-V2 (arXiv 2405.04434), section 2.1, equations 9-19, and table 9
 c = kv_lora_rank, r = q_lora_rank, n = qk_nope_head_dim, e = qk_rope_head_dim, v = v_head_dim.
 """
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -24,11 +24,6 @@ class MLAConfig(SoftmaxConfig):
     The rotary part exists where positions may act on queries and keys: with `--pos rope`, and with `--pos learned`,
     where it stands beside the learned positions as in the original. With `--pos none` and `--pos alibi` e is 0.
     """
-
-    switches: ClassVar[tuple[str, ...]] = ("out_gate", "sinks")
-    unsupported: ClassVar[dict[str, str]] = {
-        "qk_norm": "its latents are normed already, and a norm on the keys of each head cannot be absorbed for decoding"
-    }
 
     kv_lora_rank: Annotated[int, Field(ge=1)] = 192
     """width of the latent that is cached per token in place of keys and values"""

@@ -131,7 +131,8 @@ class LatentAttention(CausalSelfAttention[MLAConfig]):
     def _queries(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the queries' parts (B, T, H, n) and, not rotated yet, (B, T, H, e)."""
         q = self.q_proj(x) if self.direct_queries else self.q_b_proj(self.q_a_layernorm(self.q_a_proj(x)))
-        q_nope, q_rope = q.unflatten(-1, (self.heads, -1)).split([self.nope, self.rope], -1)
+        q = self.extra.queries(q.unflatten(-1, (self.heads, -1)))
+        q_nope, q_rope = q.split([self.nope, self.rope], -1)
         return q_nope, q_rope
 
     def _latents(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from vgpt.attention.config import AttentionConfig, CacheCost, Flops, Shape
+from vgpt.attention.options import POSITIONS, SWITCHES
 from vgpt.attention.registry import register_attention
 
 _STATE_BYTES = 4
@@ -31,9 +32,8 @@ class LinearConfig(AttentionConfig):
     token, as retention does, and so the numerator and the denominator alike.
     """
 
-    positions: ClassVar[tuple[str, ...]] = ("learned", "none", "rope", "alibi")
-    switches: ClassVar[tuple[str, ...]] = ("qk_norm", "out_gate")
-    unsupported: ClassVar[dict[str, str]] = {"sinks": "there is no softmax whose denominator a sink could join"}
+    positions: ClassVar[tuple[str, ...]] = POSITIONS
+    switches: ClassVar[tuple[str, ...]] = SWITCHES
 
     feature_map: Literal["elu1", "relu", "identity", "taylor2"] = "elu1"
     """map of queries and keys: elu1 is elu(x) + 1; taylor2 follows exp to second order with 1 + D + D(D+1)/2 features

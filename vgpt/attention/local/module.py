@@ -62,7 +62,7 @@ class LocalAttention(GroupedAttention[LocalConfig]):
         if slopes is not None:
             rows = torch.arange(keys.shape[2], device=q.device)
             bias = -slopes.view(-1, 1) * ((cache.last - rows) % cache.capacity)
-        mods = ScoreMods(sinks=self.extra.sink_bias)
+        mods = ScoreMods(sinks=self.extra.sinks())
         return single_query(q.to(keys.dtype), keys, values, live=cache.live, bias=bias, mods=mods)
 
     def _windowed(self, q: Tensor, k: Tensor, v: Tensor, *, whole: bool = False) -> Tensor:

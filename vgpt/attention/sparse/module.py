@@ -67,7 +67,7 @@ class SparseAttention(GroupedAttention[SparseConfig]):
         """Attend with tokens of one block row, which continue a sequence, to what that row sees."""
         first, n = cache.length, q.shape[2]
         keys, values, live = cache.extend(k, v)
-        sinks, slopes = self.extra.sink_bias, self.extra.slopes(q.device)
+        sinks, slopes = self.extra.sinks(), self.extra.slopes(q.device)
         q, bias = q.to(keys.dtype), None
         if slopes is not None:
             places = torch.arange(first, first + n, device=q.device)[:, None]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from vgpt.attention.options import SWITCHES
 from vgpt.compare.architecture import effective_positions
 from vgpt.compare.audit.budgets import matching_condition, width_rule
 from vgpt.compare.audit.runs import (
@@ -43,9 +44,7 @@ ASPECTS: dict[str, tuple[str, ...]] = {
         "tie_weights",
         "dropout",
         "flash",
-        "qk_norm",
-        "out_gate",
-        "sinks",
+        *SWITCHES,
         "attn_last",
     ),
     "positions": ("pos",),
