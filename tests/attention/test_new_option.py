@@ -167,7 +167,7 @@ def test_the_kit_finds_a_formula_that_does_nothing(package, tmp_path):
 
 AUDIT = """\
 import json
-from vgpt.compare.audit import audit
+from vgpt.compare.audit.conditions import audit
 from vgpt.compare.rows import make_row
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.run_info import RunInfo

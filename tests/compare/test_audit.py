@@ -1,5 +1,6 @@
 import pytest
 
+from vgpt.compare.architecture import architecture_of
 from vgpt.compare.audit.conditions import NOT_RECORDED, audit
 from vgpt.compare.rows import make_row
 
@@ -158,3 +159,10 @@ def test_commits_that_differ_decide_nothing_where_the_source_is_the_same(make_ru
     found = audit(rows)
     assert found.equal
     assert "commits differ: abc, def" in found.notes[0]
+
+
+@pytest.mark.parametrize("pos", ["learned", "none"])
+def test_the_architecture_of_a_recorded_run_is_known_whatever_its_positions(make_run, pos):
+    config = architecture_of(make_run("mha", settings={"pos": pos}))
+    assert config is not None
+    assert config.pos == pos
