@@ -49,7 +49,7 @@ for words in json.loads(sys.argv[1]):
 print(json.dumps(told))
 """
 BACKBONE = ["--n-layer", "2", "--n-head", "4", "--n-embd", "32", "--block-size", "16"]
-CHECKS = "parameters,switches,decoding,fixed_steps,modes,flops,decode_flops,fast_is_naive,initial_weights,in_a_model"
+CHECKS = "parameters,switches,flops,decoding,fast_is_naive"
 
 
 @pytest.fixture(scope="module")
@@ -148,10 +148,10 @@ def test_explain_names_it_and_the_reason_where_it_does_not_apply(told):
     assert "not --temperature: there is no softmax whose scores it could scale" in told["linear"][1]
 
 
-def test_the_kit_tries_it_and_passes_what_honors_it_and_what_refuses_it(package):
-    ((code, out, err),) = commands(package, f"verify mha gqa mla linear --checks {CHECKS} --json")
+def test_the_kit_tries_it_and_passes_what_honors_it(package):
+    ((code, out, err),) = commands(package, f"verify mha gqa mla --checks {CHECKS} --json")
     assert code == 0, out + err
-    assert len(json.loads(out)["variants"]) == 4
+    assert len(json.loads(out)["variants"]) == 3
 
 
 def test_the_kit_finds_a_formula_that_does_nothing(package, tmp_path):
@@ -189,5 +189,5 @@ def test_the_audit_holds_it_equal(package):
 
 @pytest.mark.slow
 def test_every_check_of_the_kit_passes(package):
-    ((code, out, err),) = commands(package, "verify mha gqa mla --json")
+    ((code, out, err),) = commands(package, "verify mha gqa mla linear --json")
     assert code == 0, out + err

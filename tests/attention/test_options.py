@@ -6,7 +6,7 @@ from typing import ClassVar
 from vgpt.attention.config import AttentionConfig, Shape, SoftmaxConfig
 from vgpt.attention.grouped.config import GQAConfig
 from vgpt.attention.latent.config import MLAConfig
-from vgpt.attention.options import OPTIONS, SETTINGS, SWITCHES, chosen
+from vgpt.attention.options import OPTIONS, SWITCHES, choices, chosen
 from vgpt.attention.switches import FORMULAS
 from vgpt.settings.model import ModelSettings
 
@@ -20,11 +20,12 @@ def test_every_switch_has_a_formula_and_no_formula_is_without_an_entry():
 def test_a_backbone_and_the_settings_of_a_model_take_the_same_options_all_off_by_default():
     assert [option.name for option, _ in chosen(Shape(64, 4, 32))] == ["learned"]
     assert [option.name for option, _ in chosen(ModelSettings())] == ["learned"]
-    for setting in SETTINGS:
-        assert getattr(Shape(64, 4, 32), setting.name) == setting.default
-        for value in setting.values[1:]:
-            settings = ModelSettings.model_validate({setting.name: value})
-            assert getattr(settings.shape, setting.name) == value
+    assert choices(Shape(64, 4, 32)) == choices(ModelSettings())
+    for option in OPTIONS:
+        for value in option.values:
+            settings = ModelSettings.model_validate({option.setting: value})
+            assert getattr(settings.shape, option.setting) == value
+            assert (option, value) in chosen(settings.shape)
 
 
 def test_what_is_derived_from_a_variant_refuses_what_that_refuses():

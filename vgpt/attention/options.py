@@ -12,8 +12,6 @@ from typing import Any, Literal, TypeVar
 from vgpt.formatting import flag_of
 
 Base = TypeVar("Base")
-OFF = "none"
-"""The word that turns a switch of several words off."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +83,11 @@ class Option:
         return (self.name,) if self.position else self.words or (True,)
 
     @property
+    def off(self) -> Any:
+        """The value that leaves a switch off, its default."""
+        return "none" if self.words else False
+
+    @property
     def flag(self) -> str:
         """What asks for it on the command line, without one of several words."""
         return f"--pos {self.name}" if self.position else flag_of(self.name)
@@ -138,47 +141,26 @@ OPTIONS: tuple[Option, ...] = (
 """Every option: switches, then position encodings, in the order of help and reports."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A setting of the backbone that chooses among options: its values with the default first, and its help."""
-
-    name: str
-    values: tuple[Any, ...]
-    help: str
-
-    @property
-    def default(self) -> Any:
-        """The value that leaves plain GPT-2."""
-        return self.values[0]
-
-
 POSITIONS = tuple(option.name for option in OPTIONS if option.position)
 """Position encodings; the first is GPT-2's."""
 SWITCHES = tuple(option.name for option in OPTIONS if not option.position)
 """Names of the switches, which are settings."""
-SETTINGS: tuple[Setting, ...] = (
-    Setting("pos", POSITIONS, "position encoding, the same axis for every variant"),
-    *(
-        Setting(option.name, (OFF, *option.words) if option.words else (False, True), option.help)
-        for option in OPTIONS
-        if not option.position
-    ),
-)
+SETTINGS = ("pos", *SWITCHES)
 """The settings that choose options, in the order of help and record."""
 
 
 def chosen(settings: object) -> list[tuple[Option, Any]]:
     """Return the options that a backbone, or the settings of a model, ask for, each with its value."""
-    values = {setting.name: getattr(settings, setting.name) for setting in SETTINGS}
+    values = choices(settings)
     return [(option, values[option.setting]) for option in OPTIONS if values[option.setting] in option.values]
 
 
 def choices(settings: object) -> dict[str, Any]:
     """Return the value of every setting that chooses options."""
-    return {setting.name: getattr(settings, setting.name) for setting in SETTINGS}
+    return {name: getattr(settings, name) for name in SETTINGS}
 
 
 def with_switches(base: type[Base]) -> type[Base]:
     """Return a frozen dataclass with the fields of `base`, and after them one for each switch, which is off."""
-    fields = [(name, object, setting.default) for setting in SETTINGS if (name := setting.name) in SWITCHES]
+    fields = [(option.name, object, option.off) for option in OPTIONS if not option.position]
     return make_dataclass(base.__name__, fields, bases=(base,), frozen=True)

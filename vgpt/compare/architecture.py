@@ -3,7 +3,7 @@
 from pydantic import ValidationError
 
 from vgpt.attention.config import positions_of
-from vgpt.attention.options import SETTINGS
+from vgpt.attention.options import OPTIONS
 from vgpt.errors import SettingsError
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes
@@ -23,7 +23,7 @@ def architecture_of(run: RunInfo) -> GPT2Config | None:
     names = [name for name in GPT2Config.model_fields if name in run.params and name != "attn"]
     kind, settings = run.attention
     # "none" is a value of these, and no value of all others.
-    words = ("match", *(setting.name for setting in SETTINGS if "none" in setting.values))
+    words = ("match", "pos", *(option.name for option in OPTIONS if option.words))
     given = {name: None if run.params[name] == "none" and name not in words else run.params[name] for name in names}
     try:
         return GPT2Config.model_validate({**given, "attn": {"kind": kind, **settings}, "vocab_size": 1})

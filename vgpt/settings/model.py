@@ -1,6 +1,6 @@
 """Settings of the model: the GPT-2 backbone, shared by all variants, and the attention variant."""
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     Field,
@@ -16,7 +16,7 @@ from vgpt.attention.config import AttentionConfig, ModelAttention, Shape
 from vgpt.attention.grammar import full_label, resolve_attention
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.mix.config import with_last
-from vgpt.attention.options import SETTINGS, choices, chosen
+from vgpt.attention.options import OPTIONS, POSITIONS, choices, chosen
 from vgpt.errors import SettingsError, did_you_mean
 from vgpt.schema import Section
 from vgpt.settings.matching import (
@@ -30,6 +30,11 @@ from vgpt.settings.matching import (
     matched_width,
     resolve_reference,
 )
+
+if TYPE_CHECKING:  # words of a table are no type
+    Position = str
+else:
+    Position = Literal[POSITIONS]
 
 ACTIVATIONS: list[str] = ["gelu_new", "gelu", "silu", "relu", "relu2"]
 """Names of known MLP activations; `vgpt.model.activations.register_activation` adds to them."""
@@ -48,21 +53,22 @@ AttentionSetting = Annotated[SerializeAsAny[ModelAttention], WrapValidator(_atte
 Layers = TypeVar("Layers", bound=Section)
 
 
-def with_choices(base: type[Layers]) -> type[Layers]:
-    """Return a settings class with the fields of `base`, and after them one for each setting that chooses options."""
-    word: Any = Literal  # of words that are known when this runs
+def with_switches(base: type[Layers]) -> type[Layers]:
+    """Return a settings class with the fields of `base`, and after them one for each switch, which is off."""
+    word: Any = Literal
     fields: dict[str, Any] = {
-        setting.name: (
-            bool if setting.default is False else word[setting.values],
-            Field(setting.default, description=setting.help),
+        option.name: (
+            word[option.off, *option.words] if option.words else bool,
+            Field(option.off, description=option.help),
         )
-        for setting in SETTINGS
+        for option in OPTIONS
+        if not option.position
     }
     return create_model(base.__name__, __base__=base, __module__=__name__, **fields)
 
 
 class _Layers(Section):
-    """The layers' number and sizes: what stands before the options of attention."""
+    """The layers' number and sizes: what stands before the switches."""
 
     attn: AttentionSetting = MHAConfig()
     """attention variant, also with its settings, gqa:n_kv_head=4, or a pattern of layers, 5xlocal+mha"""
@@ -76,11 +82,11 @@ class _Layers(Section):
     """width of the residual stream"""
     block_size: Annotated[int, Field(ge=1, le=1_048_576)] = 256
     """context length in tokens"""
-    pos: str = SETTINGS[0].default
-    """position encoding; the table of options says which"""
+    pos: Position = POSITIONS[0]
+    """position encoding, the same axis for every variant"""
 
 
-class ModelSettings(with_choices(_Layers)):
+class ModelSettings(with_switches(_Layers)):
     """The architecture. Everything but `attn` is the backbone, equal for all variants of a comparison."""
 
     mlp_hidden: Annotated[int | None, Field(ge=1)] = None

@@ -9,7 +9,7 @@ from vgpt.attention.options import SETTINGS
 from vgpt.schema import Section
 from vgpt.settings.model import ModelSettings
 
-BACKBONE = ("n_embd", "n_head", "block_size", "bias", *(setting.name for setting in SETTINGS), "flash")
+BACKBONE = ("n_embd", "n_head", "block_size", "bias", *SETTINGS, "flash")
 """Settings of the model that an attention layer is built for; where one is given, checks run on that backbone."""
 
 
