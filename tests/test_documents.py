@@ -53,7 +53,9 @@ def is_there(name):
 def has_members(owner, names):
     """Tell whether each name is a member of the one before; fields of settings and dataclasses are members too."""
     for name in names:
-        if name in getattr(owner, "model_fields", {}) or name in getattr(owner, "__annotations__", {}):
+        if any(
+            name in getattr(owner, held, {}) for held in ("model_fields", "__dataclass_fields__", "__annotations__")
+        ):
             return name == names[-1]
         try:
             owner = inspect.getattr_static(owner, name)
