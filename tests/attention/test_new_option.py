@@ -60,7 +60,9 @@ def package(tmp_path_factory):
     table, formulas = (place / "vgpt/attention" / name for name in ("options.py", "switches.py"))
     source, end = table.read_text(), '\n)\n"""Every option'
     assert source.count(end) == 1
-    table.write_text(source.replace(end, "\n" + textwrap.indent(ENTRY + SECOND_ENTRY, "    ") + end.lstrip("\n")))
+    table.write_text(
+        source.replace(end, "\n" + textwrap.indent(f"{ENTRY.rstrip()},\n{SECOND_ENTRY}", "    ") + end.lstrip("\n"))
+    )
     formulas.write_text(f"{formulas.read_text()}\n\n{FORMULA}\n\n{SECOND_FORMULA}")
     return place
 
