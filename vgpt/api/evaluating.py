@@ -84,6 +84,7 @@ def evaluate_run(run: str, settings: EvalConfig, progress: Progress) -> Evaluati
         CheckpointError: no such run, or a damaged one.
         DataError: its data is gone, or was made with another tokenizer.
     """
+    from vgpt.attention.kernels.backends import use_backend
     from vgpt.evaluation.loss import Evaluator
     from vgpt.settings.train import SystemSettings
     from vgpt.training.checkpoints.checkpoint import find_checkpoint
@@ -109,7 +110,8 @@ def evaluate_run(run: str, settings: EvalConfig, progress: Progress) -> Evaluati
     windows = settings.windows or max(1, (len(split) - 1) // block_size)
     evaluator = Evaluator(split, data.tokenizer.byte_lengths(), block_size, windows)
     model = checkpoint.load_model(compute.device, flash=settings.flash)
-    found = evaluator.evaluate(model, dtype=compute.dtype)
+    with use_backend(checkpoint.state.attention_backend):
+        found = evaluator.evaluate(model, dtype=compute.dtype)
     return Evaluation(
         run=run,
         checkpoint=checkpoint.directory,

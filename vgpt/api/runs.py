@@ -132,10 +132,11 @@ def train(*, preset: str | Path | None = None, quiet: bool = False, **settings: 
             f"nproc = {count}, nnodes = {loaded.settings.workers.nnodes}: several processes are for the command",
             f"vgpt train --nproc {count} ..., then vgpt.load(...) here.",
         )
+    from vgpt.training.hardware.compiling import settle
     from vgpt.training.records.same_run import under_its_name
     from vgpt.training.run import train_run
 
-    config, remark = under_its_name(loaded.settings)
+    config, remark = under_its_name(settle(loaded.settings)[0])
     line = TrainingLine(quiet=quiet)
     if remark:
         line.say(remark)

@@ -155,6 +155,7 @@ def sample_run(
         CheckpointError: no such run, or a damaged one.
         UsageError: a setting out of range.
     """
+    from vgpt.attention.kernels.backends import use_backend
     from vgpt.model.decoding import Decoder
     from vgpt.settings.train import SystemSettings
     from vgpt.training.checkpoints.checkpoint import find_checkpoint
@@ -165,7 +166,8 @@ def sample_run(
     compute = resolve(SystemSettings(device=settings.device, dtype=settings.dtype, threads=settings.threads))
     decoder = Decoder(checkpoint.load_model(compute.device, flash=settings.flash), compute.dtype)
     ids = tokenizer.encode(prompt, allow_special=settings.allow_special) or [tokenizer.end_of_text]
-    parts = list(_batches(decoder, ids, settings, tokenizer, listener))
+    with use_backend(checkpoint.state.attention_backend):
+        parts = list(_batches(decoder, ids, settings, tokenizer, listener))
     tokens = [row for part in parts for row in part.tokens]
     return Samples(
         run=run,

@@ -51,6 +51,7 @@ def attach_speeds(answers: Sequence[Answered]) -> list[Answered]:
 def _measure(wish: "Wish", settings: CompareConfig, notify: Notify, warn: Notify, progress: Progress) -> None:
     import torch
 
+    from vgpt.attention.kernels.backends import use_backend
     from vgpt.bench.machine import machine
     from vgpt.bench.result import save
     from vgpt.bench.run import Plan, run_bench
@@ -75,7 +76,8 @@ def _measure(wish: "Wish", settings: CompareConfig, notify: Notify, warn: Notify
         where = machine(compute)
         expected = format_duration(plan.expected(where, compute.device.type))
         notify(f"measuring speeds side by side (--no-bench leaves it out): about {expected} on a quiet machine")
-        bench = run_bench(plan, compute, system, where, progress, threads=torch.get_num_threads())
+        with use_backend(wish.attention_backend):
+            bench = run_bench(plan, compute, system, where, progress, threads=torch.get_num_threads())
         save(replace(bench, shape={**bench.shape, "key": wish.key}), place)
     except KeyboardInterrupt:
         warn("measuring speeds was stopped; the runs are trained, and the same command measures again")

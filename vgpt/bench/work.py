@@ -83,7 +83,7 @@ class Training(Work):
         model = build(config, compute.device).train()
         self.model = model
         model.recompute = system.recompute
-        model.compile_blocks(system.compile)
+        model.compile_blocks(bool(system.compile))
         self.optimizer = build_optimizer(model, lr=1e-3, device=compute.device)
         self.batches = [_tokens(config, point, compute.device, extra=1) for _ in range(point.accum)]
         self.tokens = point.batch * point.accum * point.context

@@ -114,14 +114,19 @@ def _vocabulary(config: BenchConfig) -> int:
 def _measure(config: BenchConfig, models: "Mapping[str, GPT2Config]", *, only_plan: bool = False) -> "Bench | None":
     import torch
 
+    from vgpt.attention.kernels.backends import use_backend
     from vgpt.bench.machine import machine
     from vgpt.bench.run import Plan, run_bench
     from vgpt.bench.work import Point
     from vgpt.cli.live import data_bars
     from vgpt.formatting import format_duration
+    from vgpt.training.hardware.attention_backend import choose
+    from vgpt.training.hardware.compiling import by_default
     from vgpt.training.hardware.devices import resolve
 
-    compute = resolve(config.system)
+    compute, system = resolve(config.system), config.system
+    if system.compile is None:  # as in the runs that these speeds are for
+        system = system.model_copy(update={"compile": by_default(config.model, system)[0]})
     asked, train = config.bench, config.train
     points: list[Point] = []
     for phase in asked.phases:
@@ -136,7 +141,8 @@ def _measure(config: BenchConfig, models: "Mapping[str, GPT2Config]", *, only_pl
     notify(f"plan: {size}: about {format_duration(expected)} on a quiet machine")
     if only_plan:
         return None
-    return run_bench(planned, compute, config.system, where, data_bars(), threads=torch.get_num_threads())
+    with use_backend(choose(config.model, system, compute, notify)):
+        return run_bench(planned, compute, system, where, data_bars(), threads=torch.get_num_threads())
 
 
 def _show(found: "Bench", *, as_json: bool, as_csv: bool) -> None:

@@ -68,7 +68,13 @@ def given_on_command_line(ctx: typer.Context, values: dict[str, Any], names: dic
     return typed
 
 
-def with_settings(model: type[BaseModel], *, presets: bool = True, variant: str = "") -> Callable[[Command], Command]:
+def with_settings(
+    model: type[BaseModel],
+    *,
+    presets: bool = True,
+    variant: str = "",
+    settle: Callable[[Loaded[Any]], Loaded[Any]] | None = None,
+) -> Callable[[Command], Command]:
     """Replace a command's parameter `loaded` by one option per setting of `model`.
 
     The command also gets `--show-settings` (print every value with its origin and stop) and, with `presets`,
@@ -79,6 +85,7 @@ def with_settings(model: type[BaseModel], *, presets: bool = True, variant: str 
         model: the settings.
         presets: whether a preset may hold them; what it holds of other settings of a run is left out.
         variant: the command's argument that takes the place of `--attn`: one variant, or several to load one by one.
+        settle: fills in what settings that nobody set come to on this machine.
     """
 
     def decorate(command: Command) -> Command:
@@ -103,6 +110,8 @@ def with_settings(model: type[BaseModel], *, presets: bool = True, variant: str 
             loaded = load_settings(model, sources)
             for note in loaded.notes:
                 warn(note)
+            if settle is not None:
+                loaded = settle(loaded)
             if show_settings:
                 print_settings(loaded, as_json=bool(values.get("json")))
             extra = {"sources": sources} if "sources" in parameters else {}

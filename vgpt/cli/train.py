@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("train")(with_settings(TrainConfig)(train))
+    app.command("train")(with_settings(TrainConfig, settle=_settled)(train))
+
+
+def _settled(loaded: Loaded[TrainConfig]) -> Loaded[TrainConfig]:
+    from vgpt.training.hardware.compiling import settle_loaded
+
+    return settle_loaded(loaded)
 
 
 def train(
@@ -47,7 +53,7 @@ def train(
     if remark and (world is None or world.main):
         notify(remark)
     if dry_run:
-        _dry_run(config, as_json=json)
+        _dry_run(config, loaded.origins["compile"], as_json=json)
         return
 
     if world is not None:
@@ -107,7 +113,7 @@ def _print(result: "RunResult", *, as_json: bool) -> None:
         out().print(key_values("", rows))
 
 
-def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
+def _dry_run(config: TrainConfig, origin: str, *, as_json: bool) -> None:
     from vgpt.cli.live import data_bars
     from vgpt.model.config import GPT2Config
     from vgpt.model.costs import cache_bytes, count_parameters, palm_flops_per_token, train_flops_per_token
@@ -128,6 +134,7 @@ def _dry_run(config: TrainConfig, *, as_json: bool) -> None:
         "attention": config.model.attn.model_dump_json(),
         "device": compute.device_name,
         "dtype": f"{compute.dtype_name} ({compute.reason})",
+        "compiled": f"{'yes' if config.system.compile else 'no'} ({origin})",
         "parameters": count.total,
         "parameters in attention": count.attention,
         "hidden width of the MLP": config.model.hidden,

@@ -95,8 +95,7 @@ class _Target:
 
     def computed_as(self, run: RunInfo, before: SystemSettings) -> bool:
         """Tell whether a run was computed on the device and in the precision that these settings come to here."""
-        told = {"device", "dtype"}
-        if before.model_dump(exclude=told) != self.config.system.model_dump(exclude=told):
+        if _otherwise(before) != _otherwise(self.config.system):
             return False
         return (_model_of(run.tags.get(Tag.DEVICE, "")), run.tags.get(Tag.DTYPE, "")) == self._hardware
 
@@ -111,6 +110,11 @@ def settings_of(run: RunInfo) -> TrainConfig | None:
         return load_settings(TrainConfig, Sources(command_line={**recorded, "attn": attn})).settings
     except (VgptError, KeyError, TypeError, ValueError):
         return None
+
+
+def _otherwise(system: SystemSettings) -> dict[str, Any]:
+    """Return what settings say besides device and precision."""
+    return {**system.model_dump(exclude={"device", "dtype", "attention_backend"}), "compile": bool(system.compile)}
 
 
 def _model_of(device: str) -> str:

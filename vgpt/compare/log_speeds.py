@@ -149,6 +149,7 @@ def _unequal_fact(runs: Sequence[RunInfo]) -> str:
     """Name the first fact that is not equal or not recorded; empty where there is none."""
     reads = {name: [run.params.get(name, "") for run in runs] for name in SPEED_PARAMS}
     reads |= {name: [run.tags.get(tag, "") for run in runs] for name, tag in SPEED_TAGS.items()}
+    reads["attention_backend"] = [run.attention_backend for run in runs]
     for name, values in reads.items():
         if not all(values):
             return f"{name} not recorded"

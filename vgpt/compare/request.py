@@ -8,7 +8,7 @@ from typing import Any
 from vgpt.addresses import without_credentials
 from vgpt.attention.grammar import full_label
 from vgpt.attention.plugin_record import plugin_flags
-from vgpt.compare.audit.conditions import THREADS, condition_settings
+from vgpt.compare.audit.conditions import BACKEND, THREADS, condition_settings
 from vgpt.compare.selectors import Selector, parse_selectors, with_variant_flags
 from vgpt.errors import UsageError
 from vgpt.formatting import flag_of
@@ -99,15 +99,38 @@ def make_request(words: Sequence[str], sources: Sources) -> Request:
         shared = _with(shared, {"match_to": backbone_of})
     loaded = load_settings(CompareConfig, _with(shared, {"attn": backbone_of}))
     conditions = {name: known[name] for name in condition_settings()}
+    fixed = shared.preset is not None or any(_is_given(leaf, shared) for leaf in conditions.values())
+    shared, loaded = _with_compile(shared, loaded, selectors)
     return Request(
         selectors=tuple(selectors),
         sources=shared,
         settings=loaded.settings,
         origins=loaded.origins,
-        fixed=shared.preset is not None or any(_is_given(leaf, shared) for leaf in conditions.values()),
+        fixed=fixed,
         seeds_given=_is_given(known["seeds"], shared),
         backbone_of=backbone_of,
     )
+
+
+def _with_compile(
+    sources: Sources, loaded: Loaded[CompareConfig], selectors: Sequence[Selector]
+) -> tuple[Sources, Loaded[CompareConfig]]:
+    """Settle once for all runs whether they are compiled, where nobody said so."""
+    from vgpt.training.hardware.compiling import by_default, settle_loaded
+
+    settled = settle_loaded(loaded)
+    if loaded.settings.system.compile is not None or not settled.settings.system.compile:
+        return sources, settled
+    for selector in selectors:
+        if selector.kind:
+            own = load_settings(CompareConfig, _with(sources, {"attn": selector.attn})).settings
+            compile, why = by_default(own.model, own.system)
+            if not compile:
+                system = own.system.model_copy(update={"compile": False})
+                settings = loaded.settings.model_copy(update={"system": system})
+                origins = {**loaded.origins, "compile": f"default: {why}"}
+                return _with(sources, {"compile": "false"}), replace(loaded, settings=settings, origins=origins)
+    return _with(sources, {"compile": "true"}), settled
 
 
 def settings_of_first(request: Request) -> Loaded[CompareConfig]:
@@ -184,6 +207,8 @@ def _typed_conditions(request: Request, reference: RunInfo) -> dict[str, str]:
     known = leaves(TrainConfig)
     names = [*condition_settings(), THREADS]
     recorded = {name: reference.params[name] for name in names if name in reference.params}
+    if reference.attention_backend != "table":
+        recorded[BACKEND] = reference.attention_backend
     if recorded.get("match") == "cache":  # its outcome is among the variant's own settings; it binds no other variant
         recorded |= {name: format_value(value) for name, value in UNMATCHED.items()}
     plain = request.settings.flat()

@@ -52,7 +52,7 @@ class Leaf:
     @property
     def is_bool(self) -> bool:
         """Whether the option is a switch."""
-        return self.info.annotation is bool
+        return self._parts() == [bool]
 
     @property
     def is_sequence(self) -> bool:
@@ -140,6 +140,8 @@ def command_words(known: Mapping[str, Leaf], given: Mapping[str, Any]) -> list[s
         if name not in given:
             continue
         value = format_value(given[name])
+        if leaf.is_bool and value == "none":
+            continue
         if leaf.is_bool:
             words.append(leaf.flag if value == "true" else f"--no-{leaf.flag[2:]}")
         else:

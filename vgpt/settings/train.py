@@ -112,8 +112,11 @@ class SystemSettings(Section):
     """auto, cpu, cuda, cuda:1 or mps"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """precision of matrix products; auto = bfloat16 where native, else float16 on GPUs that have it, else float32"""
-    compile: bool = False
-    """torch.compile the model"""
+    compile: bool | None = None
+    """torch.compile the model; without it, what the machine and the model's size come to: large models on CUDA"""
+    attention_backend: Literal["auto", "measure", "table", "sdpa", "blockwise"] = "auto"
+    """what computes causal attention on a CPU; auto = by the table on processors of the kinds that it was measured on,
+    else by a short measurement; a run goes on with what it began with"""
     tf32: bool = False
     """TensorFloat-32 for float32 matrix products on GPUs that have it: faster, 10 bits of mantissa"""
     recompute: bool = False
@@ -315,7 +318,11 @@ class TrainConfig(Section):
             del table["train"][part]
         table["train"]["sequences_per_step"] = self.sequences_per_step
         # The number that it came to is part of the device's name, which conditions hold.
-        del table["system"]["threads"]
+        # Likewise what computes attention, which conditions hold as it came to.
+        del table["system"]["threads"], table["system"]["attention_backend"]
+        # What nobody set is settled before a run begins; settings of which that is not known yet mean what they meant
+        # when there was one default.
+        table["system"]["compile"] = bool(table["system"]["compile"])
         if not matched:
             table["model"] |= UNMATCHED
         if plain:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vgpt.addresses import without_credentials
+from vgpt.compare.audit.conditions import BACKEND
 from vgpt.compare.request import Request
 from vgpt.errors import VgptError
 from vgpt.settings.compare import CompareConfig
@@ -36,6 +37,8 @@ def reproduction(run: RunInfo) -> Reproduction:
     attn = run.attention_label
     known = {name: leaf for name, leaf in leaves(TrainConfig).items() if _matters(leaf)}
     recorded = {name: run.params[name] for name in known if name in run.params}
+    if run.attention_backend != "table":  # what `auto` came to, and may not elsewhere
+        recorded[BACKEND] = run.attention_backend
     plain = {name: format_value(leaf.default) for name, leaf in known.items()}
     given = {name: value for name, value in recorded.items() if name == "data" or value != plain[name]}
     command = shlex.join(["vgpt", "train", *map(without_credentials, ["--attn", attn, *command_words(known, given)])])

@@ -39,6 +39,7 @@ class Wish:
         dtype: precision that they recorded.
         system: further settings of how models compute.
         threads: as the runs' setting has it; None for the automatic number.
+        attention_backend: what they were computed by.
     """
 
     variants: Mapping[str, GPT2Config]
@@ -50,6 +51,7 @@ class Wish:
     dtype: str
     system: Mapping[str, bool]
     threads: int | None = None
+    attention_backend: str = "table"
 
     @property
     def key(self) -> str:
@@ -59,6 +61,8 @@ class Wish:
             "source": source_digest(),
             "torch": _torch_version(),
         }
+        if self.attention_backend != "table":
+            table["attention_backend"] = self.attention_backend
         return _hash(table)
 
     def place(self, runs_dir: Path) -> Path:
@@ -79,6 +83,8 @@ def wish_of(comparison: Comparison) -> tuple[Wish | None, str]:
     for name in (Tag.DEVICE, Tag.DTYPE):
         if len({run.tags.get(name, "") for run in runs}) > 1:
             return None, f"the runs differ in {name.removeprefix('vgpt.')}"
+    if len({run.attention_backend for run in runs}) > 1:
+        return None, "the runs differ in attention_backend"
     first = runs[0]
     if any(first.params.get(name, "1") not in ("1", "none") for name in ("nproc", "nnodes")):
         return None, "the runs were trained by several processes"
@@ -98,6 +104,7 @@ def wish_of(comparison: Comparison) -> tuple[Wish | None, str]:
         dtype=first.tags.get(Tag.DTYPE, ""),
         system={name: first.params.get(name) == "true" for name in _SYSTEM},
         threads=int(threads) if (threads := first.params.get("threads", "")).isdecimal() else None,
+        attention_backend=first.attention_backend,
     ), ""
 
 

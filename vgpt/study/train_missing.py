@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 
 from vgpt.compare.request import PlannedRun
+from vgpt.errors import UsageError
 from vgpt.formatting import format_time
 from vgpt.launchers import without_launcher
 from vgpt.study.estimate import ThroughputEstimate, tokens_left
@@ -65,6 +66,7 @@ def train_missing(
     """
     failures: list[Failure] = []
     throughput = throughput or ThroughputEstimate([])
+    missing = _with_backend(missing, notify)
     for number, planned in enumerate(missing, start=1):
         notify(f"run {number} of {len(missing)}: {planned.command}")
         _wait_for_owner(planned, notify)
@@ -80,6 +82,31 @@ def train_missing(
         if rest := missing[number:]:
             notify(f"{number} of {len(missing)} done; time left: {format_time(throughput.total(rest))}")
     return failures
+
+
+def _with_backend(missing: Sequence[PlannedRun], notify: Callable[[str], None]) -> list[PlannedRun]:
+    """Settle once, where that takes a measurement, which backend computes the attention of all runs."""
+    from vgpt.training.hardware.attention_backend import FLAG, choose, is_measured
+    from vgpt.training.hardware.devices import resolve
+
+    found: list[PlannedRun] = []
+    settled: dict[tuple[object, ...], str] = {}
+    for planned in missing:
+        model, system, words = planned.config.model, planned.config.system, planned.arguments
+        try:
+            compute = resolve(system)
+        except UsageError:  # which the run itself will say
+            return list(missing)
+        if is_measured(system, compute):
+            key = (model.n_head, model.n_embd, model.block_size, model.flash, *system.model_dump().values())
+            if key not in settled:
+                settled[key] = choose(model, system, compute, notify)
+            if FLAG in words:
+                at = words.index(FLAG)
+                words = (*words[:at], *words[at + 2 :])
+            planned = replace(planned, arguments=(*words, FLAG, settled[key]))
+        found.append(planned)
+    return found
 
 
 def _wait_for_owner(planned: PlannedRun, notify: Callable[[str], None]) -> None:

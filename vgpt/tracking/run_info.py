@@ -68,6 +68,11 @@ class RunInfo:
         return self.tags.get(Tag.SEED) or self.params.get("seed", "?")
 
     @property
+    def attention_backend(self) -> str:
+        """What computed causal attention on a CPU: the table's choice on runs that record nothing of it."""
+        return self.tags.get(Tag.ATTENTION_BACKEND) or "table"
+
+    @property
     def conditions(self) -> str:
         """The hash of everything that a fair comparison holds equal; empty where none is recorded."""
         return self.tags.get(Tag.CONDITIONS, "")

@@ -226,6 +226,11 @@ class Tag(StrEnum):
     TORCH = ("vgpt.torch", "version of torch")
     DEVICE = ("vgpt.device", "device trained on")
     DTYPE = ("vgpt.dtype", "precision of the forward and backward pass")
+    ATTENTION_BACKEND = (
+        "vgpt.attention_backend",
+        "what computed causal attention on a CPU: table, by type and length; sdpa; or blockwise; absent on older runs, "
+        "which the table computed",
+    )
     VERIFIED = (
         "vgpt.verified",
         "whether the variants of all layers had passed vgpt verify: verified and the day, changed since verified "

@@ -37,13 +37,14 @@ def build_trainer(setup: RunSetup, checkpoint: Checkpoint | None, world: World, 
     config, compute, evaluator = setup.config, setup.compute, setup.evaluator
     train = config.train
     model, state = _starting_model(config, setup.data, checkpoint, display)
+    state.attention_backend = setup.attention_backend
     if world.main:
         note_facts(state, compute)
         if state.step == 0 and not state.init_digest:
             state.start = measure_start(model, evaluator.rows(few_windows(len(evaluator), config.model.block_size)))
     model.to(compute.device)
     model.recompute = config.system.recompute
-    model.compile_blocks(config.system.compile)
+    model.compile_blocks(bool(config.system.compile))
     replica = build_replica(model, config, world, compute.device, compute.dtype)
     optimizer = build_optimizer(
         model, lr=train.lr, betas=(train.beta1, train.beta2), weight_decay=train.weight_decay, device=compute.device

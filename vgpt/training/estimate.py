@@ -111,7 +111,7 @@ def estimate_time(config: TrainConfig, vocab_size: int, compute: Compute) -> Dur
     fits = estimate_memory(config, vocab_size, compute.dtype, compute.device).total < 0.8 * _free_memory(compute.device)
     if micro * (_WARM_UP + _PROBE_STEPS) < PROBE_SECONDS and fits:
         micro = _measure(config, model, compute)
-        basis = "measured: micro-steps of one process" + ", uncompiled" * config.system.compile
+        basis = "measured: micro-steps of one process" + ", uncompiled" * bool(config.system.compile)
     step = micro * config.train.grad_accum
     windows = config.train.eval_windows / config.workers.world_size
     evaluation = windows * forward_flops(model, model.block_size) * micro / flops

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from vgpt.attention.kernels.backends import use_backend
 from vgpt.data.dataset import Dataset, open_dataset
 from vgpt.data.prepare import prepare_demo
 from vgpt.data.progress import Progress as DataProgress
@@ -16,6 +17,8 @@ from vgpt.training.build import build_trainer
 from vgpt.training.checkpoints.checkpoint import Checkpoint
 from vgpt.training.checkpoints.fork import fork_run
 from vgpt.training.display import Display, Quiet
+from vgpt.training.hardware.attention_backend import agreed
+from vgpt.training.hardware.compiling import settle
 from vgpt.training.hardware.devices import Compute, resolve
 from vgpt.training.hardware.peak import peak_flops
 from vgpt.training.parallel.distributed import ALONE, World, join, leave
@@ -63,6 +66,7 @@ def train_run(
         TrackingError: the tracking URI is of no known kind.
         DataError, CheckpointError, DivergedError: see there.
     """
+    config, _ = settle(config)  # those that were not typed, but made by a program
     if config.run.tracker == "mlflow":
         resolve_target(config.run.tracking_uri)  # a wrong URI is refused before anything is made or computed
     compute = resolve(config.system, local_rank=None if world.alone else world.local_rank)
@@ -101,7 +105,12 @@ def _as_one_of_many(
         display.say(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
         return RunResult(config.name, config.directory, "already", 0, summary)
     check_agreement(config, checkpoint, data, compute, world)
-    return _train(config, display, data, compute, checkpoint, world)
+    recorded = None if checkpoint is None else checkpoint.state.attention_backend
+    backend = agreed(config.model, config.system, compute, recorded, world, display.say)
+    evaluator = Evaluator.of(data, config.model.block_size, config.train.eval_windows)
+    setup = RunSetup(config, data, evaluator, compute, peak_flops(compute), backend)
+    with use_backend(backend):
+        return _train(setup, display, checkpoint, world)
 
 
 def finished_result(config: TrainConfig) -> RunResult | None:
@@ -110,11 +119,8 @@ def finished_result(config: TrainConfig) -> RunResult | None:
     return None if summary is None else RunResult(config.name, config.directory, "finished", 0, summary)
 
 
-def _train(
-    config: TrainConfig, display: Display, data: Dataset, compute: Compute, checkpoint: Checkpoint | None, world: World
-) -> RunResult:
-    evaluator = Evaluator.of(data, config.model.block_size, config.train.eval_windows)
-    setup = RunSetup(config, data, evaluator, compute, peak_flops(compute))
+def _train(setup: RunSetup, display: Display, checkpoint: Checkpoint | None, world: World) -> RunResult:
+    config, compute = setup.config, setup.compute
     trainer = build_trainer(setup, checkpoint, world, display)
     reporter = trainer.reporter
     status = "failed"

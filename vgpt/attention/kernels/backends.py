@@ -13,6 +13,10 @@ in float32 or wider throughout; `blockwise` rounds its weights to the type of th
 All of them know what `vgpt.attention.kernels.scores.ScoreMods` does to the scores: a scale, sinks, and ALiBi's slopes.
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Literal
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,18 +37,46 @@ from vgpt.attention.kernels.single_query import single_query
 # From 2048 on the memory of the weights speaks against it in float32. Lowest and highest T, by type:
 _BLOCKS_ON_CPU = {torch.bfloat16: (1, 2048), torch.float32: (192, 1024)}
 
+Backend = Literal["table", "sdpa", "blockwise"]
+"""What a run on a CPU may be computed by: what the table above says for each type and length, or one of them always."""
+BACKENDS: tuple[Backend, ...] = ("table", "sdpa", "blockwise")
+TABLE: Backend = "table"
+
+_in_use: Backend = TABLE
+
 # Fused kernels want widths in multiples of this.
 _LANE = 8
 # A position is written as 256 * high + low, two numbers that bfloat16 holds exactly up to 65,536 positions.
 _SPLIT = 256
 
 
+@contextmanager
+def use_backend(name: Backend) -> Generator[None]:
+    """Have a backend of `BACKENDS` compute causal attention on a CPU for as long as the block lasts."""
+    global _in_use  # of the process, like torch's own switches of backends
+    before, _in_use = _in_use, name
+    try:
+        yield
+    finally:
+        _in_use = before
+
+
 def choose_backend(device: torch.device, dtype: torch.dtype, tokens: int, *, flash: bool = True) -> str:
-    """Return "sdpa", "blockwise" or "naive" for causal attention; only CPUs depend on dtype and length."""
+    """Return "sdpa", "blockwise" or "naive" for causal attention; only CPUs depend on dtype, length and `use_backend`.
+
+    Types that `blockwise` was never measured with go through `sdpa`.
+    """
     if not flash:
         return "naive"
-    lowest, highest = _BLOCKS_ON_CPU.get(dtype, (0, -1))
     # A compiler fuses what it sees; `blockwise` would hide it.
+    if _in_use == TABLE or device.type != "cpu" or dtype not in _BLOCKS_ON_CPU or torch.compiler.is_compiling():
+        return table_backend(device, dtype, tokens)
+    return _in_use
+
+
+def table_backend(device: torch.device, dtype: torch.dtype, tokens: int) -> Backend:
+    """Return "sdpa" or "blockwise", as the table has it."""
+    lowest, highest = _BLOCKS_ON_CPU.get(dtype, (0, -1))
     if device.type == "cpu" and lowest <= tokens <= highest and not torch.compiler.is_compiling():
         return "blockwise"
     return "sdpa"

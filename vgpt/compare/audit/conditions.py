@@ -75,8 +75,8 @@ TAGGED = {
 
 SINCE_SEALS = ("source", "replaced_functions", "numpy", "cpu_capability", "threads", "allocator", "kernels")
 """Conditions of `TAGGED` that older runs lack: where no run has them, they are named, and block nothing."""
-THREADS = "threads"
-"""The setting whose outcome is recorded beside it: no condition by itself, yet one of a run's commands."""
+THREADS, BACKEND = "threads", "attention_backend"
+"""Settings whose outcome is recorded beside them: no conditions by themselves, yet of a run's commands."""
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def condition_settings() -> list[str]:
         if leaf.path[0] in ("model", "train", "system") and not leaf.is_attention and not leaf.variants
         # Seeds may differ; how many threads computed a run is told by the name of its device, and what tokens per step
         # came to by the micro-steps.
-        if leaf.name not in ("seed", THREADS, "tokens_per_step")
+        if leaf.name not in ("seed", THREADS, BACKEND, "tokens_per_step")
     ]
 
 
@@ -211,6 +211,8 @@ def _conditions(runs: Sequence[RunInfo]) -> list[_Condition]:
     tags = {name: tag for name, (_, tag) in TAGGED.items() if any(run.tags.get(tag) for run in runs)}
     names = dict.fromkeys([*tags, *SINCE_SEALS])
     found = [_Condition(TAGGED[name][0], name, _tag(TAGGED[name][1])) for name in names]
+    if any(run.tags.get(Tag.ATTENTION_BACKEND) for run in runs):
+        found.append(_Condition("device", BACKEND, lambda run: run.attention_backend))
     found.append(_Condition("budget", "tokens", _tokens))
     found.append(_Condition("batch", "sequences_per_step", _sequences))
     found.append(_Condition("positions", "effective_positions", effective_positions))

@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vgpt.attention.kernels.backends import Backend
 from vgpt.attention.plugin_record import absent_variants, plugin_record
 from vgpt.errors import CheckpointError
 from vgpt.model.config import GPT2Config
@@ -41,7 +42,8 @@ class TrainingState:
     `init_digest` is the SHA-256 of the weights that the run began with, empty for random ones; `forked_from` names the
     checkpoint of another run that it went on from. `facts` holds, by tag, what every process that trained it found of
     code and machine; `start` the digests and figures of random first weights, as `vgpt.training.records.start` takes
-    them.
+    them. `attention_backend` computes the run's attention, as vgpt.attention.kernels.backends has it; before it was
+    recorded, the table chose.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
@@ -67,6 +69,7 @@ class TrainingState:
     interval_steps: Count = 0
     interval_seconds: float = 0.0
     train_bytes: Count = 0
+    attention_backend: Backend = "table"
 
 
 @dataclass(frozen=True)

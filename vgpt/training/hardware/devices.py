@@ -191,7 +191,7 @@ def _native_dtype(device: torch.device) -> tuple[torch.dtype, str]:
             native = amd_multiplies_bfloat16(torch.cuda.get_device_properties(device).gcnArchName)
         return gpu_dtype(torch.cuda.get_device_capability(device), bfloat16=native)
     if device.type == "cpu":
-        if found := {"avx512_bf16", "amx_bf16"} & _cpu_flags():
+        if found := {"avx512_bf16", "amx_bf16"} & cpu_flags():
             return torch.bfloat16, f"the CPU has {min(found)}"
         return torch.float32, "the CPU has neither avx512_bf16 nor AMX"
     return torch.float32, "bfloat16 is not used on this device"
@@ -221,7 +221,8 @@ def amd_multiplies_bfloat16(architecture: str) -> bool:
     return chip.startswith(("gfx908", "gfx90a", "gfx94", "gfx95", "gfx11", "gfx12"))
 
 
-def _cpu_flags() -> set[str]:
+def cpu_flags() -> set[str]:
+    """Return the names of the processor's instruction sets, as Linux spells them; nothing elsewhere."""
     # torch reports what it can use, but only in names of its own that changed between releases; Linux says it plainly.
     line = _cpuinfo("flags")
     return set(line.split()) if line else set()

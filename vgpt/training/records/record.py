@@ -7,6 +7,7 @@ from typing import Any
 
 from vgpt.attention.config import positions_of
 from vgpt.attention.grammar import LayerPattern
+from vgpt.attention.kernels.backends import Backend
 from vgpt.attention.plugin_record import plugin_record
 from vgpt.attention.stamps import stamp_for
 from vgpt.data.dataset import Dataset
@@ -34,6 +35,7 @@ class RunSetup:
     evaluator: Evaluator
     compute: Compute
     peak: Peak
+    attention_backend: Backend = "table"
 
 
 def open_record(
@@ -47,6 +49,8 @@ def open_record(
     config, data, compute = setup.config, setup.data, setup.compute
     about = {**environment(compute), "plugins": plugin_record(config.model.attn, config.model.n_layer)}
     conditions = fair_conditions(config, data, compute, setup.evaluator, state.init_digest)
+    if setup.attention_backend != "table":  # what all runs were computed by before it was recorded
+        conditions["attention_backend"] = setup.attention_backend
     write_json(config.directory / "environment.json", about)
     write_json(config.directory / "conditions.json", conditions)
     layers = [config.model.attn.at(layer) for layer in range(config.model.n_layer)]
@@ -65,6 +69,7 @@ def open_record(
         "vgpt.positions": positions_of(layers, config.model.shape),
         "vgpt.plugins": json.dumps({one["kind"]: one["sha256"] for one in about["plugins"]}, sort_keys=True),
         "vgpt.dtype": compute.dtype_name,
+        Tag.ATTENTION_BACKEND: setup.attention_backend,
         "vgpt.verified": stamp_for(config.run.runs_dir, config.model.attn, config.model.n_layer),
         "vgpt.peak_source": setup.peak.source,
         # What changed between the processes that trained a run stands there in order.

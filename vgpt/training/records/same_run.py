@@ -112,7 +112,7 @@ def refuse_other_settings(config: TrainConfig) -> None:
     differing = [
         f"{name}: {old.get(name)!r} there, {new.get(name)!r} asked"
         for name in dict.fromkeys([*old, *new])
-        if name not in run_section | same and old.get(name) != new.get(name)
+        if name not in run_section | same | {"attention_backend"} and old.get(name) != new.get(name)
     ]
     raise UsageError(
         f"the run {config.name} exists with other settings:\n" + "\n".join(differing),
