@@ -1,9 +1,11 @@
 """What computes a run's attention on a CPU: measured where the table was not, kept, recorded, and the same for all."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
 from vgpt.attention.kernels import backends
@@ -15,12 +17,13 @@ from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.train import TrainConfig
 from vgpt.study.train_missing import train_missing
 from vgpt.tracking.store import read_local_run
-from vgpt.training.checkpoints.checkpoint import find_checkpoint
+from vgpt.training.checkpoints.checkpoint import TrainingState, find_checkpoint
 from vgpt.training.display import Quiet
 from vgpt.training.hardware import attention_backend
-from vgpt.training.hardware.attention_backend import agreed, cache_folder, choose, clearly_faster
+from vgpt.training.hardware.attention_backend import cache_folder, choose, clearly_faster
 from vgpt.training.hardware.devices import Compute
 from vgpt.training.parallel.distributed import ALONE, World
+from vgpt.training.resume import agreed_backend
 from vgpt.training.run import train_run
 
 CPU = Compute(torch.device("cpu"), torch.float32, "")
@@ -219,10 +222,15 @@ def test_a_run_is_evaluated_by_what_trained_it(settings, monkeypatch):
 
 
 def test_a_checkpoint_that_says_nothing_of_it_was_computed_by_the_table(settings, unknown_processor, timings):
+    config = settings(train__max_steps=4, system__attention_backend="table")
+    train_run(config, Quiet())
     asked = timings(FASTER)
-    config = settings()
-    recorded = agreed(config.model, config.system, CPU, "table", ALONE, print)
-    assert recorded == "table"
+    checkpoint = find_checkpoint(config.directory, which="last")
+    state = json.loads((checkpoint.directory / "state.json").read_text())
+    assert state.pop("attention_backend") == "table"
+    old = TypeAdapter(TrainingState).validate_python(state)
+    again = agreed_backend(settings(), replace(checkpoint, state=old), CPU, ALONE, Quiet())
+    assert again == "table"
     assert asked == []
 
 
@@ -236,8 +244,8 @@ def test_processes_of_one_run_take_what_the_main_one_chose(settings, unknown_pro
             told.append(values)
             return [max(column) for column in zip(*told, strict=True)]
 
-    assert agreed(config.model, config.system, CPU, None, Process(0, 2), print) == "blockwise"
-    assert agreed(config.model, config.system, CPU, None, Process(1, 2), print) == "blockwise"
+    assert agreed_backend(config, None, CPU, Process(0, 2), Quiet()) == "blockwise"
+    assert agreed_backend(config, None, CPU, Process(1, 2), Quiet()) == "blockwise"
     assert len(asked) == 1
 
 

@@ -113,10 +113,9 @@ class SystemSettings(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """precision of matrix products; auto = bfloat16 where native, else float16 on GPUs that have it, else float32"""
     compile: bool | None = None
-    """torch.compile the model; without it, what the machine and the model's size come to: large models on CUDA"""
+    """torch.compile the model; by default large models on CUDA"""
     attention_backend: Literal["auto", "measure", "table", "sdpa", "blockwise"] = "auto"
-    """what computes causal attention on a CPU; auto = by the table on processors of the kinds that it was measured on,
-    else by a short measurement; a run goes on with what it began with"""
+    """causal attention on a CPU; auto = by a table on processors that it was measured on, else a short measurement"""
     tf32: bool = False
     """TensorFloat-32 for float32 matrix products on GPUs that have it: faster, 10 bits of mantissa"""
     recompute: bool = False
@@ -317,11 +316,8 @@ class TrainConfig(Section):
         for part in ("batch_size", "grad_accum", "tokens_per_step"):
             del table["train"][part]
         table["train"]["sequences_per_step"] = self.sequences_per_step
-        # The number that it came to is part of the device's name, which conditions hold.
-        # Likewise what computes attention, which conditions hold as it came to.
+        # What both came to is recorded. An unset `compile` means what it did when there was one default.
         del table["system"]["threads"], table["system"]["attention_backend"]
-        # What nobody set is settled before a run begins; settings of which that is not known yet mean what they meant
-        # when there was one default.
         table["system"]["compile"] = bool(table["system"]["compile"])
         if not matched:
             table["model"] |= UNMATCHED

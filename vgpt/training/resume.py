@@ -1,11 +1,16 @@
-"""Where a run continues: at its newest whole checkpoint, which must be of its data and the same for every process."""
+"""Where a run continues: at its newest whole checkpoint, which must be of its data and the same for every process.
 
+It goes on with the attention backend that it began with.
+"""
+
+from vgpt.attention.kernels.backends import BACKENDS, TABLE, Backend
 from vgpt.data.dataset import Dataset
 from vgpt.errors import CheckpointError, DataError
 from vgpt.settings.train import TrainConfig
 from vgpt.training.checkpoints.checkpoint import Checkpoint, mend_pointers, newest
 from vgpt.training.checkpoints.files import sweep
 from vgpt.training.display import Display
+from vgpt.training.hardware.attention_backend import FLAG, choose
 from vgpt.training.hardware.devices import Compute
 from vgpt.training.parallel.distributed import World
 
@@ -63,3 +68,24 @@ def check_agreement(
             f"the processes of {config.name} read different data from {config.train.data}",
             "Copy the prepared directory to every machine, or share it.",
         )
+
+
+def agreed_backend(
+    config: TrainConfig, checkpoint: Checkpoint | None, compute: Compute, world: World, display: Display
+) -> Backend:
+    """Return what computes a run's attention, the same in all processes: what it began with, or the main one's choice.
+
+    Raises:
+        UsageError: a backend was asked for that cannot compute here.
+    """
+    asked, say = config.system.attention_backend, display.say
+    if checkpoint is not None:
+        recorded = checkpoint.state.attention_backend
+        if asked in BACKENDS and asked != recorded:
+            say(f"attention backend: {recorded}, as the run was begun; {FLAG} {asked} is for new runs")
+        if recorded == "blockwise" and compute.device.type != "cpu":
+            say(f"attention backend: blockwise, as the run was begun, is for CPUs: {compute.device} computes by sdpa")
+        return recorded
+    own = choose(config.model, config.system, compute, say) if world.main else TABLE
+    number = world.agree(BACKENDS.index(own) if world.main else -1, device=compute.device)[0]
+    return BACKENDS[int(number)]

@@ -17,7 +17,6 @@ from vgpt.training.build import build_trainer
 from vgpt.training.checkpoints.checkpoint import Checkpoint
 from vgpt.training.checkpoints.fork import fork_run
 from vgpt.training.display import Display, Quiet
-from vgpt.training.hardware.attention_backend import agreed
 from vgpt.training.hardware.compiling import settle
 from vgpt.training.hardware.devices import Compute, resolve
 from vgpt.training.hardware.peak import peak_flops
@@ -25,7 +24,7 @@ from vgpt.training.parallel.distributed import ALONE, World, join, leave
 from vgpt.training.records.record import RunSetup, record_windows
 from vgpt.training.records.same_run import DEMO_DIRECTORY, refuse_foreign, refuse_other_settings
 from vgpt.training.records.start import ATTENTION_RMS
-from vgpt.training.resume import check_agreement, find_resume_point
+from vgpt.training.resume import agreed_backend, check_agreement, find_resume_point
 from vgpt.training.stopping import StopRequest
 from vgpt.training.summary import read_summary, summarise
 
@@ -105,8 +104,7 @@ def _as_one_of_many(
         display.say(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
         return RunResult(config.name, config.directory, "already", 0, summary)
     check_agreement(config, checkpoint, data, compute, world)
-    recorded = None if checkpoint is None else checkpoint.state.attention_backend
-    backend = agreed(config.model, config.system, compute, recorded, world, display.say)
+    backend = agreed_backend(config, checkpoint, compute, world, display)
     evaluator = Evaluator.of(data, config.model.block_size, config.train.eval_windows)
     setup = RunSetup(config, data, evaluator, compute, peak_flops(compute), backend)
     with use_backend(backend):

@@ -28,7 +28,6 @@ from vgpt.package import VERSION
 from vgpt.settings.model import ModelSettings
 from vgpt.settings.train import SystemSettings
 from vgpt.training.hardware.devices import Compute, cpu_flags, cpu_name
-from vgpt.training.parallel.distributed import World
 
 MARGIN = 1.15
 """How many times as fast the other backend must be, in every round, to be taken in the place of the table's."""
@@ -91,33 +90,6 @@ def is_measured(system: SystemSettings, compute: Compute) -> bool:
     if system.attention_backend == "auto":
         return compute.device.type == "cpu" and not _MEASURED_ON & cpu_flags()
     return system.attention_backend == "measure"
-
-
-def agreed(
-    model: ModelSettings, system: SystemSettings, compute: Compute, recorded: Backend | None, world: World, say: Say
-) -> Backend:
-    """Return the backend of a run, the same for all of its processes: the one it began with, or the main one's choice.
-
-    Args:
-        model: the run's.
-        system: what is asked for.
-        compute: of this process.
-        recorded: what the run began with; None where it begins now.
-        world: this process among them.
-        say: hears what was measured, and what was asked for in vain.
-    """
-    if recorded is not None:
-        if system.attention_backend in BACKENDS and system.attention_backend != recorded:
-            say(
-                f"attention backend: {recorded}, as the run was begun; --attention-backend {system.attention_backend} "
-                "is for new runs"
-            )
-        if recorded == "blockwise" and compute.device.type != "cpu":
-            say(f"attention backend: blockwise, as the run was begun, is for CPUs: {compute.device} computes by sdpa")
-        return recorded
-    own = choose(model, system, compute, say) if world.main else TABLE
-    number = world.agree(BACKENDS.index(own) if world.main else -1, device=compute.device)[0]
-    return BACKENDS[int(number)]
 
 
 def clearly_faster(rounds: Rounds) -> bool:

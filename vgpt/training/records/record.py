@@ -48,9 +48,8 @@ def open_record(
     """
     config, data, compute = setup.config, setup.data, setup.compute
     about = {**environment(compute), "plugins": plugin_record(config.model.attn, config.model.n_layer)}
-    conditions = fair_conditions(config, data, compute, setup.evaluator, state.init_digest)
-    if setup.attention_backend != "table":  # what all runs were computed by before it was recorded
-        conditions["attention_backend"] = setup.attention_backend
+    backend = setup.attention_backend
+    conditions = fair_conditions(config, data, compute, setup.evaluator, state.init_digest, backend)
     write_json(config.directory / "environment.json", about)
     write_json(config.directory / "conditions.json", conditions)
     layers = [config.model.attn.at(layer) for layer in range(config.model.n_layer)]
@@ -69,7 +68,7 @@ def open_record(
         "vgpt.positions": positions_of(layers, config.model.shape),
         "vgpt.plugins": json.dumps({one["kind"]: one["sha256"] for one in about["plugins"]}, sort_keys=True),
         "vgpt.dtype": compute.dtype_name,
-        Tag.ATTENTION_BACKEND: setup.attention_backend,
+        Tag.ATTENTION_BACKEND: backend,
         "vgpt.verified": stamp_for(config.run.runs_dir, config.model.attn, config.model.n_layer),
         "vgpt.peak_source": setup.peak.source,
         # What changed between the processes that trained a run stands there in order.
@@ -102,7 +101,12 @@ def open_record(
 
 
 def fair_conditions(
-    config: TrainConfig, data: Dataset, compute: Compute, evaluator: Evaluator, init_digest: str = ""
+    config: TrainConfig,
+    data: Dataset,
+    compute: Compute,
+    evaluator: Evaluator,
+    init_digest: str = "",
+    attention_backend: Backend = "table",
 ) -> dict[str, Any]:
     """Return everything that two runs must share for their difference to be the attention's: and nothing else.
 
@@ -113,8 +117,11 @@ def fair_conditions(
     for place in ("data", "init_from", "fork"):
         del table["train"][place]
     table["system"] |= {"device": compute.device.type, "device_name": compute.device_name, "dtype": compute.dtype_name}
+    # Before it was recorded the table chose, and such conditions stay what they were.
+    backend = {} if attention_backend == "table" else {"attention_backend": attention_backend}
     return {
         **table,
+        **backend,
         "data": data.manifest.digest,
         "init": init_digest,
         "tokenizer": data.tokenizer.fingerprint,
