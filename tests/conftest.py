@@ -70,6 +70,16 @@ def a_glance_at_the_peak() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_measured_backends() -> Iterator[None]:
+    """Have attention computed by the table, whatever processor the tests run on: no clock decides what is learned."""
+    from vgpt.training.hardware import attention_backend
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention_backend, "cpu_flags", lambda: {"avx512_bf16"})
+        yield
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a command ended and what it printed."""
