@@ -228,7 +228,7 @@ def test_a_checkpoint_that_says_nothing_of_it_was_computed_by_the_table(settings
     checkpoint = find_checkpoint(config.directory, which="last")
     state = json.loads((checkpoint.directory / "state.json").read_text())
     assert state.pop("attention_backend") == "table"
-    old = TypeAdapter(TrainingState).validate_python(state)
+    old = TypeAdapter(TrainingState).validate_json(json.dumps(state))
     again = agreed_backend(settings(), replace(checkpoint, state=old), CPU, ALONE, Quiet())
     assert again == "table"
     assert asked == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vgpt.compare.request import make_request, planned_runs
+from vgpt.compare.request import make_request, planned_runs, settings_of_first
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.train import TrainConfig
 from vgpt.training.display import Quiet
@@ -120,6 +120,9 @@ def test_the_missing_runs_of_a_comparison_are_told_what_it_came_to(on_cuda):
         return [run.arguments for one in request.selectors for run in planned_runs(request, one, [1])]
 
     assert all("--compile" in words for words in commands("mha", "linear", **LARGE))
+    shown = settings_of_first(make_request(["mla"], Sources(command_line=LARGE)))
+    assert shown.settings.system.compile is True
+    assert shown.origins["compile"].startswith("default: a CUDA device")
     assert not any("--compile" in words or "--no-compile" in words for words in commands("mha", "mla", n_layer="2"))
     assert all("--no-compile" in words for words in commands("mha", "mla", **LARGE, compile="false"))
 

@@ -139,7 +139,10 @@ def settings_of_first(request: Request) -> Loaded[CompareConfig]:
     loaded = load_settings(CompareConfig, _with(request.sources, {"attn": attn}))
     known = leaves(CompareConfig)
     own = {name for name, origin in loaded.origins.items() if known[name].variants and origin == "command line"}
-    return replace(loaded, origins={**loaded.origins, **dict.fromkeys(["attn", *own], "argument")})
+    said = {**dict.fromkeys(["attn", *own], "argument"), "compile": request.origins["compile"]}
+    system = loaded.settings.system.model_copy(update={"compile": request.settings.system.compile})
+    settings = loaded.settings.model_copy(update={"system": system})
+    return replace(loaded, settings=settings, origins={**loaded.origins, **said})
 
 
 def planned_runs(
