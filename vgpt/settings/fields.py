@@ -20,7 +20,7 @@ from vgpt.files.text import table_of
 from vgpt.formatting import flag_of
 
 _SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
-_LONGEST_METAVAR = 36
+_LONGEST_METAVAR = 26
 _WORDS: dict[type, str] = {int: "int", float: "float", str: "text", Path: "path"}
 
 

@@ -37,7 +37,8 @@ LONGEST = 2048
 """Tokens up to which it is measured; beyond, the memory of the weights speaks against `blockwise` on any machine."""
 _SECONDS = 0.5
 _MOST_REPEATS = 3
-_HEADS = 4
+_PAIRS, _MOST_SEQUENCES = 2**21, 16
+"""Queries times keys of one pass, where the heads of all threads do not take more; and sequences at most."""
 _MEASURED_ON = {"avx512_bf16", "amx_bf16"}
 
 Say = Callable[[str], None]
@@ -115,8 +116,10 @@ def _measured(shape: Shape, dtype: torch.dtype, say: Say) -> Backend:
 def time_rounds(shape: Shape, dtype: torch.dtype, first: Backend, second: Backend) -> list[tuple[float, float]]:
     """Return median seconds of forward and backward passes by either backend, taking turns, for every round."""
     generator = torch.Generator().manual_seed(0)
-    heads = min(shape.heads, max(_HEADS, shape.threads))
-    batch = max(1, LONGEST // shape.tokens // 2)
+    # Long sequences have work enough in few heads; each thread should have one.
+    square = shape.tokens**2
+    heads = min(shape.heads, max(shape.threads, _PAIRS // square))
+    batch = max(1, min(_MOST_SEQUENCES, _PAIRS // (square * heads)))
     parts = (
         torch.randn(batch, heads, shape.tokens, shape.width, generator=generator).to(dtype).requires_grad_()
         for _ in range(3)
