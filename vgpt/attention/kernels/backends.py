@@ -42,7 +42,7 @@ Backend = Literal["table", "sdpa", "blockwise"]
 BACKENDS: tuple[Backend, ...] = ("table", "sdpa", "blockwise")
 TABLE: Backend = "table"
 
-_in_use: Backend = TABLE
+_in_use: str = TABLE
 
 # Fused kernels want widths in multiples of this.
 _LANE = 8
@@ -51,9 +51,15 @@ _SPLIT = 256
 
 
 @contextmanager
-def use_backend(name: Backend) -> Generator[None]:
-    """Have a backend of `BACKENDS` compute causal attention on a CPU for as long as the block lasts."""
+def use_backend(name: str) -> Generator[None]:
+    """Have a backend of `BACKENDS` compute causal attention on a CPU for as long as the block lasts.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
     global _in_use  # of the process, like torch's own switches of backends
+    if name not in BACKENDS:
+        raise ValueError(f"no attention backend {name!r}: {', '.join(BACKENDS)}")
     before, _in_use = _in_use, name
     try:
         yield
