@@ -36,7 +36,7 @@ def cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def unknown_processor(monkeypatch):
-    monkeypatch.setattr(attention_backend, "cpu_flags", lambda: {"asimd"})
+    monkeypatch.setattr(attention_backend, "cpu_flags", lambda: {"of no processor"})
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ _SECONDS = 0.5
 _MOST_REPEATS = 3
 _PAIRS, _MOST_SEQUENCES = 2**21, 16
 """Queries times keys of one pass, where the heads of all threads do not take more; and sequences at most."""
-_MEASURED_ON = {"avx512_bf16", "amx_bf16"}
+_MEASURED_ON, _UNKNOWN = {"avx512_bf16", "amx_bf16"}, "unknown"
 
 Say = Callable[[str], None]
 Rounds = Sequence[tuple[float, float]]
@@ -89,7 +89,7 @@ def choose(model: ModelSettings, system: SystemSettings, compute: Compute, say: 
 def is_measured(system: SystemSettings, compute: Compute) -> bool:
     """Return whether a measurement decides: where it is asked for, and by itself on kinds of processors without one."""
     if system.attention_backend == "auto":
-        return compute.device.type == "cpu" and not _MEASURED_ON & cpu_flags()
+        return compute.device.type == "cpu" and _MEASURED_ON.isdisjoint(cpu_flags() or {_UNKNOWN})
     return system.attention_backend == "measure"
 
 
