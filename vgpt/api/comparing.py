@@ -168,7 +168,7 @@ def compare(*selectors: str, preset: str | Path | None = None, quiet: bool = Fal
     found.conclude()
     notes += [remark for answer in found.answers for remark in answer.comparison.remarks]
     notes += [f"missing: {one.label} with seed {one.seed}; this trains it: {one.command}" for one in found.missing]
-    return Comparison(study, tuple(attach_speeds(found.answers)), tuple(notes))
+    return Comparison(study, tuple(attach_speeds(found.look())), tuple(notes))
 
 
 def _windows(study: "Study") -> Any:

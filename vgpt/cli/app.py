@@ -16,6 +16,7 @@ from vgpt.cli import (
     explain,
     new_variant,
     prepare,
+    reproduce,
     runs,
     sample,
     sync,
@@ -136,7 +137,7 @@ def _assemble(fault: UsageError | None = None) -> typer.Typer:
         },
     )
     app.callback()(_vgpt)
-    running = (prepare, train, compare, evaluate, sample, runs, sync)
+    running = (prepare, train, compare, reproduce, evaluate, sample, runs, sync)
     for module in (*running, variants, explain, verify, new_variant, bench, tokenize):
         module.add_to(app)
     return app

@@ -89,7 +89,7 @@ def compare_runs(
             raise typer.Exit(stop.code) from None
     if options.run_missing and options.bench and not found.failures:
         measure_speeds(found.answers, notify, warn, data_bars())
-    answers = attach_speeds(found.answers)
+    answers = attach_speeds(found.look())
     views.show(study, answers)
     for answer in answers:
         for remark in answer.comparison.remarks:

@@ -24,6 +24,7 @@ from vgpt.report.figures.style import Figure, as_png, as_svg
 from vgpt.report.figures.write import draw_all, save_figures
 from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_csv
 from vgpt.report.html.page import ReportSection, as_html, save_html
+from vgpt.report.sealing import sealing_lines
 from vgpt.report.study_tables import power_lines, signs_json, signs_table
 from vgpt.report.tables import tables
 from vgpt.study.answers import histories_of
@@ -114,6 +115,9 @@ class Views:
             if self.stdout is not _write_json and comparison.rows and not comparison.audit.equal:
                 for line in audit_lines(comparison.audit):
                     warn(line.plain.strip())
+            if columns or self.stdout is _write_csv:  # which have no place for it
+                for line in sealing_lines(comparison):
+                    notify(line.plain.strip())
             return
         parts = compact_table(comparison, columns) if columns else tables(comparison)
         if study.divided and parts:

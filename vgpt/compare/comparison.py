@@ -9,6 +9,7 @@ from vgpt.compare.audit.conditions import Audit
 from vgpt.compare.metrics import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
 from vgpt.compare.request import PlannedRun
 from vgpt.compare.rows import Row
+from vgpt.compare.sealed import Sealing
 from vgpt.compare.snapshot import Snapshot, SnapshotPoint
 from vgpt.compare.statistics.differences import RowStatistics, in_family, members
 from vgpt.settings.compare import SortKey
@@ -161,6 +162,7 @@ class Comparison:
         power: the difference for which the seeds of a new study are wanted, nats; None where that was not asked.
         sweep: the learning rates that each variant was tuned over; None where they were not.
         speeds: what was measured of the rows side by side; None where nothing was, and training logs alone tell.
+        sealing: how it stands to the sealed plan of its study; None where nobody asked.
     """
 
     rows: tuple[Row, ...]
@@ -177,6 +179,7 @@ class Comparison:
     sweep: "LearningRateSweep | None" = None
     power: float | None = None
     speeds: "Speeds | None" = None
+    sealing: Sealing | None = None
 
     @property
     def recorded(self) -> list[RunInfo]:

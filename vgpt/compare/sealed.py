@@ -23,9 +23,10 @@ class SealedPlan:
         seeds: the seeds that may be shown; with a stopping rule, all up to its limit.
         rule: the stopping rule; empty where the number of seeds is fixed.
         runs: hash of its settings -> (variant, seed), of every run that the plan has.
-        existed: ids of the runs of these conditions that had finished when it was sealed.
+        existed: ids of its runs that had finished or diverged when it was sealed.
+        begun: ids of its runs that had begun by then, without a result.
         looked: how often the metric had been looked at by then.
-        windows: number, length and hash of the evaluation windows, as runs record them; empty where it has several.
+        windows: number, length and hash of the evaluation windows, as runs record them.
     """
 
     hash: str
@@ -36,8 +37,9 @@ class SealedPlan:
     rule: str
     runs: Mapping[str, tuple[str, int]]
     existed: tuple[str, ...] = ()
+    begun: tuple[str, ...] = ()
     looked: int = 0
-    windows: str = ""
+    windows: tuple[str, ...] = ()
 
     @property
     def margin(self) -> str:

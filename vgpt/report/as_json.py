@@ -13,6 +13,7 @@ from vgpt.compare.statistics.differences import RowStatistics
 from vgpt.compare.unfinished import lost_runs
 from vgpt.report.curve_tables import snapshot_json
 from vgpt.report.equal_effort import sweep_json
+from vgpt.report.sealing import unshown_json
 from vgpt.report.speed_tables import speed_json, speeds_json
 from vgpt.report.study_tables import power_json
 
@@ -50,6 +51,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),
+        "plan": comparison.sealing.as_json() if comparison.sealing else None,
+        "not_shown": unshown_json(comparison),
     }
 
 

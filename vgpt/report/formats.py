@@ -16,6 +16,7 @@ from vgpt.report.captions import audit_lines, confound_lines, forced_line
 from vgpt.report.columns import USUAL, Column, Value, chosen_columns, row_contexts
 from vgpt.report.curve_tables import snapshot_table, unequal_lines
 from vgpt.report.layout import add_row, new_table
+from vgpt.report.sealing import sealing_lines, sealing_sentences
 
 _FORMULA_SIGNS = ("=", "+", "-", "@", "\t", "\r")
 _LATEX = {
@@ -55,6 +56,7 @@ def compact_table(comparison: Comparison, chosen: Sequence[str]) -> list[Rendera
             *[Text(printable(column.format(context))) for column in columns],
         )
     lines = [*forced_line(comparison), *audit_lines(comparison.audit), *confound_lines(comparison.rows)]
+    lines += sealing_lines(comparison)
     return [*snapshot_table(comparison), table, Text(), *lines]
 
 
@@ -135,6 +137,8 @@ def notes(comparison: Comparison) -> list[str]:
     else:
         unequal = ", ".join(difference.name for difference in comparison.audit.differences)
         found.append(f"Conditions are NOT equal: {unequal}.")
+    if comparison.sealing is not None:
+        found += [f"{sentence}." for sentence in sealing_sentences(comparison.sealing)]
     return found
 
 

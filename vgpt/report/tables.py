@@ -37,6 +37,7 @@ from vgpt.report.captions import audit_lines, confound_lines, flags, memory_capt
 from vgpt.report.curve_tables import snapshot_table
 from vgpt.report.equal_effort import matched_budgets, sweep_table
 from vgpt.report.layout import add_row, new_table
+from vgpt.report.sealing import sealing_lines
 from vgpt.report.significance import significance
 from vgpt.report.speed_tables import measured_tables as speed_tables
 from vgpt.report.speed_tables import speed_table
@@ -50,7 +51,8 @@ def tables(comparison: Comparison) -> list[RenderableType]:
     """
     if not comparison.rows:
         return []
-    return [*number_tables(comparison), *audit_lines(comparison.audit), *confound_lines(comparison.rows)]
+    below = [*audit_lines(comparison.audit), *confound_lines(comparison.rows), *sealing_lines(comparison)]
+    return [*number_tables(comparison), *below]
 
 
 def number_tables(comparison: Comparison) -> list[RenderableType]:

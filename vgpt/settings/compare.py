@@ -24,6 +24,10 @@ class ComparisonSettings(Section):
     """show how many runs exist, how many are missing and the time they would take, and stop"""
     study: Path | None = None
     """TOML file of variants, seeds, learning rates and budgets to compare"""
+    seal: bool = False
+    """fix the study of --study before looking: file, settings, seeds, margin, code and data go into RUNS/plans"""
+    exploratory: bool = False
+    """go on with a study that was changed after it was sealed; every output says so"""
     sweep_lr: Annotated[int | None, Field(ge=3, le=9)] = None
     """tune the learning rate of each variant over this many, an odd number: half, once and twice --lr for 3; then
     train each at its own on other seeds"""

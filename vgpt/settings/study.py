@@ -32,7 +32,7 @@ from vgpt.settings.train import RUN_NAME
 AXES = ("match", "max_tokens", "lr", "pos")
 """Keys whose values each make a comparison of their own."""
 
-_NOT_HERE = ("attn", "run_name", "study", "group", "plan", "run_missing")
+_NOT_HERE = ("attn", "run_name", "study", "group", "plan", "run_missing", "seal", "exploratory")
 
 
 class StudyFile(Section):

@@ -7,6 +7,7 @@ from vgpt.compare.request import PlannedRun, Request
 from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.errors import DivergedError, TrackingError, VgptError
 from vgpt.study.estimate import ThroughputEstimate
+from vgpt.study.keeping import Keeper
 from vgpt.study.plan import Plan, distinct, make_plan
 from vgpt.study.study import Answered, Study
 from vgpt.study.train_missing import Failure, train_missing
@@ -36,12 +37,14 @@ class StudyAnswers:
 
     Raises:
         TrackingError: the store cannot be read.
+        UsageError: the study is not the one that was sealed.
     """
 
     def __init__(self, study: Study, windows: Windows, notify: Notify, warn: Notify) -> None:
         self.study, self.failures = study, list[Failure]()
         self._windows, self._notify, self._warn = windows, notify, warn
         runs = recorded_runs(study.first, warn)
+        self.keeper = Keeper(study, runs, notify, warn)
         self._throughput = ThroughputEstimate(runs)
         self._answer(runs)
 
@@ -61,6 +64,15 @@ class StudyAnswers:
             self._answer(recorded_runs(self.study.first, self._warn))
             stages -= 1
             self._gather()
+
+    def look(self) -> list[Answered]:
+        """Return the answers to be shown, with what is to be said of the study's plan; it counts as a look.
+
+        Raises:
+            VgptError: the look cannot be written down.
+        """
+        self.answers = self.keeper.look(self.answers, self._runs)
+        return self.answers
 
     @property
     def missing(self) -> tuple[PlannedRun, ...]:
@@ -83,7 +95,7 @@ class StudyAnswers:
             names = ", ".join(wanted.label for wanted in missing)
             remedy = "Its log in --runs-dir says how it ended."
             raise VgptError(f"trained, yet not on record under these conditions: {names}", remedy)
-        if any(answer.comparison.rows for answer in self.answers):
+        if any(answer.comparison.rows for answer in self.answers) or request.settings.compare.seal:
             return
         what = ", ".join(term.text for term in request.selectors) or "any variant"
         where = " under these conditions" if request.fixed else ""
@@ -93,6 +105,7 @@ class StudyAnswers:
         raise VgptError(f"no finished run of {what}{where} in experiment {request.settings.run.experiment!r}", remedy)
 
     def _answer(self, runs: Sequence[RunInfo]) -> None:
+        self._runs = runs
         self.answers: list[Answered] = answer_study(self.study, runs, self._windows, self._warn)
         self.plan: Plan = make_plan([answer.comparison for answer in self.answers], self._throughput)
 

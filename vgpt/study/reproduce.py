@@ -35,7 +35,7 @@ class Reproduction:
 def reproduction(run: RunInfo) -> Reproduction:
     """Return the command that trains a recorded run again: its data, and all its settings that are not defaults."""
     attn = run.attention_label
-    known = {name: leaf for name, leaf in leaves(TrainConfig).items() if _matters(leaf)}
+    known = {name: leaf for name, leaf in leaves(TrainConfig).items() if matters(leaf)}
     recorded = {name: run.params[name] for name in known if name in run.params}
     if run.attention_backend != "table":  # what `auto` came to, and may not elsewhere
         recorded[BACKEND] = run.attention_backend
@@ -70,7 +70,8 @@ def _command(selectors: Sequence[str], sources: Sources) -> str:
     return shlex.join(map(without_credentials, words))
 
 
-def _matters(leaf: Leaf) -> bool:
+def matters(leaf: Leaf) -> bool:
+    """Tell whether a setting is needed to train a run again; names, places of records and variants are told apart."""
     if leaf.path[0] not in _SECTIONS or leaf.is_attention or leaf.variants:
         return False
     return leaf.name not in _NOT_OF_THE_RUN

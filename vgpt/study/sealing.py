@@ -162,8 +162,9 @@ def _plan_of(table: Mapping[str, Any]) -> SealedPlan:
         rule=str(table["rule"]),
         runs=runs,
         existed=tuple(map(str, table["existed"])),
+        begun=tuple(map(str, table["begun"])),
         looked=int(table["looked"]),
-        windows=str(table["windows"]),
+        windows=tuple(map(str, table["windows"])),
     )
 
 
@@ -188,43 +189,54 @@ def _flat(table: Mapping[str, Any], before: str = "") -> list[tuple[str, str]]:
     return found
 
 
-def seal(study: Study, *, existed: Iterable[str], looked: int, made: int) -> SealedPlan:
-    """Seal a study: write its plan, which must not be there yet.
+def seal(study: Study, *, existed: Iterable[str], begun: Iterable[str], looked: int, made: int) -> SealedPlan:
+    """Seal a study: write its plan, which must not be there yet. Its data is read, and the demo prepared for it.
 
     Args:
         study: what was asked for, from a file, under conditions that it fixes.
-        existed: ids of finished runs of it that are there already.
+        existed: ids of its runs that have finished or diverged already.
+        begun: ids of those that have begun, and have no result.
         looked: how often their metric was looked at.
         made: the time, milliseconds since 1970.
 
     Raises:
         UsageError: the study has no file, or fixes no conditions; it is sealed already.
+        DataError: its data is not there, or damaged.
         VgptError: the plan cannot be written.
     """
-    table = plan_table(study, existed=existed, looked=looked, made=made)
+    check_sealable(study)
     path = plan_path(study)
-    if path.exists():
-        raise UsageError(
-            f"the study {study.name!r} is sealed already: {path}",
-            "Leave --seal out to compare under that plan; another plan needs another name.",
-        )
+    runs = [run for _, found in planned(study) for run in found]
+    table: dict[str, Any] = {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "study": study.name,
+        "made": made,
+        "windows": _windows(runs),  # first: it prepares data, whose digest is fixed
+        "fixed": fixed(study),
+        "seeds": allowed_seeds(study.first),
+        "rule": stopping_rule(study.first),
+        "runs": {run.config.settings_hash: (run.label, run.seed) for run in runs},
+        "existed": sorted(existed),
+        "begun": sorted(begun),
+        "looked": looked,
+    }
+    table = json.loads(json.dumps({**table, "hash": _hash(table)}))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_once(path, (json.dumps(table, indent=1, sort_keys=True) + "\n").encode())
     except FileExistsError as error:
         raise UsageError(f"the study {study.name!r} was sealed just now by another process: {path}") from error
     except OSError as error:
-        raise VgptError(
-            f"the plan {path} cannot be written: {error.strerror or error}", "Nothing was sealed."
-        ) from error
+        raise VgptError(f"{path} cannot be written: {error.strerror or error}", "Nothing was sealed.") from error
     return _plan_of(table)
 
 
-def plan_table(study: Study, *, existed: Iterable[str], looked: int, made: int) -> dict[str, Any]:
-    """Return the content of a plan's file, with its hash.
+def check_sealable(study: Study) -> None:
+    """Refuse what cannot be sealed.
 
     Raises:
-        UsageError: there is nothing that could be fixed.
+        UsageError: there is nothing that could be fixed, or it is sealed already.
     """
     if not study.name:
         raise UsageError("--seal fixes a study, which a file describes", "vgpt compare --study study.toml --seal")
@@ -233,21 +245,30 @@ def plan_table(study: Study, *, existed: Iterable[str], looked: int, made: int) 
             f"the study {study.name!r} fixes no conditions: its runs would be those that happen to be newest",
             'Name a preset in it, preset = "demo", or settings of the runs below [settings].',
         )
-    runs = {run.config.settings_hash: (run.label, run.seed) for _, found in planned(study) for run in found}
-    table: dict[str, Any] = {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "study": study.name,
-        "made": made,
-        "fixed": fixed(study),
-        "seeds": allowed_seeds(study.first),
-        "rule": stopping_rule(study.first),
-        "runs": runs,
-        "existed": sorted(existed),
-        "looked": looked,
-        "windows": "",
-    }
-    return {**table, "hash": _hash(table)}
+    named = [one.text for part in study.parts for one in part.request.selectors if not one.kind]
+    if named:
+        raise UsageError(f"the study {study.name!r} names the run {named[0]!r}, which exists", "Name variants alone.")
+    if (path := plan_path(study)).exists():
+        raise UsageError(
+            f"the study {study.name!r} is sealed already: {path}",
+            "Leave --seal out to compare under that plan; another plan needs another name.",
+        )
+
+
+def _windows(runs: Iterable[PlannedRun]) -> list[str]:
+    """Return the evaluation windows of runs, as each will record them."""
+    from vgpt.evaluation.loss import Evaluator  # imports torch
+    from vgpt.training.run import load_data
+
+    wanted = dict.fromkeys(
+        (run.config.train.data, run.config.model.block_size, run.config.train.eval_windows) for run in runs
+    )
+    found: dict[str, None] = {}
+    for place, size, number in wanted:
+        data = load_data(place)
+        data.verify()
+        found[Evaluator.of(data, size, number).name] = None
+    return list(found)
 
 
 def _write_once(path: Path, content: bytes) -> None:

@@ -1,15 +1,16 @@
-"""Runs of MLflow that were not trained: those that hold a comparison's report, and the parents of studies."""
+"""Runs of MLflow that were not trained: a comparison's report, the parents of studies, their sealed plans."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from vgpt.errors import TrackingError
 from vgpt.tracking.journal import now_ms
-from vgpt.tracking.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_client import MlflowStore, open_for_reading
 from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.run_info import RunInfo
-from vgpt.tracking.schema import KIND_COMPARISON, KIND_STUDY, SCHEMA_VERSION, Tag
+from vgpt.tracking.schema import KIND_COMPARISON, KIND_PLAN, KIND_STUDY, SCHEMA_VERSION, Tag
 from vgpt.tracking.store import within
 from vgpt.tracking.target import resolve_target
 
@@ -121,3 +122,76 @@ def gather_under_study(
         return parent
 
     return writing(tracking_uri, gather, timeout)
+
+
+@dataclass(frozen=True)
+class StoredPlan:
+    """A sealed plan that MLflow holds.
+
+    Attributes:
+        run_id: of the run that it is.
+        hash: of the plan.
+        looks: how often its metric had been looked at, and the hash of the last look's line; `0 ` before the first.
+    """
+
+    run_id: str
+    hash: str
+    looks: str
+
+
+def log_plan(
+    study: str,
+    digest: str,
+    content: bytes,
+    *,
+    looks: str,
+    experiment: str,
+    tracking_uri: str | None = None,
+    timeout: float = LOG_TIMEOUT,
+) -> str:
+    """Log the sealed plan of a study as a run of its own and return the run's id.
+
+    Raises:
+        TrackingError: the store cannot be reached or written, or not in time.
+    """
+    tags: dict[str, str] = {Tag.SCHEMA: SCHEMA_VERSION, Tag.KIND: KIND_PLAN, Tag.GROUP: study, Tag.PLAN: digest}
+    tags[Tag.LOOKS] = looks
+    files = {"plan.json": content}
+    return writing(tracking_uri, lambda store: _write(store, f"plan {study}", experiment, tags, files), timeout)
+
+
+def stored_plans(
+    study: str, *, experiment: str, tracking_uri: str | None = None, timeout: float = LOG_TIMEOUT
+) -> list[StoredPlan]:
+    """Return the plans of a study in MLflow, the oldest first; a store that is not there holds none.
+
+    Raises:
+        TrackingError: the store cannot be read, or not in time.
+    """
+    target = resolve_target(tracking_uri)
+    if target.database is not None and not target.database.exists():
+        return []
+
+    def read() -> list[StoredPlan]:
+        store = open_for_reading(target)
+        place = store.experiment_id(experiment, create=False)
+        if place is None:
+            return []
+        found = list(store.runs(place, {Tag.KIND: KIND_PLAN, Tag.GROUP: study}))
+        return [StoredPlan(run.run_id, run.tags.get(Tag.PLAN, ""), run.tags.get(Tag.LOOKS, "")) for run in found[::-1]]
+
+    return within(timeout, read, target)
+
+
+def note_looks(run_id: str, looks: str, *, tracking_uri: str | None = None, timeout: float = LOG_TIMEOUT) -> None:
+    """Write down with a plan how often it was looked at.
+
+    Raises:
+        TrackingError: the store cannot be reached or written, or not in time.
+    """
+
+    def send(store: MlflowStore) -> str:
+        store.send(run_id, tags={Tag.LOOKS: looks})
+        return run_id
+
+    writing(tracking_uri, send, timeout)

@@ -186,9 +186,12 @@ class Tag(StrEnum):
     KIND = (
         "vgpt.kind",
         "comparison, on a run that holds the report of one; study, on the parent of a study's runs; bench, on a run "
-        "that holds speeds measured side by side; absent on runs that were trained",
+        "that holds speeds measured side by side; plan, on a run that holds the sealed plan of a study; absent on runs "
+        "that were trained",
     )
     COMPARED = ("vgpt.compared", "ids of the MLflow runs that a comparison is of")
+    PLAN = ("vgpt.plan", "hash of the sealed plan that a run holds")
+    LOOKS = ("vgpt.looks", "how often the metric of a sealed study was looked at, and the hash of the last time's line")
     ATTN = ("vgpt.attn", "attention variant")
     ATTN_SETTINGS = ("vgpt.attn_settings", "the variant's own settings as canonical JSON")
     ATTN_LAYERS = ("vgpt.attn_layers", "variant and settings of every layer, in the grammar of --attn")
@@ -247,7 +250,7 @@ TAGS: dict[str, str] = {one: one.meaning for one in Tag}
 THEN = " then "
 """Stands between the values of a tag that changed while a run was trained by several processes, one after another."""
 
-KIND_COMPARISON, KIND_STUDY, KIND_BENCH = "comparison", "study", "bench"
+KIND_COMPARISON, KIND_STUDY, KIND_BENCH, KIND_PLAN = "comparison", "study", "bench", "plan"
 
 STATUSES = ("running", "finished", "failed", "killed", "diverged")
 END_STATUSES = STATUSES[1:]

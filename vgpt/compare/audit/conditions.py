@@ -12,7 +12,6 @@ from vgpt.compare.audit.runs import (
     UnequalCondition,
     as_recorded,
     commit_note,
-    not_shown,
     overlap_note,
     plugin_conditions,
     record_conditions,
@@ -20,6 +19,7 @@ from vgpt.compare.audit.runs import (
     seed_conditions,
     trained_again,
 )
+from vgpt.compare.audit.unshown import unshown_notes, unshown_runs
 from vgpt.compare.rows import Row
 from vgpt.settings.fields import leaves
 from vgpt.settings.matching import UNMATCHED
@@ -91,6 +91,7 @@ class Audit:
         flagged: label of each row whose conditions are not those of the first row -> names of what differs there.
         unrecorded: conditions of which no run says anything: they are neither equal nor unequal.
         notes: sentences about what makes no row unequal and yet belongs beside any verdict.
+        unshown: runs on record of the same variants and conditions that stand in no row, whatever became of them.
     """
 
     checked: tuple[str, ...]
@@ -100,6 +101,7 @@ class Audit:
     tuned: tuple[str, ...] = ()
     unrecorded: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unshown: tuple[RunInfo, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -152,9 +154,10 @@ def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[
     for found, missing in (seed_conditions(rows), plugin_conditions(rows), record_conditions(rows)):
         differences += found
         unrecorded += missing
+    unshown = unshown_runs(rows, recorded)
     again, notes = trained_again(rows, recorded)
     differences += again
-    notes += [*commit_note(runs), *overlap_note(runs), *replaced_note(runs), *not_shown(rows, recorded)]
+    notes += [*commit_note(runs), *overlap_note(runs), *replaced_note(runs), *unshown_notes(rows, unshown)]
     order = _order()
     differences.sort(key=lambda one: order.index(one.aspect))
     for one in differences:
@@ -167,6 +170,7 @@ def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[
         tuple(tuned),
         tuple(unrecorded),
         tuple(notes),
+        unshown,
     )
 
 

@@ -1,15 +1,16 @@
-"""What an audit finds in the runs themselves: batches and first weights by seed, plug-ins, seals, runs not shown."""
+"""What an audit finds in the runs themselves: batches and first weights by seed, plug-ins, seals, other draws."""
 
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from vgpt.compare.rows import Row, like
+from vgpt.compare.audit.unshown import identity
+from vgpt.compare.rows import Row
 from vgpt.data.overlap import NOTABLE, share_of
 from vgpt.files.text import table_of
 from vgpt.tracking.integrity import faults_of, is_sealed
-from vgpt.tracking.run_info import FINISHED, RunInfo, finished, newest_first
+from vgpt.tracking.run_info import FINISHED, RunInfo, newest_first
 from vgpt.tracking.schema import Metric, Tag
 
 NOT_RECORDED = "not recorded"
@@ -51,8 +52,8 @@ class UnequalCondition:
 
 def as_recorded(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> list[Row]:
     """Return rows with their runs as they stand on record, where they do."""
-    known = {_identity(run): run for run in recorded}
-    return [replace(row, runs=tuple(known.get(_identity(run), run) for run in row.runs)) for row in rows]
+    known = {identity(run): run for run in recorded}
+    return [replace(row, runs=tuple(known.get(identity(run), run) for run in row.runs)) for row in rows]
 
 
 def seed_conditions(rows: Sequence[Row]) -> Found:
@@ -134,7 +135,7 @@ def trained_again(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> tuple[lis
         found: list[str] = []
         for run in row.runs:
             alike = draws.get(_draw(run), []) if run.settings_hash else []
-            others = [one for one in alike if _identity(one) != _identity(run)]
+            others = [one for one in alike if identity(one) != identity(run)]
             ended = [one for one in others if one.status in (FINISHED, "diverged") and not _equal(one, run)]
             same = [one for one in ended if _same_facts(one, run)]
             if same:
@@ -153,17 +154,6 @@ def trained_again(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> tuple[lis
         return [], notes
     shown = {row.label: values.get(row.label, "once") for row in rows}
     return [UnequalCondition("seeds", "trained", shown, tuple(values))], notes
-
-
-def not_shown(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> list[str]:
-    """Name seeds of the same variants and conditions that are on record and not in their rows."""
-    notes: list[str] = []
-    for row in rows:
-        seeds = set(row.seeds)
-        absent = sorted({run.seed for run in like(finished(recorded), row.runs[0])} - seeds, key=_as_number)
-        if absent and row.runs[0].conditions:
-            notes.append(f"{row.title}: on record and not shown: seed{'s' * (len(absent) > 1)} {', '.join(absent)}")
-    return notes
 
 
 def commit_note(runs: Sequence[RunInfo]) -> list[str]:
@@ -214,10 +204,6 @@ def _named_faults(run: RunInfo) -> list[str]:
     return [f"{run.run_name}: {fault}" for fault in faults_of(run)]
 
 
-def _identity(run: RunInfo) -> str:
-    return run.id or run.run_id or run.run_name
-
-
 def _draw(run: RunInfo) -> tuple[str, str]:
     """Return what separate trainings of the same settings, seed and conditions have in common."""
     return run.settings_hash, run.conditions
@@ -246,7 +232,3 @@ def _times(count: int) -> str:
 def _listed(words: Sequence[str]) -> str:
     more = f"; and {len(words) - _MOST_NAMED} more" if len(words) > _MOST_NAMED else ""
     return "; ".join(words[:_MOST_NAMED]) + more
-
-
-def _as_number(seed: str) -> tuple[int, str]:
-    return (int(seed) if seed.isdecimal() else -1, seed)

@@ -12,11 +12,14 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.rows import row_names
 from vgpt.errors import VgptError
 from vgpt.files.paths import may_replace
+from vgpt.report.as_json import as_json
 from vgpt.report.captions import audit_lines, confound_lines, forced_line
 from vgpt.report.figures.style import Figure
 from vgpt.report.formats import notes
 from vgpt.report.html.elements import blocks, element, inline_svg, plain, plain_table
+from vgpt.report.sealing import unshown_lines
 from vgpt.report.tables import number_tables
+from vgpt.study.report_data import embedded
 from vgpt.study.reproduce import reproduction
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Tag
@@ -97,8 +100,17 @@ def as_html(
         *([element("h2", "All settings"), blocks(closing)] if closing else []),
         element("h2", "Provenance"),
         _provenance([one.comparison for one in sections], command),
+        embedded(
+            {"study": name or None, "parts": [{"title": one.title, **as_json(one.comparison)} for one in sections]}
+        ),
     ]
     return _page(title, body)
+
+
+def _data(sections: Sequence[ReportSection], name: str) -> str:
+    """Return what the page holds for programs: `vgpt reproduce` trains a row again from it."""
+    parts = [{"title": one.title, **as_json(one.comparison)} for one in sections]
+    return embedded({"study": name or None, "parts": parts})
 
 
 def simple_page(title: str, parts: Sequence[RenderableType], *, made: float) -> str:
@@ -166,10 +178,14 @@ def _verdict(comparison: Comparison) -> list[str]:
 def _conditions(comparison: Comparison) -> str:
     lines = [*audit_lines(comparison.audit), *forced_line(comparison), *confound_lines(comparison.rows)]
     shared = comparison.audit.shared
+    head, unshown = unshown_lines(comparison)
+    text = blocks(lines)
+    if unshown:
+        text += plain_table("On record under these conditions and in no row", head, unshown)
     if not shared:
-        return blocks(lines)
+        return text
     table = plain_table("Equal in all runs", ["condition", "value"], list(shared.items()))
-    return blocks(lines) + element("details", element("summary", f"All {len(shared)} equal conditions"), table)
+    return text + element("details", element("summary", f"All {len(shared)} equal conditions"), table)
 
 
 def _figures(figures: Sequence[Figure]) -> list[str]:
