@@ -15,7 +15,7 @@ from vgpt.files.digests import bytes_digest, digest_if_there, json_digest
 from vgpt.files.text import table_of
 from vgpt.tracking.journal import METRICS_FILE
 from vgpt.tracking.lines import read_json
-from vgpt.tracking.record import SUMMARY_FILE
+from vgpt.tracking.record import SETTINGS_FILE, SUMMARY_FILE
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import MOST_OF_A_PARAM, MOST_OF_A_TAG, SEALED_SINCE, Metric, Tag, as_stored
 from vgpt.tracking.windows import WINDOWS_FILE, parse_window_losses
@@ -107,8 +107,12 @@ def _faults_in(directory: Path, run: RunInfo) -> list[str]:
     """Hold a run directory's files against each other and against the digests that the run recorded of them."""
     found: list[str] = []
     content = _read(directory / WINDOWS_FILE)
-    journal, windows_now = digest_if_there(directory / METRICS_FILE), bytes_digest(content) if content else ""
-    for tag, file, now in ((Tag.JOURNAL, METRICS_FILE, journal), (Tag.WINDOWS, WINDOWS_FILE, windows_now)):
+    files = (
+        (Tag.JOURNAL, METRICS_FILE, digest_if_there(directory / METRICS_FILE)),
+        (Tag.WINDOWS, WINDOWS_FILE, bytes_digest(content) if content else ""),
+        (Tag.SETTINGS, SETTINGS_FILE, digest_if_there(directory / SETTINGS_FILE)),
+    )
+    for tag, file, now in files:
         if (recorded := run.tags.get(tag)) and now and now != recorded:
             found.append(f"{file} was changed after the run finished")
     summary = read_json(directory / SUMMARY_FILE) or {}

@@ -10,6 +10,7 @@ from vgpt.tracking.lines import read_json
 
 RECORD_FILE = "tracking.json"
 SUMMARY_FILE = "summary.json"
+SETTINGS_FILE = "settings.json"
 
 
 @dataclass(frozen=True)

@@ -224,6 +224,7 @@ class Tag(StrEnum):
     SEALED_METRICS = ("vgpt.sealed_metrics", "names of the metrics under the seal")
     JOURNAL = ("vgpt.journal", "SHA-256 of metrics.jsonl when the run finished")
     WINDOWS = ("vgpt.windows", "SHA-256 of val_windows.json when the run finished")
+    SETTINGS = ("vgpt.settings", "SHA-256 of settings.json when the run finished")
     GIT = ("vgpt.git", "commit of the working tree, with + where it was changed")
     VERSION = ("vgpt.version", "version of vgpt")
     TORCH = ("vgpt.torch", "version of torch")

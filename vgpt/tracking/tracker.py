@@ -14,7 +14,7 @@ from vgpt.files.digests import digest_if_there
 from vgpt.tracking.integrity import seal_of
 from vgpt.tracking.journal import METRICS_FILE, Journal, Point, now_ms
 from vgpt.tracking.mirror import DEADLINE, Mirror
-from vgpt.tracking.record import RunRecord, RunStart, new_id, read_record, save_summary
+from vgpt.tracking.record import SETTINGS_FILE, RunRecord, RunStart, new_id, read_record, save_summary
 from vgpt.tracking.schema import END_STATUSES, SCHEMA_VERSION, Tag
 from vgpt.tracking.target import Target, resolve_target
 from vgpt.tracking.windows import WINDOWS_FILE
@@ -174,6 +174,7 @@ class Tracker:
         record.tags |= {
             Tag.JOURNAL: digest_if_there(self._run_dir / METRICS_FILE),
             Tag.WINDOWS: digest_if_there(self._run_dir / WINDOWS_FILE),
+            Tag.SETTINGS: digest_if_there(self._run_dir / SETTINGS_FILE),
             Tag.SEALED_METRICS: ",".join(sorted(summary)),
         }
         record.tags[Tag.SEAL] = seal_of(record.id, record.params, record.tags, summary)

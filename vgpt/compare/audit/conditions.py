@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vgpt.attention.options import SWITCHES
 from vgpt.compare.architecture import effective_positions
 from vgpt.compare.audit.budgets import matching_condition, width_rule
+from vgpt.compare.audit.draws import copied_runs, trained_again
 from vgpt.compare.audit.runs import (
     NOT_RECORDED,
     UnequalCondition,
@@ -17,7 +18,6 @@ from vgpt.compare.audit.runs import (
     record_conditions,
     replaced_note,
     seed_conditions,
-    trained_again,
 )
 from vgpt.compare.audit.unshown import unshown_notes, unshown_runs
 from vgpt.compare.rows import Row
@@ -156,7 +156,7 @@ def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[
         unrecorded += missing
     unshown = unshown_runs(rows, recorded)
     again, notes = trained_again(rows, recorded)
-    differences += again
+    differences += [*again, *copied_runs(rows)]
     notes += [*commit_note(runs), *overlap_note(runs), *replaced_note(runs), *unshown_notes(rows, unshown)]
     order = _order()
     differences.sort(key=lambda one: order.index(one.aspect))

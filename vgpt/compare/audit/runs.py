@@ -1,7 +1,6 @@
-"""What an audit finds in the runs themselves: batches and first weights by seed, plug-ins, seals, other draws."""
+"""What an audit finds in the runs themselves: batches and first weights by seed, plug-ins, seals."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,26 +9,12 @@ from vgpt.compare.rows import Row
 from vgpt.data.overlap import NOTABLE, share_of
 from vgpt.files.text import table_of
 from vgpt.tracking.integrity import faults_of, is_sealed
-from vgpt.tracking.run_info import FINISHED, RunInfo, newest_first
-from vgpt.tracking.schema import Metric, Tag
+from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Tag
 
 NOT_RECORDED = "not recorded"
 Found = tuple[list["UnequalCondition"], list[str]]
 
-_LOSS = Metric.VAL_LOSS
-_FACTS = (
-    "source",
-    "replaced",
-    "torch",
-    "numpy",
-    "device",
-    "cpu_capability",
-    "threads",
-    "allocator",
-    "kernels",
-    "dtype",
-)
-"""Tags that say by which code and machine a run was computed: under the same ones it must come to the same loss."""
 _MOST_NAMED = 4
 
 
@@ -114,46 +99,10 @@ def record_conditions(rows: Sequence[Row]) -> Found:
     """Find runs whose record contradicts itself: no number of theirs can be relied on."""
     faults = {row.label: [fault for run in row.runs for fault in _named_faults(run)] for row in rows}
     flagged = tuple(label for label, found in faults.items() if found)
-    shown = {label: _listed(found) if found else "agrees with itself" for label, found in faults.items()}
+    shown = {label: listed(found) if found else "agrees with itself" for label, found in faults.items()}
     differences = [UnequalCondition("record", "record", shown, flagged)] if flagged else []
     unsealed = any(not is_sealed(run) for row in rows for run in row.runs)
     return differences, ["seal"] * unsealed
-
-
-def trained_again(rows: Sequence[Row], recorded: Sequence[RunInfo]) -> tuple[list[UnequalCondition], list[str]]:
-    """Find runs of the same settings and seed that came to other results: of several draws one is shown.
-
-    Under the same code and machine they must come to the same loss; where they do not, or where one diverged, the one
-    shown may have been picked. Those of other code or machines are named.
-    """
-    values: dict[str, str] = {}
-    notes: list[str] = []
-    draws: dict[tuple[str, str], list[RunInfo]] = {}
-    for run in recorded:
-        draws.setdefault(_draw(run), []).append(run)
-    for row in rows:
-        found: list[str] = []
-        for run in row.runs:
-            alike = draws.get(_draw(run), []) if run.settings_hash else []
-            others = [one for one in alike if identity(one) != identity(run)]
-            ended = [one for one in others if one.status in (FINISHED, "diverged") and not _equal(one, run)]
-            same = [one for one in ended if _same_facts(one, run)]
-            if same:
-                found.append(f"seed {run.seed} {_times(1 + len(same))}: {_results([run, *same])}")
-            if elsewhere := [one for one in ended if one not in same]:
-                notes.append(
-                    f"{row.title}, seed {run.seed}: trained before by other code or on another machine, with "
-                    f"{_results(elsewhere)}; the newest is shown"
-                )
-            stopped = sum(one.status not in (FINISHED, "diverged") for one in others)
-            if stopped:
-                notes.append(f"{row.title}, seed {run.seed}: {stopped} more of the same settings did not finish")
-        if found:
-            values[row.label] = _listed(found)
-    if not values:
-        return [], notes
-    shown = {row.label: values.get(row.label, "once") for row in rows}
-    return [UnequalCondition("seeds", "trained", shown, tuple(values))], notes
 
 
 def commit_note(runs: Sequence[RunInfo]) -> list[str]:
@@ -204,31 +153,7 @@ def _named_faults(run: RunInfo) -> list[str]:
     return [f"{run.run_name}: {fault}" for fault in faults_of(run)]
 
 
-def _draw(run: RunInfo) -> tuple[str, str]:
-    """Return what separate trainings of the same settings, seed and conditions have in common."""
-    return run.settings_hash, run.conditions
-
-
-def _same_facts(one: RunInfo, run: RunInfo) -> bool:
-    return all(one.tags.get(f"vgpt.{name}") == run.tags.get(f"vgpt.{name}") for name in _FACTS)
-
-
-def _equal(one: RunInfo, run: RunInfo) -> bool:
-    return one.status == run.status and one.metrics.get(_LOSS) == run.metrics.get(_LOSS)
-
-
-def _results(runs: Sequence[RunInfo]) -> str:
-    shown = [
-        f"val loss {one.metrics.get(_LOSS, math.nan):.4f}" if one.status == FINISHED else one.status
-        for one in newest_first(runs)
-    ]
-    return _listed(shown)
-
-
-def _times(count: int) -> str:
-    return "twice" if count == 2 else f"{count} times"
-
-
-def _listed(words: Sequence[str]) -> str:
+def listed(words: Sequence[str]) -> str:
+    """Return words in a row, the first few of them."""
     more = f"; and {len(words) - _MOST_NAMED} more" if len(words) > _MOST_NAMED else ""
     return "; ".join(words[:_MOST_NAMED]) + more

@@ -10,12 +10,11 @@ from vgpt.data.manifest import Manifest
 from vgpt.errors import DataError, UsageError
 from vgpt.files.paths import DEMO
 from vgpt.settings.train import SystemSettings, TrainConfig
-from vgpt.tracking.record import RECORD_FILE, read_record
+from vgpt.tracking.record import RECORD_FILE, SETTINGS_FILE, read_record
 from vgpt.training.checkpoints.checkpoint import steps
 from vgpt.training.checkpoints.files import write_json
 
 DEMO_DIRECTORY = Path("data/demo")
-SETTINGS_FILE = "settings.json"
 # What may be there before a run's settings are: its lock, its checkpoints, what a launcher leaves for its processes.
 _BEFORE_SETTINGS = re.compile(r"run\.lock|ckpt|launch.*\.json|logs|\..*\.tmp")
 
