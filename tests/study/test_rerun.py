@@ -94,12 +94,11 @@ def test_a_report_that_is_too_large_or_absent_gets_one_message(tmp_path, monkeyp
 
 
 def row_with(report, **changes):
+    """The first row of a report, whose runs have other params or tags."""
     row = read_rows(report)[0]
-    runs = tuple(
-        replace(run, params={**run.params, **changes.get("params", {})}, tags={**run.tags, **changes.get("tags", {})})
-        for run in row.runs
-    )
-    return replace(row, runs=runs)
+    params, tags = changes.get("params", {}), changes.get("tags", {})
+    runs = [replace(run, params={**run.params, **params}, tags={**run.tags, **tags}) for run in row.runs]
+    return replace(row, runs=tuple(runs))
 
 
 @pytest.mark.parametrize(
