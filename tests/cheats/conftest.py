@@ -60,9 +60,9 @@ class World:
     def config(self, attn: str, seed: int, **changes: object) -> TrainConfig:
         """The settings of a run of the study, with changes: `train__lr=0.1`."""
         runs = [one.config for _, found in planned(make_study([], sources())) for one in found]
-        config = next(one for one in runs if one.model.attn.kind == attn and one.train.seed == seed)
+        config = next(one for one in runs if one.model.attn.kind == attn)
         table = {name: getattr(config, name).model_dump() for name in TrainConfig.model_fields}
-        for name, value in changes.items():
+        for name, value in {"train__seed": seed, **changes}.items():
             section, _, key = name.partition("__")
             table[section][key] = value
         return TrainConfig.model_validate(table)
@@ -77,9 +77,8 @@ class World:
         said: list[str] = []
         text = StringIO()
         try:
-            study = make_study(list(words), sources(**({} if words else {"study": "study.toml"}), **typed))
-            if words:
-                study = make_study(list(words), Sources(command_line={"tracker": "journal", **typed}))
+            asked = Sources(command_line={"tracker": "journal", **typed}) if words else sources(**typed)
+            study = make_study(list(words), asked)
             found = StudyAnswers(study, WindowReader(mlflow=False), said.append, said.append)
             console = Console(file=text, width=200, no_color=True)
             for answer in found.look():

@@ -85,7 +85,7 @@ def best_of_many(world, patch):
     return world.says()
 
 
-@cheat("a seed trained three times, the newest shown", "trained: once in mha; seed 1 3 times")
+@cheat("a seed trained three times, the newest shown", "trained (seeds): once in mha; seed 1 3 times")
 def rolled_again(world, patch):
     from vgpt.model import init
 

@@ -44,6 +44,8 @@ class Keeper:
             self._seal(runs, notify)
         elif study.name:
             self.plan, self.changes = self._read()
+            if self._stored is None and not self.changes:
+                self._log(read_looks(looks_path(self._path)), "the plan was not in MLflow yet: logged", notify)
             if self.changes and not options.exploratory:
                 raise UsageError(
                     f"the study {study.name!r} is not what was sealed:\n{_listed(self.changes)}",
@@ -98,7 +100,7 @@ class Keeper:
         return Sealing(remarks=tuple(remarks))
 
     def _seal(self, runs: Sequence[RunInfo], notify: Notify) -> None:
-        study, run = self._study, self._study.first.settings.run
+        study = self._study
         check_sealable(study)
         if stored := self._plans_in_store():
             raise UsageError(
@@ -112,21 +114,25 @@ class Keeper:
         self.plan = seal(study, existed=map(_id, results), begun=map(_id, others), looked=looks.number, made=now_ms())
         late = f" after {len(results)} of its runs existed" if results else ""
         notify(f"sealed{late}: plan {self.plan.hash[:SHOWN_DIGITS]} in {self._path}")
-        if run.tracker != "mlflow":
+        self._log(looks, "logged", notify)
+
+    def _log(self, looks: Looks, words: str, notify: Notify) -> None:
+        """Put the plan into MLflow, which is told of every look from then on."""
+        run, plan = self._study.first.settings.run, self.plan
+        if run.tracker != "mlflow" or plan is None:
             return
         try:
-            content = self._path.read_bytes()
             marks = f"{looks.number} {looks.last}"
             name = log_plan(
-                study.name,
-                self.plan.hash,
-                content,
+                self._study.name,
+                plan.hash,
+                self._path.read_bytes(),
                 looks=marks,
                 experiment=run.experiment,
                 tracking_uri=run.tracking_uri,
             )
-            self._stored = StoredPlan(name, self.plan.hash, marks)
-            notify(f"logged as run {name} of experiment {run.experiment!r}")
+            self._stored = StoredPlan(name, plan.hash, marks)
+            notify(f"{words} as run {name} of experiment {run.experiment!r}")
         except TrackingError as error:
             self._warn(f"the plan is not in MLflow: {error.message}")
 

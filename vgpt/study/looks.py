@@ -19,7 +19,7 @@ from vgpt.files.locks import Lock, lock_file
 from vgpt.files.text import table_of
 from vgpt.files.writing import replace_json
 from vgpt.tracking.lines import parse_line, read_json
-from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.run_info import FINISHED, RunInfo
 from vgpt.tracking.schema import Metric
 
 _WAIT_SECONDS = 10.0
@@ -93,8 +93,8 @@ def add_look(path: Path, runs: Iterable[tuple[RunInfo, str]], now: int) -> Looks
     Raises:
         VgptError: it cannot be written: nobody would know of the look.
     """
-    shown = {run.id or run.run_id: _seen(run, label) for run, label in runs if run.status in ("finished", "diverged")}
-    if not any(table["status"] == "finished" for table in shown.values()):
+    shown = {run.id or run.run_id: _seen(run, label) for run, label in runs if run.status in (FINISHED, "diverged")}
+    if not any(table["status"] == FINISHED for table in shown.values()):
         return read_looks(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,11 +127,12 @@ def came_and_went(before: Looks, runs: Iterable[RunInfo]) -> list[str]:
     said: list[str] = []
     for name, seen in before.runs.items():
         who = f"{seen.label}, seed {seen.seed}"
-        told = f"{seen.loss or seen.status} at look {seen.look}"
+        told = f"{seen.loss if seen.status == FINISHED and seen.loss else seen.status} at look {seen.look}"
         if name not in now:
             said.append(f"{who}: a run that had {told} is gone")
         elif _loss(now[name]) != seen.loss or now[name].status != seen.status:
-            said.append(f"{who}: {told}, {_loss(now[name]) or now[name].status} now")
+            is_now = _loss(now[name]) if now[name].status == FINISHED else now[name].status
+            said.append(f"{who}: {told}, {is_now} now")
     more = len(said) - _MOST_NAMED
     return [*said[:_MOST_NAMED], f"and {more} more"] if more > 0 else said
 

@@ -1,5 +1,7 @@
 """Training a row of a report again, from its recorded settings, and holding the result against what was reported."""
 
+# pyright: reportMissingTypeStubs=false
+
 import math
 import time
 from collections.abc import Iterable, Sequence
@@ -198,10 +200,12 @@ def _planned(run: ReportedRun, out: Path, threads: int | None, seed: int) -> Pla
     given["threads"] = str(threads) if threads else recorded if recorded.isdecimal() else given.get("threads", "none")
     given |= {"seed": str(seed), "run_name": f"s{seed}", "runs_dir": str(out), "experiment": EXPERIMENT}
     given |= {"tracker": "journal"}
-    attn = _attention(run)
+    kind, attn = _attention(run)
     try:
         config = load_settings(CompareConfig, Sources(command_line={**given, "attn": attn})).settings
     except VgptError as error:
+        if kind not in variants():  # a report says where a plug-in lay; that is not loaded for it
+            raise _unknown(kind) from error
         raise UsageError(
             f"the recorded settings of {printable(run.name)[:80]} cannot be used: {error.message[:400]}",
             "A report of another version of vgpt is reproduced by that version.",
@@ -211,26 +215,18 @@ def _planned(run: ReportedRun, out: Path, threads: int | None, seed: int) -> Pla
     return PlannedRun(full_label(config.model.attn), seed, config, words)
 
 
-def _attention(run: ReportedRun) -> str:
-    """Return a run's variant as --attn takes it.
+def _attention(run: ReportedRun) -> tuple[str, str]:
+    """Return a run's variant, and the same with its settings as --attn takes it.
 
     Raises:
-        UsageError: it is not known here. A report says where a plug-in lay; that is not loaded for it.
+        UsageError: they cannot be read.
     """
     kind = run.tags.get(Tag.ATTN) or run.params.get("attn", "")
-    if kind not in variants() and not run.tags.get(Tag.ATTN_LAYERS):
-        raise _unknown(kind)
     try:
         settings = table_of(parse_json(run.tags.get(Tag.ATTN_SETTINGS, "{}")))
-        label = attention_label(kind, {name: value for name, value in settings.items() if name != "kind"})
-        load_settings(TrainConfig, Sources(command_line={"attn": label}))
+        return kind, attention_label(kind, {name: value for name, value in settings.items() if name != "kind"})
     except (ValueError, TypeError, RecursionError) as error:
         raise UsageError("the recorded settings of the variant cannot be read", "Name another report.") from error
-    except VgptError as error:
-        if kind not in variants():
-            raise _unknown(kind) from error
-        return kind if not run.tags.get(Tag.ATTN_SETTINGS) else label
-    return label
 
 
 def _unknown(kind: str) -> UsageError:
