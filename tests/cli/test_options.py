@@ -33,6 +33,7 @@ def test_help_shows_panels_choices_ranges_and_defaults_of_variants(vgpt):
         ["prepare"],
         ["eval"],
         ["compare"],
+        ["reproduce"],
         ["sample"],
         ["verify"],
         ["bench"],
