@@ -42,6 +42,7 @@ max_steps = 4
 eval_interval = 2
 eval_windows = 4
 device = "cpu"
+threads = 1
 dtype = "float32"
 tracker = "journal"
 """
