@@ -11,6 +11,8 @@ from tests.cheats.test_planted import rewrite_loss
 from vgpt.tracking.delivery import Delivery
 from vgpt.tracking.target import resolve_target
 
+pytestmark = pytest.mark.slow  # opening MLflow and delivering to it take most of the time
+
 TRACKED = {"tracker": "mlflow", "tracking_uri": "sqlite:///mlflow.db"}
 
 
