@@ -1,10 +1,14 @@
 """The loss: the textbook value and gradient, whole or in chunks."""
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from vgpt.model import loss as losses
+from vgpt.model import loss_blocks, tied
 from vgpt.model.loss import cross_entropy, linear_cross_entropy, token_losses
 
 
@@ -34,6 +38,65 @@ def test_the_chunked_gradient_agrees_with_finite_differences():
     assert torch.autograd.gradcheck(
         lambda h, w: linear_cross_entropy(h, w, targets, large=0, chunk=10), (hidden, weight)
     )
+
+
+@pytest.mark.parametrize("rows", [1, 7, 50])
+@pytest.mark.parametrize("classes", [1, 4, 11, 100])
+def test_blocks_of_classes_and_pieces_of_rows_change_nothing(monkeypatch, classes, rows):
+    monkeypatch.setattr(loss_blocks, "_CACHED", 40)
+    hidden, weight, targets = problem(torch.float64)
+    want = F.cross_entropy(hidden @ weight.T, targets)
+    got, *gradients = loss_blocks.gradients(hidden.detach(), weight.detach(), targets, rows, classes=classes)
+    torch.testing.assert_close(got, want.detach())
+    for a, b in zip(gradients, torch.autograd.grad(want, [hidden, weight]), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradients_given_away_are_the_same_and_are_not_given_twice():
+    hidden, weight, targets = problem(torch.float64)
+    want = torch.autograd.grad(3 * linear_cross_entropy(hidden, weight, targets, large=0), [hidden, weight])
+    loss = 3 * linear_cross_entropy(hidden, weight, targets, large=0, once=True)
+    for a, b in zip(torch.autograd.grad(loss, [hidden, weight], retain_graph=True), want, strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(RuntimeError, match="can be taken once"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("large", [0, 10**9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tied_weight_that_is_embedding_and_output_at_once_gets_the_sum_of_both_gradients(
+    model, ids, monkeypatch, large, dtype
+):
+    monkeypatch.setattr(losses, "linear_cross_entropy", partial(linear_cross_entropy, large=large))
+    grads = []
+    for fewest in (1, 10**9):
+        monkeypatch.setattr(tied, "_FEWEST", fewest)
+        net = model(loud=True)
+        for _ in range(2):  # micro-batches add up
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                loss = cross_entropy(net, ids[:, :-1], ids[:, 1:])
+            (loss / 2).backward()
+        grads.append([p.grad for p in net.parameters()])
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def test_the_gradient_of_a_tied_weight_is_made_in_one_place(model, ids, monkeypatch):
+    made = []
+
+    def spy(*arguments: Any) -> Any:
+        found = original(*arguments)
+        made.append(found[2].data_ptr())
+        return found
+
+    original = loss_blocks.gradients
+    monkeypatch.setattr(loss_blocks, "gradients", spy)
+    monkeypatch.setattr(losses, "linear_cross_entropy", partial(linear_cross_entropy, large=0))
+    monkeypatch.setattr(tied, "_FEWEST", 1)
+    net = model(loud=True)
+    cross_entropy(net, ids[:, :-1], ids[:, 1:]).backward()
+    assert net.wte.weight.grad is not None
+    assert made == [net.wte.weight.grad.data_ptr()]
 
 
 def test_bfloat16_logits_meet_a_float32_softmax():

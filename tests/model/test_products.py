@@ -1,4 +1,4 @@
-"""Linear layers of float32 on processors where MKL holds back."""
+"""Linear layers on processors where MKL holds back."""
 
 import subprocess
 import sys
@@ -97,6 +97,32 @@ def test_the_chunked_loss_and_its_gradients_are_those_of_the_plain_one(by_onednn
     assert by_onednn
     for got, want in zip(*results, strict=True):
         torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="oneDNN multiplies bfloat16 by 512-bit instructions"
+)
+@pytest.mark.parametrize("x_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.usefixtures("by_onednn")
+def test_training_in_bfloat16_differs_from_autocasts_own_product_by_its_rounding(x_dtype, monkeypatch):
+    layer, x = Linear(48, 40), torch.randn(3, 5, 48).to(x_dtype).requires_grad_()
+    results = []
+    for fewest in (1, 1 << 60):
+        monkeypatch.setattr(products, "_FEWEST_IN_HALF", fewest)
+        layer.zero_grad()
+        x.grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            y = layer(x)
+        assert ("HalfLinear" in type(y.grad_fn).__name__) == (fewest == 1)
+        y.sin().sum().backward()
+        assert [y.dtype, x.grad.dtype, layer.weight.grad.dtype] == [torch.bfloat16, x_dtype, torch.float32]
+        results.append([y.detach(), x.grad, layer.weight.grad, layer.bias.grad])
+    exact = F.linear(x.detach().float(), layer.weight.bfloat16().float(), layer.bias.bfloat16().float())
+    for got, want in zip(*results, strict=True):
+        assert float((got.float() - want.float()).norm() / want.float().norm()) < 0.01
+    ours, torchs = (float((result[0].float() - exact.detach()).norm()) for result in results)
+    assert ours < 1.5 * torchs
 
 
 @needs_onednn

@@ -37,22 +37,30 @@ def test_accumulated_micro_batches_update_as_one_batch_does(batch):
         torch.testing.assert_close(one, other, rtol=0, atol=2e-4)
 
 
-def test_the_reported_norm_is_that_before_clipping_and_the_gradient_ends_at_the_limit(batch, monkeypatch):
+def test_the_reported_norm_is_that_before_clipping_and_the_optimizer_sees_a_gradient_at_the_limit(batch):
     step = make(grad_clip=0.25)
     cross_entropy(step.model, *batch).backward()
     want = torch.cat([p.grad.flatten() for p in step.model.parameters()]).norm()
     step.optimizer.zero_grad()
-    clipped = []
-
-    def record() -> None:
-        clipped.append(torch.cat([p.grad.flatten() for p in step.model.parameters()]).norm())
-
-    monkeypatch.setattr(step.optimizer, "step", record)
     result = step([batch], 1e-3)
     torch.testing.assert_close(result.grad_norm, want)
     assert float(want) > 0.25
-    assert float(clipped[0]) == pytest.approx(0.25, rel=1e-4)
+    # The first moment is 1 - beta1 times the first gradient.
+    seen = torch.cat([step.optimizer.state[p]["exp_avg"].flatten() for p in step.model.parameters()]) / (1 - 0.9)
+    assert float(seen.norm()) == pytest.approx(0.25, rel=1e-4)
     assert all(p.grad is None for p in step.model.parameters())
+
+
+def test_a_limit_that_one_update_meets_does_not_reach_into_the_next(batch):
+    step, free = make(grad_clip=0.25), make(grad_clip=0.0)
+    norm = float(step([batch], 0.0).grad_norm)
+    step.grad_clip = 1e6
+    step([batch], 0.0)
+    free([batch], 0.0)
+    for p, q in zip(step.model.parameters(), free.model.parameters(), strict=True):
+        gradient = free.optimizer.state[q]["exp_avg"] / 0.1
+        want = 0.9 * 0.1 * gradient * 0.25 / norm + 0.1 * gradient
+        torch.testing.assert_close(step.optimizer.state[p]["exp_avg"], want, rtol=1e-4, atol=1e-8)
 
 
 def test_gradients_within_the_limit_and_without_one_stay_as_they_are(batch):

@@ -16,6 +16,7 @@ from vgpt.errors import VgptError
 from vgpt.model.activations import activation
 from vgpt.model.config import GPT2Config
 from vgpt.model.products import linear, quicken
+from vgpt.model.tied import embed
 
 _GRAPHS = 256
 """Most graphs of one block's forward pass."""
@@ -145,10 +146,21 @@ class GPT2Model(nn.Module):
         Raises:
             VgptError: learned positions end at `block_size`.
         """
+        return self._hidden(self.wte(ids), caches)
+
+    def hidden_and_head(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `hidden` does and the weight (V, C) of the output layer, for a loss whose gradient is taken once.
+
+        A tied weight is taken for both at once, so that it gets one gradient.
+        """
+        x, head = embed(ids, self.wte.weight) if self.lm_head is None else (self.wte(ids), self.lm_head.weight)
+        return self._hidden(x, None), head
+
+    def _hidden(self, x: Tensor, caches: list[Cache] | None) -> Tensor:
+        """Return the residual stream (B, T, C) after the last norm of embedded tokens (B, T, C)."""
         start = caches[0].length if caches else 0
-        x = self.wte(ids)
         if self.wpe is not None:
-            end = start + ids.shape[1]
+            end = start + x.shape[1]
             if end > self.config.block_size:
                 raise VgptError(
                     f"{end} tokens do not fit: learned positions end at the context length of {self.config.block_size}",

@@ -1,6 +1,8 @@
-"""Next-token cross-entropy, with a softmax in float32 and without holding all logits where they would be large."""
+"""Next-token cross-entropy, with a softmax in float32 and without holding all logits where they would be large.
 
-import math
+On a CPU the chunks go through `vgpt.model.loss_blocks`.
+"""
+
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
@@ -12,7 +14,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.products import linear, matmul
+from vgpt.model.loss_blocks import BlockedCrossEntropy
+from vgpt.model.products import linear
 
 # From this many logits on the chunked loss is the faster one: measured 1.0x at 2^19, 1.4x at 2^23, 1.2x at 2^26.
 LARGE = 1 << 22
@@ -22,12 +25,9 @@ CHUNK = 1 << 26
 # rows to 32,768 at GPT-2's vocabulary a training step on an H100 becomes 2% faster.
 GPU_CHUNK = 1 << 31
 _GPU_SHARE = 16
-# Logits of one softmax on a CPU: small enough to stay in the processor's cache.
-_CACHED = 1 << 20
 # GPU products over a vocabulary that is no multiple of this are 4 to 6 times slower: measured on an H100 with 50,257
 # rows beside 50,304 (benchmarks/gpu.py), so the copy of the output layer that is multiplied gets rows of zeros.
 _LANES = 64
-_LOG2_E = 1.0 / math.log(2.0)
 
 
 def cross_entropy(model: GPT2Model, ids: Tensor, targets: Tensor) -> Tensor:
@@ -40,8 +40,8 @@ def cross_entropy(model: GPT2Model, ids: Tensor, targets: Tensor) -> Tensor:
 
     The gradient can be taken once.
     """
-    hidden = model.hidden(ids).flatten(0, 1)
-    return linear_cross_entropy(hidden, model.head_weight, targets.flatten())
+    hidden, head = model.hidden_and_head(ids)
+    return linear_cross_entropy(hidden.flatten(0, 1), head, targets.flatten(), once=True)
 
 
 def token_losses(model: GPT2Model, ids: Tensor, targets: Tensor) -> Tensor:
@@ -62,7 +62,13 @@ def token_losses(model: GPT2Model, ids: Tensor, targets: Tensor) -> Tensor:
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, large: int = LARGE, chunk: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    large: int = LARGE,
+    chunk: int | None = None,
+    once: bool = False,
 ) -> Tensor:
     """Mean cross-entropy of `hidden @ weight.T` against `targets`.
 
@@ -72,6 +78,7 @@ def linear_cross_entropy(
         targets: (N,) classes.
         large: number of logits above which they are made, used and dropped in chunks of tokens.
         chunk: number of logits in one chunk; `most_logits` of the device by default.
+        once: give the gradients away when they are first asked for, in place of a copy of them.
     """
     dtype = _product_dtype(hidden)
     # float16 has no room for gradients that are not yet scaled, so it takes the plain way.
@@ -80,7 +87,10 @@ def linear_cross_entropy(
         return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), targets)
     N, V = hidden.shape[0], weight.shape[0]
     chunks = -(-N * V // max(chunk or most_logits(hidden.device), V))
-    return _ChunkedCrossEntropy.apply(hidden.to(dtype), weight, targets, -(-N // chunks))
+    rows = -(-N // chunks)
+    if hidden.device.type == "cpu":
+        return BlockedCrossEntropy.apply(hidden.to(dtype), weight, targets, rows, once)
+    return _ChunkedCrossEntropy.apply(hidden.to(dtype), weight, targets, rows)
 
 
 def most_logits(device: torch.device) -> int:
@@ -122,10 +132,10 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         d_weight: Tensor | None = None
         total = torch.zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
         for h, t, d_h in zip(hidden.split(rows), targets.split(rows), d_hidden.split(rows), strict=True):
-            logits = matmul(h, low.T)
+            logits = h @ low.T
             total += gradient_(logits, t, 1.0 / targets.shape[0], V)
-            matmul(logits, low, out=d_h)
-            part = _wide_product(logits.T, h) if on_gpu else matmul(logits.T, h)
+            torch.mm(logits, low, out=d_h)
+            part = _wide_product(logits.T, h) if on_gpu else logits.T @ h
             d_weight = part.to(weight.dtype) if d_weight is None else d_weight.add_(part)
         assert d_weight is not None
         ctx.save_for_backward(d_hidden, d_weight[:V])
@@ -139,9 +149,6 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         """Scale what the forward pass kept."""
         d_hidden, d_weight = ctx.saved_tensors
         (grad,) = grad_outputs
-        # Reading the factor costs no synchronization here, and a pass over the output layer's weights does.
-        if grad.device.type == "cpu" and grad == 1:
-            return d_hidden, d_weight, None, None
         return d_hidden * grad.to(d_hidden.dtype), d_weight * grad.to(d_weight.dtype), None, None
 
 
@@ -169,15 +176,14 @@ def _softmax_gradient_(logits: Tensor, targets: Tensor, scale: float, classes: i
     """
     logits[:, classes:] = 0
     logits = logits[:, :classes]
-    rows = max(1, (CHUNK if logits.is_cuda else _CACHED) // classes)
+    rows = max(1, CHUNK // classes)
     wide = torch.promote_types(logits.dtype, torch.float32)
     total = torch.zeros((), dtype=wide, device=logits.device)
     for part, goal in zip(logits.split(rows), targets.split(rows), strict=True):
         goal = goal[:, None]
         log_p = part.to(wide).log_softmax(-1)
         total -= log_p.gather(1, goal).sum()
-        # On CPUs torch's exp2 takes a third of the time of its exp in float32.
-        gradient = log_p.exp_() if log_p.is_cuda else log_p.mul_(_LOG2_E).exp2_()
+        gradient = log_p.exp_()
         gradient.scatter_add_(1, goal, gradient.new_full((1, 1), -1.0).expand_as(goal))
         part.copy_(gradient.mul_(scale))
     return total

@@ -100,10 +100,10 @@ class TrainStep:
             return torch.zeros((), dtype=torch.bool, device=self.device)
         skipped = ~norm.isfinite()
         optimizer: Any = self.optimizer
-        # As GradScaler does: the fused kernel reads both on the device. It divides by the one as it reads gradients,
+        # As GradScaler does: the fused kernel reads both where they are. It divides by the one as it reads gradients,
         # and where the other says so changes nothing and takes back the count of the step.
-        if self.device.type == "cuda" and self.grad_clip:
-            optimizer.grad_scale = ((norm + _EPS) / self.grad_clip).clamp(min=1.0)
+        if self.device.type in ("cpu", "cuda"):
+            optimizer.grad_scale = self._divisor(norm)
         else:
             self._clip(norm)
         optimizer.found_inf = skipped.float()
@@ -125,8 +125,14 @@ class TrainStep:
             return norm.full_tensor()  # pyright: ignore[reportAttributeAccessIssue]  # a DTensor, of shared gradients
         return norm
 
+    def _divisor(self, norm: Tensor) -> Tensor | None:
+        """Return what gradients of this norm are divided by to keep the limit; None for nothing."""
+        # Where reading the norm costs no synchronization, gradients within the limit are left alone.
+        if not self.grad_clip or (self.device.type == "cpu" and not norm > self.grad_clip):
+            return None
+        return ((norm + _EPS) / self.grad_clip).clamp(min=1.0)
+
     def _clip(self, norm: Tensor) -> None:
         """Scale gradients down to the limit."""
-        # Where reading the norm costs no synchronisation, gradients within the limit are left alone.
-        if self.grad_clip and (self.device.type != "cpu" or (norm.isfinite() and norm > self.grad_clip)):
+        if self.grad_clip:
             clip_grads_with_norm_(self.parameters, self.grad_clip, norm)

@@ -23,6 +23,7 @@ _ALIGNED = 16
 # Up to this window the weights stay in memory for the backward pass, up to 2.5 times the numbers of queries, keys,
 # values and outputs of heads of width 64. Computing them again instead costs 15 to 30 % of the time.
 _LARGEST_KEPT = 512
+_HALF = (torch.bfloat16, torch.float16)
 
 
 def blockwise(
@@ -103,7 +104,7 @@ class _Blocks(torch.autograd.Function):
         """Return (B, H, T, Dv), laid out as (B, T, H, Dv)."""
         B, H, T, D = q.shape
         Dv, n = v.shape[-1], B * plan.G
-        keys, values = k.reshape(n, -1, D), v.reshape(n, -1, Dv)
+        keys, values = _dense(k.reshape(n, -1, D)), _dense(v.reshape(n, -1, Dv))
         bias = _bias(plan, slopes, q)
         out = q.new_empty(B, T, H, Dv)
         kept: list[Tensor] = []
@@ -140,7 +141,7 @@ class _Blocks(torch.autograd.Function):
             part = grad[:, :, start : start + m].reshape(n, fold * m, Dv)
             d_values[:, low:high].baddbmm_(weights[..., :seen].mT, part)
             d_weights = part.new_zeros(weights.shape) if d_sinks is not None else part.new_empty(weights.shape)
-            d_weights[..., :seen].baddbmm_(part, values[:, low:high].mT, beta=0)
+            d_weights[..., :seen].baddbmm_(part, _dense(values[:, low:high]).mT, beta=0)
             d_scores = softmax_backward(d_weights, weights)
             if d_sinks is not None:
                 d_sinks += d_scores[..., seen].view(B, G, fold, m).sum((0, 3), dtype=torch.float64)
@@ -153,6 +154,15 @@ class _Blocks(torch.autograd.Function):
         return d_q, d_keys.view(B, G, -1, D), d_values.view(B, G, -1, Dv), d_sink, None, None
 
 
+def _dense(x: Tensor) -> Tensor:
+    """Return matrices (n, S, D) that follow each other in memory, where products want them so.
+
+    Of others torch hands oneDNN, which multiplies half precision on CPUs, a copy at every product, and transposed ones
+    are copied number by number.
+    """
+    return x.contiguous() if x.device.type == "cpu" and x.dtype in _HALF else x
+
+
 def _weights(queries: Tensor, keys: Tensor, bias: Tensor, sinks: Tensor | None, plan: _Plan) -> Tensor:
     """Return the softmax (n, fold * m, keys, and one more with sinks) of one block of m queries."""
     n, width, _ = queries.shape
@@ -160,7 +170,7 @@ def _weights(queries: Tensor, keys: Tensor, bias: Tensor, sinks: Tensor | None, 
     m, columns = width // fold, seen + (sinks is not None)
     # Memory for the sink's column is there from the start; the product fills the rest.
     scores = queries.new_empty(n, width, columns)
-    scores[..., :seen].baddbmm_(queries, keys.mT, beta=0, alpha=plan.scale)
+    scores[..., :seen].baddbmm_(queries, _dense(keys).mT, beta=0, alpha=plan.scale)
     by_head = scores.view(-1, G, fold, m, columns)
     # The first blocks have fewer keys than the bias, those without a window more: all end at their last query.
     end = bias.shape[-1] - plan.rows + m

@@ -25,6 +25,10 @@ class FeatureMap:
         """Map (..., D) to (..., D)."""
         return x
 
+    def base_(self, x: Tensor) -> Tensor:
+        """Do as `base`, and have x for scratch: less memory stays longer in the processor's cache."""
+        return self.base(x)
+
     def base_grad(self, f: Tensor, grad: Tensor) -> Tensor:
         """Return the gradient by x where f = base(x)."""
         return grad
@@ -59,6 +63,13 @@ class Elu1(FeatureMap):
             # Torch's exp2 takes a quarter of the time of its exp in float32.
             return below.mul_(_LOG2_E).exp2_() + x.relu()
         return x.relu() + below.exp_()
+
+    def base_(self, x: Tensor) -> Tensor:
+        """Do as `base`, over x."""
+        if x.device.type != "cpu":
+            return self.base(x)
+        below = x.clamp(max=0).mul_(_LOG2_E).exp2_()
+        return x.clamp_(min=0).add_(below)
 
     def base_grad(self, f: Tensor, grad: Tensor) -> Tensor:
         """The slope is exp(x) = f up to zero and 1 from there on."""

@@ -39,26 +39,31 @@ class Square(torch.autograd.Function):
         eps: float | None,
     ) -> Tensor:
         """Return outputs (B, H, T, v), laid out as (B, T, H, v); without `eps` not divided by the sums of weights."""
-        dtype = torch.promote_types(q.dtype, torch.float32)
-        queries, keys = (feature_map.base(x.to(dtype)).contiguous() for x in (q, k))
-        values, decay = v.to(dtype).contiguous(), Decay(slopes, dtype)
-        out, sums = like_heads(v, v.dtype), None if eps is None else values.new_empty(*values.shape[:3], 1)
+        T, dtype = q.shape[2], torch.promote_types(q.dtype, torch.float32)
+        # Queries and keys lie side by side, so that each pass over memory is one call for both.
+        bases = q.new_empty(2, *q.shape, dtype=dtype)
+        bases[0].copy_(q)
+        bases[1].copy_(k)
+        features, decay = feature_map.base_(bases), Decay(slopes, dtype)
+        # Products take values as they lie, each token's heads side by side.
+        queries, keys, values = *features.flatten(1, 2), v.to(dtype).flatten(0, 1)
+        out, sums = like_heads(v, v.dtype), None if eps is None else features.new_empty(*v.shape[:3], 1)
         kept: list[Tensor | None] = []
-        for a, b in _rows(q.shape[2]):
-            products = queries[:, :, a:b] @ keys[:, :, :b].mT
+        for a, b in _rows(T):
+            products = torch.bmm(queries[:, a:b], keys[:, :b].mT).view(*q.shape[:2], b - a, b)
             kernel = feature_map.kernel(products)
             weights = decay.within_(kernel, a)
-            y = weights @ values[:, :, :b]
+            y = torch.bmm(weights.flatten(0, 1), values[:, :b]).view(*q.shape[:2], b - a, -1)
             if eps is None or sums is None:
                 out[:, :, a:b] = y
             else:
                 # As a product, which is how the variant's costs state it, and as fast.
-                sums[:, :, a:b] = (weights @ weights.new_ones(b, 1)).add_(eps)
+                torch.add(weights @ weights.new_ones(b, 1), eps, out=sums[:, :, a:b])
                 torch.div(y, sums[:, :, a:b], out=out[:, :, a:b])
             # The identity's kernel is written over by its weights.
             kept += [weights, products if kernel is not products else None]
-        ctx.save_for_backward(queries, keys, values, slopes, None if sums is None else out, sums, *kept)
-        ctx.map, ctx.dtypes = feature_map, (q.dtype, k.dtype, v.dtype)
+        ctx.save_for_backward(features, values, slopes, None if sums is None else out, sums, *kept)
+        ctx.map, ctx.dtypes = feature_map, (q.dtype, v.dtype)
         return out
 
     @staticmethod
@@ -73,29 +78,34 @@ class Square(torch.autograd.Function):
 
 
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    queries, keys, values, slopes, out, sums, *kept = ctx.saved_tensors
-    feature_map, decay = ctx.map, Decay(slopes, values.dtype)
-    part, shares = torch.empty_like(values), None
+    features, values, slopes, out, sums, *kept = ctx.saved_tensors
+    feature_map, decay, T = ctx.map, Decay(slopes, values.dtype), grad.shape[2]
+    part = grad.new_empty(grad.shape, dtype=values.dtype)
+    shares = None
     if sums is None:
         part.copy_(grad)
     else:
         # The sum of a row's weights is in the denominator of its whole output.
         torch.div(grad, sums, out=part)
-        shares = (grad * out).sum(-1, keepdim=True, dtype=values.dtype).div(sums)
-    d_queries, d_keys, d_values = (torch.empty_like(x) for x in (queries, keys, values))
+        shares = (part * out).sum(-1, keepdim=True)
+    d_features, d_values = torch.empty_like(features), torch.empty_like(part)
+    queries, keys = features.flatten(1, 2)
+    d_queries, d_keys = d_features.flatten(1, 2)
+    rows, d_columns = part.flatten(0, 1), d_values.flatten(0, 1)
     # From the last block on, which sees all keys and thus fills what the others add to.
-    for i, (a, b) in reversed(list(enumerate(_rows(grad.shape[2])))):
+    for i, (a, b) in reversed(list(enumerate(_rows(T)))):
         weights, products = kept[2 * i : 2 * i + 2]
-        d_weights = part[:, :, a:b] @ values[:, :, :b].mT
+        d_weights = torch.bmm(rows[:, a:b], values[:, :b].mT).view(weights.shape)
         if shares is not None:
             d_weights.sub_(shares[:, :, a:b])
-        d_products = feature_map.kernel_grad(products, decay.within_(d_weights, a))
-        d_queries[:, :, a:b] = d_products @ keys[:, :, :b]
-        _add_product(d_keys[:, :, :b], d_products, queries[:, :, a:b], first=b == grad.shape[2])
-        _add_product(d_values[:, :, :b], weights, part[:, :, a:b], first=b == grad.shape[2])
-    parts = feature_map.base_grad(queries, d_queries), feature_map.base_grad(keys, d_keys), d_values
-    d_q, d_k, d_v = (like_heads(x, dtype).copy_(x) for x, dtype in zip(parts, ctx.dtypes, strict=True))
-    return d_q, d_k, d_v
+        d_products = feature_map.kernel_grad(products, decay.within_(d_weights, a)).flatten(0, 1)
+        beta = 0 if b == T else 1
+        d_queries[:, a:b].baddbmm_(d_products, keys[:, :b], beta=0)
+        d_keys[:, :b].baddbmm_(d_products.mT, queries[:, a:b], beta=beta)
+        d_columns[:, :b].baddbmm_(weights.flatten(0, 1).mT, rows[:, a:b], beta=beta)
+    dtype, v_dtype = ctx.dtypes
+    d_q, d_k = like_heads(features, dtype).copy_(feature_map.base_grad(features, d_features))
+    return d_q, d_k, like_heads(d_values, v_dtype).copy_(d_values)
 
 
 def _rows(tokens: int) -> list[tuple[int, int]]:
@@ -103,13 +113,7 @@ def _rows(tokens: int) -> list[tuple[int, int]]:
     return [(start, min(start + _ROWS, tokens)) for start in range(0, tokens, _ROWS)]
 
 
-def _add_product(total: Tensor, rows: Tensor, columns: Tensor, *, first: bool) -> None:
-    """Add to (B, H, b, width) the product of (B, H, m, b), transposed, and (B, H, m, width)."""
-    flat = total.view(-1, *total.shape[2:])
-    flat.baddbmm_(rows.flatten(0, 1).mT, columns.flatten(0, 1), beta=0 if first else 1)
-
-
 def like_heads(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return uninitialized memory of the shape (B, H, T, width) of x in which the heads of a token are neighbors."""
-    B, H, T, width = x.shape
-    return x.new_empty(B, T, H, width, dtype=dtype).transpose(1, 2)
+    """Return uninitialized memory of the shape (..., H, T, width) of x in which the heads of a token are neighbors."""
+    *before, H, T, width = x.shape
+    return x.new_empty(*before, T, H, width, dtype=dtype).transpose(-3, -2)
