@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import RenderableType
 from rich.text import Text
 
 from vgpt.cli.console import notify, out, print_json, print_text, warn
@@ -20,14 +21,17 @@ from vgpt.report.as_json import as_json
 from vgpt.report.captions import audit_lines
 from vgpt.report.columns import check_columns, chosen_columns, row_contexts
 from vgpt.report.curve_tables import curves_table
+from vgpt.report.figures.ladder import draw_ladder
 from vgpt.report.figures.style import Figure, as_png, as_svg
 from vgpt.report.figures.write import draw_all, save_figures
 from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_csv
 from vgpt.report.html.page import ReportSection, as_html, save_html
+from vgpt.report.ladder import ladder_as_csv, ladder_json, ladder_tables
 from vgpt.report.sealing import sealing_lines
 from vgpt.report.study_tables import power_lines, signs_json, signs_table
 from vgpt.report.tables import tables
 from vgpt.study.answers import histories_of
+from vgpt.study.ladder_answers import answer_ladder
 from vgpt.study.reproduce import study_command
 from vgpt.study.study import Answered, Study
 from vgpt.tracking.histories import HistoryReader
@@ -99,7 +103,7 @@ class Views:
         for answer in answers:
             self._tell(study, answer, histories)
         if self.stdout is None:
-            for part in signs_table(answers):
+            for part in closing_tables(study, answers):
                 out().print(part, soft_wrap=False)
         if _told(answers) and (self.plot or self.html or self.log):
             self._draw(study, answers, histories)
@@ -132,19 +136,28 @@ class Views:
             ReportSection(answer.comparison, _figures_of(answer, histories, self.windows), answer.part.title)
             for answer in _told(answers)
         ]
+        ladder = answer_ladder(study, answers)
+        together = [figure] if (figure := draw_ladder(ladder)) is not None else []
         if self.plot is not None:
-            for path in save_figures([figure for section in sections for figure in section.figures], self.plot):
+            figures = [*(figure for section in sections for figure in section.figures), *together]
+            for path in save_figures(figures, self.plot):
                 notify(f"wrote {path}")
         page = ""
         if self.html is not None or self.log:
             page = as_html(
-                sections, name=study.name, command=study_command(study), made=time.time(), closing=signs_table(answers)
+                sections,
+                name=study.name,
+                command=study_command(study),
+                made=time.time(),
+                closing=closing_tables(study, answers),
+                together=together,
             )
         if self.html is not None:
             save_html(page, self.html)
             notify(f"wrote {self.html}")
         if self.log:
-            _log(study, answers, sections, page)
+            figures = [*(figure for section in sections for figure in section.figures), *together]
+            _log(study, answers, figures, page)
 
 
 def _figures_of(answer: Answered, histories: HistoryReader, windows: Windows) -> list[Figure]:
@@ -153,13 +166,14 @@ def _figures_of(answer: Answered, histories: HistoryReader, windows: Windows) ->
     return [replace(one, name=f"{before}{one.name}") for one in draw_all(answer.comparison, histories, windows)]
 
 
-def _log(study: Study, answers: Sequence[Answered], sections: Sequence[ReportSection], page: str) -> None:
+def _log(study: Study, answers: Sequence[Answered], figures: Sequence[Figure], page: str) -> None:
     run = study.first.settings.run
     comparisons = [answer.comparison for answer in answers]
-    figures = [figure for section in sections for figure in section.figures]
     files = {f"{one.name}.png": as_png(one) for one in figures}
     files |= {f"{one.name}.svg": as_svg(one).encode() for one in figures}
     files |= {"report.html": page.encode(), "comparison.csv": study_as_csv(_tables_of(_told(answers))).encode()}
+    if (ladder := answer_ladder(study, answers)) is not None:
+        files["ladder.csv"] = ladder_as_csv(ladder).encode()
     files["comparison.json"] = to_json(_json_of(study, answers), indent=1, ascii_only=True).encode()
     names = dict.fromkeys(name for one in comparisons for name in row_names(one.rows).values())
     compared = [one.run_id for found in comparisons for row in found.rows for one in row.runs if one.run_id]
@@ -177,6 +191,11 @@ def _log(study: Study, answers: Sequence[Answered], sections: Sequence[ReportSec
         notify(f"logged as run {run_id} of experiment {run.experiment!r}")
 
 
+def closing_tables(study: Study, answers: Sequence[Answered]) -> list[RenderableType]:
+    """Return what all parts of a study say together."""
+    return ladder_tables(answer_ladder(study, answers)) if study.ladder is not None else signs_table(answers)
+
+
 def _told(answers: Sequence[Answered]) -> list[Answered]:
     """Return the parts that have anything to show."""
     return [answer for answer in answers if answer.comparison.rows]
@@ -190,7 +209,8 @@ def _json_of(study: Study, answers: Sequence[Answered]) -> Any:
     if not study.divided:
         return as_json(answers[0].comparison)
     parts = [{"values": dict(one.part.values), **as_json(one.comparison)} for one in answers]
-    return {"study": study.name or None, "parts": parts, "signs": signs_json(answers)}
+    found = {"study": study.name or None, "parts": parts, "signs": signs_json(answers)}
+    return found if study.ladder is None else {**found, "ladder": ladder_json(answer_ladder(study, answers))}
 
 
 def _columns_json(comparison: Comparison, columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -213,6 +233,9 @@ def _write_json(study: Study, answers: Sequence[Answered]) -> None:
 
 
 def _write_csv(study: Study, answers: Sequence[Answered]) -> None:
+    if (ladder := answer_ladder(study, answers)) is not None and not _columns_of(study):
+        print_text(ladder_as_csv(ladder))
+        return
     if told := _told(answers):
         print_text(study_as_csv(_tables_of(told), _columns_of(study)))
 

@@ -9,7 +9,7 @@ from vgpt.addresses import without_credentials
 from vgpt.attention.grammar import full_label
 from vgpt.attention.plugin_record import plugin_flags
 from vgpt.compare.audit.conditions import BACKEND, THREADS, condition_settings
-from vgpt.compare.selectors import Selector, parse_selectors, with_variant_flags
+from vgpt.compare.selectors import Selector, parse_selectors, with_own_settings, with_variant_flags
 from vgpt.errors import UsageError
 from vgpt.formatting import flag_of
 from vgpt.settings.compare import CompareConfig
@@ -73,8 +73,15 @@ class PlannedRun:
         return shlex.join(["vgpt", *map(without_credentials, self.arguments)])
 
 
-def make_request(words: Sequence[str], sources: Sources) -> Request:
+def make_request(
+    words: Sequence[str], sources: Sources, scaled: Mapping[str, Mapping[str, str]] | None = None
+) -> Request:
     """Read the words and the settings of `vgpt compare`.
+
+    Args:
+        words: what is compared.
+        sources: of all settings.
+        scaled: settings of variants that a ladder sets: variant -> name -> value; what was typed goes before them.
 
     Raises:
         UsageError: a flag makes no sense here, or settings or words are wrong.
@@ -90,6 +97,7 @@ def make_request(words: Sequence[str], sources: Sources) -> Request:
     flags = {name: str(value) for name, value in sources.command_line.items() if known[name].variants}
     environment = {**_variant_values(known, sources.dotenv), **_variant_values(known, sources.environment)}
     selectors = with_variant_flags(parse_selectors(words), flags, strict=True)
+    selectors = with_own_settings(selectors, scaled or {})
     selectors = with_variant_flags(selectors, environment, strict=False)
     hidden = [leaf for leaf in known.values() if leaf.variants or leaf.name in ("attn", "run_name")]
     shared = _without(sources, hidden)

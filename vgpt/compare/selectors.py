@@ -1,7 +1,7 @@
 """The words after `vgpt compare`: variants, variants with settings, or runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePath
 from typing import Any
 
@@ -99,6 +99,24 @@ def with_variant_flags(selectors: Sequence[Selector], flags: Mapping[str, str], 
         if selector.kind:
             selector.typed_settings()
     return changed
+
+
+def with_own_settings(selectors: Sequence[Selector], settings: Mapping[str, Mapping[str, str]]) -> list[Selector]:
+    """Give each selector the settings of its variant, or of the layers of its pattern, that it does not set itself.
+
+    Args:
+        selectors: what is compared.
+        settings: variant -> name -> value as typed.
+    """
+    found: list[Selector] = []
+    for one in selectors:
+        given = {**settings.get(one.kind, {}), **one.settings}
+        if (pattern := pattern_in(one.kind, given)) is not None:
+            given["pattern"] = filled(pattern, settings)
+        found.append(replace(one, settings=given))
+        if one.kind:
+            found[-1].typed_settings()
+    return found
 
 
 def _takes(selector: Selector, name: str) -> bool:

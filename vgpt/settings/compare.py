@@ -28,6 +28,10 @@ class ComparisonSettings(Section):
     """fix the study of --study before looking: file, settings, seeds, margin, code and data go into RUNS/plans"""
     exploratory: bool = False
     """go on with a study that was changed after it was sealed; every output says so"""
+    ladder: Path | None = None
+    """TOML file of rungs, models from small to large: the comparison at each, and the trend of its differences"""
+    rungs: Annotated[int | None, Field(ge=1, le=100)] = None
+    """climb the first so many rungs of --ladder alone and predict the next; none = all"""
     sweep_lr: Annotated[int | None, Field(ge=3, le=9)] = None
     """tune the learning rate of each variant over this many, an odd number: half, once and twice --lr for 3; then
     train each at its own on other seeds"""

@@ -32,7 +32,19 @@ from vgpt.settings.train import RUN_NAME
 AXES = ("match", "max_tokens", "lr", "pos")
 """Keys whose values each make a comparison of their own."""
 
-_NOT_HERE = ("attn", "run_name", "study", "group", "plan", "run_missing", "seal", "exploratory")
+NOT_IN_FILES = (
+    "attn",
+    "run_name",
+    "study",
+    "ladder",
+    "rungs",
+    "group",
+    "plan",
+    "run_missing",
+    "seal",
+    "exploratory",
+)
+"""Settings that a file of comparisons cannot hold."""
 
 
 class StudyFile(Section):
@@ -120,14 +132,9 @@ def load_study(path: Path) -> StudyFile:
         UsageError: no such file, or no TOML in it.
         SettingsError: unknown keys, each with the nearest known one, or wrong values.
     """
-    try:
-        table = parse_toml(path)
-    except OSError as error:
-        raise UsageError(f"--study {path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"--study {path}: not valid TOML: {error}", f"Mend {path}.") from error
+    table = read_table("--study", path)
     known = leaves(CompareConfig)
-    allowed = [name for name in known if name not in _NOT_HERE]
+    allowed = [name for name in known if name not in NOT_IN_FILES]
     faults = [
         f"{name}: unknown key{did_you_mean(name, StudyFile.model_fields)}{_belongs_below(name, allowed)}"
         for name in table.keys() - StudyFile.model_fields.keys()
@@ -135,22 +142,43 @@ def load_study(path: Path) -> StudyFile:
     for name in table_of(table.get("settings")):
         if name in StudyFile.model_fields and table.get(name) is not None:
             faults.append(f"settings.{name}: stands above as {name} already")
-        elif name in _NOT_HERE:
+        elif name in NOT_IN_FILES:
             faults.append(f"settings.{name}: a study sets this itself")
         elif name not in known:
             faults.append(f"settings.{name}: unknown setting{did_you_mean(name, allowed)}")
     try:
         study = StudyFile.model_validate({name: table[name] for name in table.keys() & StudyFile.model_fields.keys()})
     except ValidationError as error:
-        for fault in error.errors():
-            given = "" if fault["type"] == "missing" else f" = {fault['input']!r}"
-            faults.append(f"{'.'.join(map(str, fault['loc']))}{given}: {fault['msg'].removeprefix('Value error, ')}")
+        faults += told_faults(error)
         study = None
     if faults or study is None:
         raise SettingsError(
             [f"{path}: {fault}" for fault in sorted(faults)], f"Keys: {', '.join(StudyFile.model_fields)}."
         )
     return study
+
+
+def read_table(flag: str, path: Path) -> dict[str, Any]:
+    """Return the content of a TOML file that a flag names.
+
+    Raises:
+        UsageError: no such file, or no TOML in it.
+    """
+    try:
+        return parse_toml(path)
+    except OSError as error:
+        raise UsageError(f"{flag} {path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{flag} {path}: not valid TOML: {error}", f"Mend {path}.") from error
+
+
+def told_faults(error: ValidationError) -> list[str]:
+    """Return what is wrong with the values of a file, each with its place and the value."""
+    found: list[str] = []
+    for fault in error.errors():
+        given = "" if fault["type"] == "missing" else f" = {fault['input']!r}"
+        found.append(f"{'.'.join(map(str, fault['loc']))}{given}: {fault['msg'].removeprefix('Value error, ')}")
+    return found
 
 
 def _belongs_below(name: str, allowed: list[str]) -> str:

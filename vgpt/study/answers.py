@@ -8,7 +8,9 @@ from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.errors import DivergedError, TrackingError, VgptError
 from vgpt.study.estimate import ThroughputEstimate
 from vgpt.study.keeping import Keeper
+from vgpt.study.ladder_answers import note_predictions
 from vgpt.study.plan import Plan, distinct, make_plan
+from vgpt.study.predictions import FILE as PREDICTIONS
 from vgpt.study.study import Answered, Study
 from vgpt.study.train_missing import Failure, train_missing
 from vgpt.tracking.histories import HistoryReader
@@ -54,11 +56,20 @@ class StudyAnswers:
         Raises:
             TrainingInterrupted: it was stopped from outside; what was trained is saved.
         """
+        for number in range(len(self.answers)) if self.study.ladder else (None,):
+            self._note_predictions()
+            self._train_part(number)
+        self._note_predictions()
+
+    def _train_part(self, number: int | None) -> None:
+        """Train what one rung of a ladder lacks, or all that is missing; see `train_missing`."""
         options = self.study.first.settings.compare
         stages = 2 if options.sweep_lr else 1
-        while self.plan.missing and stages and not self.failures:
-            self._notify(self.plan.sentence())
-            self.failures = train_missing(self.plan.missing, self._notify, throughput=self._throughput)
+        while (missing := self._missing_of(number)) and stages and not self.failures:
+            self._notify(
+                self.plan.sentence() + (f"; now {self.answers[number].part.title}" if number is not None else "")
+            )
+            self.failures = train_missing(missing, self._notify, throughput=self._throughput)
             if options.sweep_lr:  # a rate that is too high is an answer, and no failure
                 self.failures = [failure for failure in self.failures if failure.code != DivergedError.exit_code]
             self._answer(recorded_runs(self.study.first, self._warn))
@@ -73,6 +84,21 @@ class StudyAnswers:
         """
         self.answers = self.keeper.look(self.answers, self._runs)
         return self.answers
+
+    def _missing_of(self, number: int | None) -> tuple[PlannedRun, ...]:
+        """Return what one part lacks, or all of them."""
+        return self.plan.missing if number is None else distinct(self.answers[number].comparison.missing)
+
+    def _note_predictions(self) -> None:
+        """Write down what to expect of a ladder's next rung; a journal that refuses it is a note, and no failure."""
+        try:
+            number = note_predictions(self.study, self.answers)
+        except OSError as error:
+            self._warn(f"predictions of the next rung are not recorded: {error.strerror or error}")
+            return
+        if number:
+            place = self.study.first.settings.run.runs_dir / PREDICTIONS
+            self._notify(f"{number} predictions of the next rung are recorded in {place}")
 
     @property
     def missing(self) -> tuple[PlannedRun, ...]:

@@ -106,12 +106,12 @@ def _differences(answer: Answered) -> dict[str, tuple[float | None, bool, str]]:
     found: dict[str, tuple[float | None, bool, str]] = {}
     for selector in selectors[1:]:
         found.setdefault(selector.text, (None, True, ""))
-    if not comparison.rows or (selectors and _name(comparison.rows[0], selectors) != selectors[0].text):
+    if not comparison.rows or (selectors and selector_text(comparison.rows[0], selectors) != selectors[0].text):
         return found
     for row, statistics in zip(comparison.rows[1:], comparison.statistics[1:], strict=True):
         one = statistics.difference
         told = (None, True, "") if one is None else (one.delta, _comparable(comparison, row), one.verdict)
-        found[_name(row, selectors)] = told
+        found[selector_text(row, selectors)] = told
     return found
 
 
@@ -122,7 +122,7 @@ def _comparable(comparison: Comparison, row: Row) -> bool:
     return comparison.force or not pair & comparison.audit.flagged.keys()
 
 
-def _name(row: Row, selectors: Sequence[Selector]) -> str:
+def selector_text(row: Row, selectors: Sequence[Selector]) -> str:
     """Return the word that asked for a row: matching may give the same variant other settings in each part."""
     own = [
         selector

@@ -7,6 +7,7 @@ from pathlib import Path
 from vgpt.compare.choose import compare
 from vgpt.compare.comparison import TUNING_SEEDS, Comparison, grid
 from vgpt.compare.curves import Histories
+from vgpt.compare.ladder import Rung
 from vgpt.compare.request import Request, make_request, planned_runs
 from vgpt.compare.snapshot import snapshot_point_of
 from vgpt.compare.statistics.evaluation_noise import Windows
@@ -17,6 +18,7 @@ from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources, given_value
 from vgpt.settings.presets import load_preset
 from vgpt.settings.study import StudyFile, combinations, listed_axes, load_study
+from vgpt.study.ladder import LadderPlan, Settings, plan_ladder
 from vgpt.tracking.run_info import RunInfo
 
 
@@ -29,12 +31,14 @@ class StudyPart:
         request: what it asks for.
         rates: the same request at every learning rate of a sweep, lowest first; empty without one.
         tuning: the same, with the seeds that choose the rate.
+        rung: the size that it is made at; None without a ladder.
     """
 
     values: Mapping[str, str]
     request: Request
     rates: Mapping[float, Request] = field(default_factory=dict[float, Request])
     tuning: Mapping[float, Request] = field(default_factory=dict[float, Request])
+    rung: Rung | None = None
 
     @property
     def title(self) -> str:
@@ -85,12 +89,14 @@ class Study:
         parts: its comparisons, at least one.
         sources: where settings come from, beside the file.
         words: the arguments, as typed.
+        ladder: the rungs that its parts are; None where they are something else.
     """
 
     name: str
     parts: tuple[StudyPart, ...]
     sources: Sources
     words: tuple[str, ...] = ()
+    ladder: LadderPlan | None = None
 
     @property
     def divided(self) -> bool:
@@ -111,6 +117,10 @@ def make_study(words: Sequence[str], sources: Sources) -> Study:
     Raises:
         UsageError: a flag makes no sense here, or settings, words or the file are wrong.
     """
+    if (ladder := given_value(CompareConfig, sources, "ladder")) is not None:
+        return _make_ladder(plan_ladder(str(ladder), words, sources), words, sources)
+    if given_value(CompareConfig, sources, "rungs") is not None:
+        raise UsageError("--rungs counts rungs, which --ladder names", "Add --ladder presets/ladders/cpu.toml.")
     place = given_value(CompareConfig, sources, "study")
     listed = listed_axes(sources.command_line)
     plain = {name: value for name, value in sources.command_line.items() if name not in listed}
@@ -147,7 +157,24 @@ def _named(place: str) -> Path:
         raise UsageError(f"--study {place}: {error}") from error
 
 
-def _make_part(values: Mapping[str, str], words: Sequence[str], sources: Sources) -> StudyPart:
+def _make_ladder(plan: LadderPlan, words: Sequence[str], sources: Sources) -> Study:
+    """Return a study whose parts are the rungs of a ladder.
+
+    Raises:
+        UsageError: a run is named, which has one size.
+    """
+    parts = [
+        replace(_make_part({"rung": one.rung.name}, words, one.sources, one.scaled), rung=one.rung)
+        for one in plan.rungs
+    ]
+    if named := [selector.text for selector in parts[0].request.selectors if not selector.kind]:
+        raise UsageError(f"--ladder compares variants at several sizes; {named[0]!r} is a run", "Name variants alone.")
+    return Study(plan.name, tuple(parts), sources, tuple(words), plan)
+
+
+def _make_part(
+    values: Mapping[str, str], words: Sequence[str], sources: Sources, scaled: Settings | None = None
+) -> StudyPart:
     """Return a comparison, at several learning rates where they are swept.
 
     A lowest rate that was given is taken along in proportion: every schedule has the same shape.
@@ -155,7 +182,7 @@ def _make_part(values: Mapping[str, str], words: Sequence[str], sources: Sources
     Raises:
         UsageError: a run is named where rates are swept, or no variant at all.
     """
-    request = make_request(words, sources)
+    request = make_request(words, sources, scaled)
     number = request.settings.compare.sweep_lr
     if number is None:
         if request.settings.compare.sweep_seeds is not None:
@@ -177,8 +204,8 @@ def _make_part(values: Mapping[str, str], words: Sequence[str], sources: Sources
         if train.min_lr is not None:
             typed["min_lr"] = str(train.min_lr * (lr / train.lr))
         typed = {**sources.command_line, **typed}
-        rates[lr] = make_request(words, replace(sources, command_line=typed))
-        tuning[lr] = make_request(words, replace(sources, command_line={**typed, **other}))
+        rates[lr] = make_request(words, replace(sources, command_line=typed), scaled)
+        tuning[lr] = make_request(words, replace(sources, command_line={**typed, **other}), scaled)
     return StudyPart(values, request, rates, tuning)
 
 

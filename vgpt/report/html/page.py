@@ -80,6 +80,7 @@ def as_html(
     command: str,
     made: float,
     closing: Sequence[RenderableType] = (),
+    together: Sequence[Figure] = (),
 ) -> str:
     """Return the report as a page.
 
@@ -89,6 +90,7 @@ def as_html(
         command: what makes it again.
         made: when it was made, seconds since 1970.
         closing: tables and lines of all sections together.
+        together: figures of all sections together.
     """
     names = dict.fromkeys(label for one in sections for label in row_names(one.comparison.rows).values())
     title = f"vgpt compare: {f'{name}: ' if name else ''}{', '.join(names) or 'no runs'}"
@@ -98,6 +100,7 @@ def as_html(
         element("p", plain(f"Made {when}."), class_="dim"),
         *(_section(one) for one in sections),
         *([element("h2", "All settings"), blocks(closing)] if closing else []),
+        *_figures(together, "Figures of all settings"),
         element("h2", "Provenance"),
         _provenance([one.comparison for one in sections], command),
         embedded(
@@ -188,11 +191,11 @@ def _conditions(comparison: Comparison) -> str:
     return text + element("details", element("summary", f"All {len(shared)} equal conditions"), table)
 
 
-def _figures(figures: Sequence[Figure]) -> list[str]:
+def _figures(figures: Sequence[Figure], title: str = "Figures") -> list[str]:
     if not figures:
         return []
     drawn = [element("figure", inline_svg(one), element("figcaption", plain(one.alt))) for one in figures]
-    return [element("h2", "Figures"), *drawn]
+    return [element("h2", title), *drawn]
 
 
 def _provenance(comparisons: Sequence[Comparison], command: str) -> str:
