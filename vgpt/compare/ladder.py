@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from vgpt.compare.statistics.differences import BETTER, WORSE
+from vgpt.compare.statistics.differences import BETTER, WORSE, LossDifference
 from vgpt.compare.statistics.rank_agreement import Agreement
-from vgpt.compare.statistics.trend import Point, Trend, fit_trend
+from vgpt.compare.statistics.trend import Point, Trend, fit_trend, point_of
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters
 from vgpt.settings.model import ModelSettings
@@ -91,6 +91,14 @@ class RungDifference:
     def shown(self) -> bool:
         """Whether the sign is shown."""
         return self.verdict in (BETTER, WORSE)
+
+
+def rung_difference(rung: Rung, one: LossDifference | None) -> RungDifference:
+    """Return the difference at a rung as its own table has it; an empty one where there is none."""
+    if one is None:
+        return RungDifference(rung)
+    point = point_of(rung.x, one.delta, one.judged.noise) if one.judged is not None else None
+    return RungDifference(rung, one.delta, one.half_width, one.verdict, one.seeds, point)
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from vgpt.compare.comparison import Comparison
-from vgpt.compare.ladder import Ladder, Rung, RungDifference, VariantLadder, climb
+from vgpt.compare.ladder import Ladder, Rung, RungDifference, VariantLadder, climb, rung_difference
 from vgpt.compare.metrics import LOSS
 from vgpt.compare.rows import Row
 from vgpt.compare.selectors import Selector
-from vgpt.compare.statistics.differences import LossDifference
 from vgpt.compare.statistics.rank_agreement import Agreement, rank_agreement
-from vgpt.compare.statistics.trend import point_of
 from vgpt.study.ladder import LadderPlan
 from vgpt.study.predictions import read_predictions, record_predictions, scored
 from vgpt.study.signs import selector_text
@@ -113,15 +110,8 @@ def _difference(answer: Answered, rows: Rows, selector: Selector) -> RungDiffere
     row = rows.get(selector.text)
     if row is None or comparison.rows[0] is not rows.get(baseline):
         return RungDifference(rung)
-    one = _statistics(comparison, row)
-    if one is None:
-        return RungDifference(rung)
-    point = point_of(rung.x, one.delta, one.judged.noise) if one.judged is not None else None
-    return RungDifference(rung, one.delta, one.half_width, one.verdict, one.seeds, point)
-
-
-def _statistics(comparison: Comparison, row: Row) -> LossDifference | None:
-    return comparison.statistics[[other is row for other in comparison.rows].index(True)].difference
+    number = next(number for number, other in enumerate(comparison.rows) if other is row)
+    return rung_difference(rung, comparison.statistics[number].difference)
 
 
 def _agreement(rungs: Sequence[Rung], by_rung: Sequence[Rows], selectors: Sequence[Selector]) -> Agreement | None:
