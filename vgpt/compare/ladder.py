@@ -8,7 +8,7 @@ Source of 6 N D: Kaplan et al. 2020, "Scaling laws for neural language models", 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from vgpt.compare.statistics.differences import BETTER, WORSE, LossDifference
@@ -225,7 +225,7 @@ def leave_last_out(told: Sequence[RungDifference]) -> Prediction | None:
         return None
     last = told[-1]
     found = _predicted(earlier, last.rung, tuple(one.rung.name for one in told[:-1]))
-    return Prediction(**{**vars(found), "observed": last.delta, "left_out": True})
+    return replace(found, observed=last.delta, left_out=True)
 
 
 def _predicted(trend: Trend, rung: Rung, rests_on: tuple[str, ...]) -> Prediction:

@@ -155,7 +155,7 @@ class LadderFile(Section):
         """Return the learning rate of a rung."""
         if rung.lr is not None:
             return rung.lr
-        if isinstance(self.lr, float):
+        if not isinstance(self.lr, str):
             return self.lr
         found = _RATE.fullmatch(self.lr.strip())
         assert found is not None  # validated

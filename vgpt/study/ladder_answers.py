@@ -121,7 +121,7 @@ def _agreement(rungs: Sequence[Rung], by_rung: Sequence[Rows], selectors: Sequen
     names, losses = list[str](), list[np.ndarray]()
     for rung, rows in whole:
         by_seed = [{run.seed: _loss(run) for run in rows[word].runs} for word in words]
-        seeds = sorted(set.intersection(*(set(one) for one in by_seed)))
+        seeds = [seed for seed in by_seed[0] if all(seed in one for one in by_seed)]
         table = np.array([[one[seed] for seed in seeds] for one in by_seed])
         if seeds and np.isfinite(table).all():
             names.append(rung.name)

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def record_predictions(
         if (variant.variant, runs, round(variant.next.x, 6)) in known:
             continue
         used = [one.rung.conditions for one in variant.rungs if one.point is not None]
-        made = Prediction(**{**vars(variant.next), "made": time.time() if now is None else now})
+        made = replace(variant.next, made=time.time() if now is None else now)
         new.append(Recorded(ladder.name, ladder.baseline, variant.variant, tuple(used), runs, made))
     if new:
         runs_dir.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def scored(
         ]
         if before:
             last = max(before, key=lambda one: one.made or 0.0)
-            found.append(Prediction(**{**vars(last), "rung": at.rung.name, "observed": at.delta}))
+            found.append(replace(last, rung=at.rung.name, observed=at.delta))
     return found
 
 
@@ -158,7 +158,8 @@ def _read(line: str) -> Recorded | None:
             df=int(table["df"]),
             made=float(table["made"]),
         )
-        words = (str(table[name]) for name in ("ladder", "baseline", "variant"))
-        return Recorded(*words, tuple(map(str, table["conditions"])), tuple(map(str, table["runs"])), made)
+        ladder, baseline, variant = (str(table[name]) for name in ("ladder", "baseline", "variant"))
+        conditions, runs = (tuple(map(str, table[name])) for name in ("conditions", "runs"))
+        return Recorded(ladder, baseline, variant, conditions, runs, made)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -8,6 +8,7 @@ Sources: Kendall 1945, "The treatment of ties in ranking problems" (tau-b); Rao 
 complex survey data" (n - 1 of n).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -59,7 +60,7 @@ def rank_agreement(names: Sequence[str], losses: Sequence[np.ndarray]) -> Agreem
     enough = min(one.shape[1] for one in losses) > 1
 
     def told(pairs: Sequence[tuple[int, int]]) -> Tau:
-        value = np.mean([tau_b(means[a], means[b]) for a, b in pairs])
+        value = float(np.mean([tau_b(means[a], means[b]) for a, b in pairs]))
         if not enough:
             return Tau(_number(value))
         draws = np.mean([tau_b(drawn[a], drawn[b]) for a, b in pairs], 0)
@@ -79,8 +80,8 @@ def tau_b(here: np.ndarray, there: np.ndarray) -> np.ndarray:
     first, second = np.triu_indices(here.shape[-1], 1)
     a = np.sign(here[:, first] - here[:, second])
     b = np.sign(there[:, first] - there[:, second])
-    untied = np.sqrt((a != 0).sum(-1) * (b != 0).sum(-1))
-    return np.divide((a * b).sum(-1), untied, out=np.full(untied.shape, np.nan), where=untied > 0)
+    untied: np.ndarray = np.sqrt((a != 0).sum(-1) * (b != 0).sum(-1))
+    return np.where(untied > 0, (a * b).sum(-1) / np.maximum(untied, 1), np.nan)
 
 
 def _drawn_means(losses: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -91,4 +92,4 @@ def _drawn_means(losses: np.ndarray, generator: np.random.Generator) -> np.ndarr
 
 
 def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
+    return value if math.isfinite(value) else None

@@ -24,7 +24,6 @@ conservative compared with fixed-effect meta-analysis"; degrees of freedom as in
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -117,10 +116,10 @@ class Trend:
         """Return variance and degrees of freedom of a combination by the noise of the seeds alone."""
         weights, _, _ = _system(self.points, 0.0)
         design = self._design
-        pulls = row @ np.linalg.inv(design.T @ (weights[:, None] * design)) @ (design.T * weights)
+        pulls: np.ndarray = row @ np.linalg.inv(design.T @ (weights[:, None] * design)) @ (design.T * weights)
         own = np.array([one.variance for one in self.points])
         free = np.array([one.df for one in self.points])
-        parts = own * (OWN_SHARE * pulls**2 + (1 - OWN_SHARE) * np.mean(pulls**2) + another / len(own))
+        parts: np.ndarray = own * (OWN_SHARE * pulls**2 + (1 - OWN_SHARE) * np.mean(pulls**2) + another / len(own))
         total = float(parts.sum())
         return total, total**2 / float((parts**2 / free).sum()) if total else float(free.sum())
 
@@ -137,9 +136,9 @@ class Trend:
     def _solution(self) -> tuple[np.ndarray, np.ndarray, float]:
         """Coefficients, their covariance by the stated variances, and the scatter in units of those (1 for Q = k-2)."""
         weights, y, _ = _system(self.points, self.between)
-        covariance = np.linalg.inv(self._design.T @ (weights[:, None] * self._design))
-        coefficients = covariance @ (self._design.T @ (weights * y))
-        residuals = y - self._design @ coefficients
+        covariance: np.ndarray = np.linalg.inv(self._design.T @ (weights[:, None] * self._design))
+        coefficients: np.ndarray = covariance @ (self._design.T @ (weights * y))
+        residuals: np.ndarray = y - self._design @ coefficients
         scatter = float((weights * residuals**2).sum()) / self.df if self.df else 1.0
         return coefficients, covariance, scatter
 
@@ -172,7 +171,7 @@ def _scatter(points: Sequence[Point], between: float) -> float:
     return float((weights * (y - mean_y - slope * (x - mean_x)) ** 2).sum())
 
 
-def _system(points: Sequence[Point], between: float) -> tuple[Any, Any, Any]:
+def _system(points: Sequence[Point], between: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return weights, differences and compute, the weights by moderated variances."""
     own = np.array([one.variance for one in points])
     moderated = OWN_SHARE * own + (1 - OWN_SHARE) * own.mean()
