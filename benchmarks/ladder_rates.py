@@ -103,7 +103,7 @@ def cell(number: int, rungs: int, seeds: int, deviation: float, **truth: float) 
 def main() -> None:
     """Simulate every cell and print or write the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ladders", type=int, default=1_500, help="per cell, of three variants each")
+    parser.add_argument("--ladders", type=int, default=600, help="per cell, of three variants each")
     add_out(parser)
     options = parser.parse_args()
     begun = time.monotonic()

@@ -1,4 +1,4 @@
-"""A ladder from its one command: three tiny rungs, killed once in the middle, to the table, the figure and the report."""
+"""A ladder from its one command: three tiny rungs, killed once in the middle, to table, figure and report."""
 
 import json
 import os
