@@ -28,6 +28,14 @@ def test_the_runs_of_a_study_are_its_children_and_it_is_never_among_them(record,
     assert {(run.run_name, run.status) for run in studies} == {("widths", "FINISHED"), ("rates", "FINISHED")}
 
 
+def test_what_a_ladder_foretold_lies_with_its_study(store_uri):
+    parent = ""
+    for content in (b"one", b"one\ntwo"):
+        files = {"predictions.jsonl": content}
+        parent = gather_under_study("sizes", experiment="vgpt", runs=[], files=files, tracking_uri=store_uri)
+    assert MlflowStore(resolve_target(store_uri), write=False).download(parent, "predictions.jsonl") == b"one\ntwo"
+
+
 def test_a_store_that_is_not_there_is_told_in_one_line(refused_uri):
     with pytest.raises(TrackingError, match="cannot be written: connection refused"):
         gather_under_study("widths", experiment="vgpt", runs=[], tracking_uri=refused_uri)

@@ -1,6 +1,7 @@
 """A study answered from the runs on record, and from those that it trains: what `vgpt compare` does before it shows."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from vgpt.compare.comparison import Comparison, as_one_family
 from vgpt.compare.request import PlannedRun, Request
@@ -97,8 +98,13 @@ class StudyAnswers:
             self._warn(f"predictions of the next rung are not recorded: {error.strerror or error}")
             return
         if number:
-            place = self.study.first.settings.run.runs_dir / PREDICTIONS
-            self._notify(f"{number} predictions of the next rung are recorded in {place}")
+            self._notify(f"{number} predictions of the next rung are recorded in {self._predictions}")
+            self._gather()
+
+    @property
+    def _predictions(self) -> Path:
+        """The journal of what ladders have foretold."""
+        return self.study.first.settings.run.runs_dir / PREDICTIONS
 
     @property
     def missing(self) -> tuple[PlannedRun, ...]:
@@ -142,7 +148,11 @@ class StudyAnswers:
             return
         runs = [one for answer in self.answers for one in answer.comparison.recorded]
         try:
-            gather_under_study(study.name, experiment=run.experiment, runs=runs, tracking_uri=run.tracking_uri)
+            foretold = study.ladder is not None and self._predictions.is_file()
+            files = {PREDICTIONS: self._predictions.read_bytes()} if foretold else {}
+            gather_under_study(
+                study.name, experiment=run.experiment, runs=runs, files=files, tracking_uri=run.tracking_uri
+            )
         except TrackingError as error:
             self._warn(f"the runs are not gathered under {study.name!r} in MLflow: {error.message}")
 

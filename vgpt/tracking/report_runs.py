@@ -68,15 +68,19 @@ def _write(store: MlflowStore, name: str, experiment: str, tags: Mapping[str, st
     run_id = store.create_run(place, name=name, started=now_ms(), tags=tags)
     ending = "FAILED"
     try:
-        with tempfile.TemporaryDirectory(prefix="vgpt-") as folder:
-            for file, content in files.items():
-                path = Path(folder) / file
-                path.write_bytes(content)
-                store.upload(run_id, path, "")
+        _upload(store, run_id, files)
         ending = "FINISHED"
     finally:
         store.set_status(run_id, ending, ended=now_ms())
     return run_id
+
+
+def _upload(store: MlflowStore, run_id: str, files: Mapping[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory(prefix="vgpt-") as folder:
+        for file, content in files.items():
+            path = Path(folder) / file
+            path.write_bytes(content)
+            store.upload(run_id, path, "")
 
 
 TAG_PARENT = "mlflow.parentRunId"
@@ -88,6 +92,7 @@ def gather_under_study(
     *,
     experiment: str,
     runs: Iterable[RunInfo],
+    files: Mapping[str, bytes] | None = None,
     tracking_uri: str | None = None,
     timeout: float = LOG_TIMEOUT,
 ) -> str:
@@ -100,6 +105,7 @@ def gather_under_study(
         study: name of the study.
         experiment: of all of them.
         runs: those that MLflow does not know are passed over.
+        files: artifacts of the study's own run: name -> content; those of the same name are replaced.
         tracking_uri: the store; None for the environment's or the default one.
         timeout: seconds that all of it may take.
 
@@ -119,6 +125,7 @@ def gather_under_study(
         for run in store.runs(place, {}):
             if run.run_id in wanted and TAG_PARENT not in run.tags:
                 store.send(run.run_id, tags={TAG_PARENT: parent})
+        _upload(store, parent, files or {})
         return parent
 
     return writing(tracking_uri, gather, timeout)
