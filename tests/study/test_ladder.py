@@ -297,3 +297,14 @@ def test_the_packaged_ladders_are_sound(path):
     for rung in sizes:
         named = float(rung.name[:-1]) * 1e6
         assert rung.parameters == pytest.approx(named, rel=0.1)
+
+
+def test_a_budget_and_a_lowest_rate_of_the_preset_are_not_those_of_the_rungs(study, tmp_path):
+    (tmp_path / "own.toml").write_text("[train]\nmax_tokens = 1000\nmin_lr = 1e-5\n")
+    for part in study(text=LADDER.replace('preset = "demo"', 'preset = "own.toml"')).parts:
+        train = part.request.settings.train
+        assert (train.max_tokens, train.min_lr) == (None, None)
+        assert part.rung.tokens > 19_000
+        wanted = part.answer([]).missing[0]
+        assert "--max-tokens none" in wanted.command
+    assert "none" not in study().parts[0].answer([]).missing[0].command

@@ -132,7 +132,9 @@ def _plan(file: LadderFile, rung: RungFile, words: Sequence[str], sources: Sourc
     config = request.settings
     parameters = backbone_parameters(config.model)
     steps = max(1, -(-round(file.budget(rung, parameters)) // config.tokens_per_step))
-    own = {**shape, "max_steps": str(steps), "max_tokens": "none", "min_lr": "none"}
+    own = {**shape, "max_steps": str(steps)}
+    # What a preset says of these is of another size.
+    own |= {name: "none" for name in ("max_tokens", "min_lr") if getattr(config.train, name) is not None}
     if file.warmup is not None:
         own["warmup_steps"] = str(round(file.warmup * steps))
     if file.evaluations is not None:

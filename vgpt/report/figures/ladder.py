@@ -47,12 +47,11 @@ def _draw(axis: Any, one: VariantLadder, ladder: Ladder, color: str, marker: str
         band = axis.fill_between(10**xs, values - halves, values + halves, color=color, alpha=_BAND, linewidth=0)
         (line,) = axis.plot(10**xs, values, color=color, linewidth=1.2, linestyle="--")
         handles.setdefault("trend, 95% band", (band, line))
-    widths = [at.half_width or 0.0 for at in told]
-    compute, deltas = [at.rung.compute for at in told], [at.delta for at in told]
-    handles.setdefault(
-        "rung, joint 95% interval",
-        axis.errorbar(compute, deltas, yerr=widths, color=color, marker=marker, linestyle="none", capsize=3),
-    )
+    for at in told:
+        name = "rung, joint 95% interval" if at.point else "no verdict, and no part in the trend"
+        look = {"color": color, "marker": marker, "mfc": color if at.point else "white", "capsize": 3}
+        drawn = axis.errorbar([at.rung.compute], [at.delta], yerr=[at.half_width or 0.0], linestyle="none", **look)
+        handles.setdefault(name, drawn)
     for made in [*one.predictions, *([one.next] if one.next else [])]:
         drawn = axis.vlines(10**made.x * 1.12, made.low, made.high, color=GREY, linewidth=4, alpha=_PREDICTION)
         handles.setdefault("95% prediction from the rungs before", drawn)
