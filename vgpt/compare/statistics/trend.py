@@ -14,8 +14,8 @@ From two rungs there is no scatter to be seen. The interval is then the second o
 differences lie on a straight line; `df` is 0.
 
 Sources: Paule and Mandel 1982, "Consensus values and weighting factors", in the form for regression of DerSimonian and
-Kacker 2007; Knapp and Hartung 2003, "Improved tests for a random effects meta-regression with a single covariate",
-equation 8; the wider of two intervals as in Wiksten, Ruecker and Schwarzer 2016, "Hartung-Knapp method is not always
+Kacker 2007; Knapp and Hartung 2003, "Improved tests for a random effects meta-regression with a single covariate";
+the wider of two intervals as in Wiksten, Ruecker and Schwarzer 2016, "Hartung-Knapp method is not always
 conservative compared with fixed-effect meta-analysis"; degrees of freedom as in Satterthwaite 1946.
 """
 
