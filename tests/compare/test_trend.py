@@ -27,7 +27,7 @@ def test_with_equal_noise_the_line_and_its_interval_are_least_squares():
     assert value == pytest.approx(np.mean(ys))
     residual = math.sqrt(sum((y - known.intercept - known.slope * x) ** 2 for x, y in zip(X, ys, strict=True)) / 2)
     assert half == pytest.approx(stats.t.ppf(0.975, 2) * residual / 2)
-    # Of another point, far out: the textbook's prediction interval, as in Draper and Smith 1998, "Applied Regression Analysis", chapter 1.
+    # The prediction interval of the textbook: Draper and Smith 1998, "Applied Regression Analysis", chapter 1.
     spread = 1 + 1 / 4 + (15 - np.mean(X)) ** 2 / np.sum((X - np.mean(X)) ** 2)
     value, half = trend.predict(15.0)
     assert value == pytest.approx(known.intercept + 15 * known.slope)
