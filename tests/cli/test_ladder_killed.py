@@ -21,9 +21,6 @@ lr = "5e-3 * (n_embd / 16) ^ -0.5"
 warmup = 0.1
 evaluations = 1
 
-[variants.gqa]
-n_kv_head = "n_head / 2"
-
 [variants.mla]
 kv_lora_rank = "n_embd / 2"
 
@@ -39,12 +36,13 @@ pos = "rope"
 save_interval = 10
 """
 RUNG = '\n[[rungs]]\nname = "{0}"\nn_layer = 2\nn_embd = {0}\nn_head = {1}\nmax_tokens = {2}\n'
-VARIANTS = ("mha", "gqa", "mla", "linear")
+VARIANTS = ("mha", "mla")
 WORDS = ["compare", *VARIANTS, "--ladder", "ladder.toml", "--seeds", "3", "--run-missing", "--json"]
 COMMAND = [sys.executable, "-m", "vgpt", *WORDS, "--html", "ladder.html", "--plot", "figures"]
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # eighteen processes, one after another
 def test_a_ladder_that_is_killed_ends_in_table_figure_and_report(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prepare([str(Path(package.__file__).parent / "text")], PrepareConfig(out="data", vocab_size=300, workers=1))
@@ -52,7 +50,7 @@ def test_a_ladder_that_is_killed_ends_in_table_figure_and_report(tmp_path, monke
     Path("ladder.toml").write_text(HEAD + rungs)
     process = subprocess.Popen(COMMAND, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 900
-    while len(list(Path("runs").glob("*-s*/tracking.json"))) < 14:  # twelve are a rung
+    while len(list(Path("runs").glob("*-s*/tracking.json"))) < 8:  # six are a rung
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -68,10 +66,10 @@ def test_a_ladder_that_is_killed_ends_in_table_figure_and_report(tmp_path, monke
     again = subprocess.run(COMMAND, capture_output=True, text=True, timeout=1200)
     assert again.returncode == 0, again.stderr
     found = json.loads(again.stdout)
-    assert [[row["n"] for row in part["rows"]] for part in found["parts"]] == [[3] * 4] * 3
-    assert len(list(Path("runs").glob("*-s*"))) == 36
+    assert [[row["n"] for row in part["rows"]] for part in found["parts"]] == [[3] * 2] * 3
+    assert len(list(Path("runs").glob("*-s*"))) == 18
     kept = sum(path.read_bytes() == content for path, content in journals.items())
-    assert kept >= 12, "what was finished is not trained again"
+    assert kept >= 6, "what was finished is not trained again"
     ladder = found["ladder"]
     for one in ladder["variants"]:
         recorded, left_out = one["scored"]
@@ -82,6 +80,6 @@ def test_a_ladder_that_is_killed_ends_in_table_figure_and_report(tmp_path, monke
         assert one["next"]["rests_on"] == ["16", "32", "64"]
     lines = foretold.read_text()
     assert lines.startswith(before)
-    assert len(lines.splitlines()) == 6, "each of three variants: the third rung, and the one after it"
+    assert len(lines.splitlines()) == 2, "of the third rung, and of the one after it"
     assert "Trend of the differences over compute" in Path("ladder.html").read_text()
     assert Path("figures/ladder.png").stat().st_size > 10_000

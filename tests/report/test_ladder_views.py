@@ -156,3 +156,11 @@ def test_a_ladder_without_runs_says_nothing_it_does_not_know(study):
     ladder = answer_ladder(study, empty)
     assert all(one.trend is None and one.next is None for one in ladder.variants)
     assert (ladder.agreement, draw_ladder(ladder)) == (None, None)
+
+
+def test_a_ladder_shows_itself_in_a_notebook_too(study, answers):
+    from vgpt.api.comparing import Comparison
+
+    found = Comparison(study, tuple(answers))
+    assert "Trend of the differences over compute" in str(found)
+    assert "Figures of all settings" in found.save_html("ladder.html").read_text()

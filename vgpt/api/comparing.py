@@ -88,21 +88,26 @@ class Comparison:
     __repr__ = __str__
 
     def _parts(self) -> list[RenderableType]:
+        from vgpt.report.ladder import ladder_tables
         from vgpt.report.tables import tables
+        from vgpt.study.ladder_answers import answer_ladder
 
         found: list[RenderableType] = []
         for answer in self.answers:
             if answer.part.title:
                 found.append(Text(answer.part.title, style="bold"))
             found += tables(answer.comparison)
-        return found
+        return [*found, *ladder_tables(answer_ladder(self.study, self.answers))]
 
     def _page(self) -> str:
         import time
 
+        from vgpt.report.figures.ladder import draw_ladder
         from vgpt.report.figures.write import draw_all
         from vgpt.report.html.page import ReportSection, as_html
+        from vgpt.report.ladder import ladder_tables
         from vgpt.study.answers import histories_of
+        from vgpt.study.ladder_answers import answer_ladder
         from vgpt.study.reproduce import study_command
 
         histories = histories_of(self.study.first)
@@ -111,7 +116,15 @@ class Comparison:
             for one in self.answers
             if one.comparison.rows
         ]
-        return as_html(sections, name=self.study.name, command=study_command(self.study), made=time.time())
+        ladder = answer_ladder(self.study, self.answers)
+        return as_html(
+            sections,
+            name=self.study.name,
+            command=study_command(self.study),
+            made=time.time(),
+            closing=ladder_tables(ladder),
+            together=[figure] if (figure := draw_ladder(ladder)) is not None else [],
+        )
 
     def _repr_html_(self) -> str:
         return tables_html(self._parts())
