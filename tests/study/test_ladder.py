@@ -248,19 +248,18 @@ def test_a_prediction_that_was_made_after_the_rung_was_begun_is_none(study, trai
     assert [[made.left_out for made in one.predictions] for one in ladder.variants] == [[True]] * 3
 
 
-def test_a_prediction_from_other_conditions_is_not_scored(study, train):
-    other = study(dropout="0.1")
+def test_a_prediction_of_other_conditions_or_settings_is_not_scored(study, train):
     found = study()
-    runs = train(found)
-    note_predictions(found, answers_of(found, train(found, rungs=[0, 1], start=0)))
-    text = (Path("runs") / FILE).read_text()
-    conditions = [[rung.rung.conditions for rung in one.parts[:2]] for one in (found, other)]
-    assert set(conditions[0]).isdisjoint(conditions[1])
-    for before, after in zip(*conditions, strict=True):
-        text = text.replace(before, after)
-    (Path("runs") / FILE).write_text(text)
-    late = [replace(run, start_time=2**45) for run in runs]
-    assert [len(one.predictions) for one in answer_ladder(found, answers_of(found, late)).variants] == [1, 1, 1]
+    note_predictions(found, answers_of(found, train(found, rungs=[0, 1])))
+
+    def scores(study):
+        runs = [replace(run, start_time=2**45) for run in train(study)]
+        return [len(one.predictions) for one in answer_ladder(study, answers_of(study, runs)).variants]
+
+    assert scores(found) == [2, 2, 2]
+    assert scores(study(text=LADDER.replace("warmup = 0.1", "warmup = 0.2"))) == [1, 1, 1]
+    assert scores(study(text=LADDER.replace("n_embd / 2", "n_embd / 4"))) == [2, 1, 2]
+    assert scores(study(text=LADDER.replace('name = "three"', 'name = "four"'))) == [1, 1, 1]
 
 
 def test_a_journal_with_a_torn_line_is_read_as_far_as_it_goes(study, train):

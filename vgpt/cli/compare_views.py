@@ -26,7 +26,8 @@ from vgpt.report.figures.style import Figure, as_png, as_svg
 from vgpt.report.figures.write import draw_all, save_figures
 from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_csv
 from vgpt.report.html.page import ReportSection, as_html, save_html
-from vgpt.report.ladder import ladder_as_csv, ladder_json, ladder_tables
+from vgpt.report.ladder import ladder_tables
+from vgpt.report.ladder_data import ladder_as_csv, ladder_json
 from vgpt.report.sealing import sealing_lines
 from vgpt.report.study_tables import power_lines, signs_json, signs_table
 from vgpt.report.tables import tables

@@ -14,6 +14,7 @@ from itertools import pairwise
 from vgpt.compare.statistics.differences import BETTER, WORSE, LossDifference
 from vgpt.compare.statistics.rank_agreement import Agreement
 from vgpt.compare.statistics.trend import Point, Trend, fit_trend, point_of
+from vgpt.files.digests import json_digest
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import count_parameters
 from vgpt.settings.model import ModelSettings
@@ -71,6 +72,7 @@ class RungDifference:
         verdict: as the rung's own table says.
         seeds: pairs of runs.
         point: what the trend takes of it; None where it gets no verdict, and so no place in a trend.
+        labels: the baseline and the variant with all their settings.
     """
 
     rung: Rung
@@ -79,6 +81,12 @@ class RungDifference:
     verdict: str = ""
     seeds: int = 0
     point: Point | None = None
+    labels: tuple[str, str] = ("", "")
+
+    @property
+    def conditions(self) -> str:
+        """Digest of all that was compared here: what the runs have in common, and both variants."""
+        return json_digest([self.rung.conditions, *self.labels])
 
     @property
     def sign(self) -> int:

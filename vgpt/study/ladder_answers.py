@@ -111,7 +111,8 @@ def _difference(answer: Answered, rows: Rows, selector: Selector) -> RungDiffere
     if row is None or comparison.rows[0] is not rows.get(baseline):
         return RungDifference(rung)
     number = next(number for number, other in enumerate(comparison.rows) if other is row)
-    return rung_difference(rung, comparison.statistics[number].difference)
+    found = rung_difference(rung, comparison.statistics[number].difference)
+    return replace(found, labels=(comparison.rows[0].label, row.label))
 
 
 def _agreement(rungs: Sequence[Rung], by_rung: Sequence[Rows], selectors: Sequence[Selector]) -> Agreement | None:

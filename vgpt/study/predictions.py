@@ -30,7 +30,7 @@ class Recorded:
     Attributes:
         ladder: name of the ladder.
         baseline, variant: the words that were compared.
-        conditions: of each rung that the prediction rests on.
+        conditions: of each rung that the prediction rests on, both variants among them.
         runs: ids of the runs that it rests on.
         prediction: itself, with its date.
     """
@@ -65,7 +65,7 @@ def record_predictions(
         runs = tuple(sorted(run.id or run.run_id or run.run_name for run in evidence[variant.variant]))
         if (variant.variant, runs, round(variant.next.x, 6)) in known:
             continue
-        used = [one.rung.conditions for one in variant.rungs if one.point is not None]
+        used = [one.conditions for one in variant.rungs if one.point is not None]
         made = replace(variant.next, made=time.time() if now is None else now)
         new.append(Recorded(ladder.name, ladder.baseline, variant.variant, tuple(used), runs, made))
     if new:
@@ -92,7 +92,7 @@ def scored(
     """Return the recorded predictions of rungs that have been run since, with what they came to.
 
     Of each rung the last one counts that was made before the first of its runs began: one made later is none. It must
-    rest on rungs of the same conditions as these.
+    rest on rungs of the same conditions, and of the same settings of both variants, as these.
 
     Args:
         ladder: its name.
@@ -102,7 +102,7 @@ def scored(
         began: name of each rung -> when the first of its runs began, seconds since 1970.
     """
     found: list[Prediction] = []
-    conditions = {one.rung.conditions for one in variant.rungs}
+    conditions = {one.conditions for one in variant.rungs}
     own = [
         one
         for one in known
