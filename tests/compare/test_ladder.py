@@ -13,8 +13,8 @@ from vgpt.settings.model import ModelSettings
 RUNGS = [Rung("a", 100_000, 200_000), Rung("b", 400_000, 300_000), Rung("c", 1_600_000, 450_000)]
 
 
-def at(rung, delta, verdict="no difference shown"):
-    return RungDifference(rung, delta, 0.01, verdict, 3, Point(rung.x, delta, 1e-5, 4.0))
+def at(rung, delta, half_width=0.01):
+    return RungDifference(rung, delta, half_width, "", 3, Point(rung.x, delta, 1e-5, 4.0))
 
 
 def test_compute_is_six_flops_per_parameter_and_token():
@@ -37,7 +37,7 @@ def test_the_parameters_of_a_rung_are_those_of_its_backbone_whatever_is_compared
 def test_flips_of_the_sign_are_told_with_whether_each_is_shown():
     steady = climb("v", [at(RUNGS[0], 0.1), at(RUNGS[1], 0.2), at(RUNGS[2], 0.1)], rung_after(RUNGS))
     assert steady.flips == []
-    turned = climb("v", [at(RUNGS[0], -0.1, "better"), at(RUNGS[1], 0.2, "worse"), at(RUNGS[2], -0.1)], RUNGS[2])
+    turned = climb("v", [at(RUNGS[0], -0.1), at(RUNGS[1], 0.2), at(RUNGS[2], -0.1, 0.11)], RUNGS[2])
     assert [(one.before.rung.name, one.after.rung.name, one.shown) for one in turned.flips] == [
         ("a", "b", True),
         ("b", "c", False),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from vgpt.compare.statistics.differences import BETTER, WORSE, LossDifference
+from vgpt.compare.statistics.differences import LossDifference
 from vgpt.compare.statistics.rank_agreement import Agreement
 from vgpt.compare.statistics.trend import Point, Trend, fit_trend, point_of
 from vgpt.files.digests import json_digest
@@ -97,8 +97,8 @@ class RungDifference:
 
     @property
     def shown(self) -> bool:
-        """Whether the sign is shown."""
-        return self.verdict in (BETTER, WORSE)
+        """Whether the sign is shown: the interval leaves out zero."""
+        return bool(self.sign) and self.half_width is not None and abs(self.delta or 0.0) > self.half_width
 
 
 def rung_difference(rung: Rung, one: LossDifference | None) -> RungDifference:
