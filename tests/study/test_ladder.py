@@ -227,6 +227,8 @@ def test_a_prediction_is_recorded_once_and_scored_when_the_rung_is_run(study, tr
     assert [(line["variant"], line["rung"], line["rests_on"]) for line in lines] == [
         (word, "c", ["a", "b"]) for word in WORDS[1:]
     ]
+    shown = answer_ladder(replace(found, parts=found.parts[:2], ladder=study(rungs="2").ladder), before[:2])
+    assert [one.next.made for one in shown.variants] == [line["made"] for line in lines]
     begun = lines[0]["made"] + 60
     after = answer_ladder(found, answers_of(found, runs + train(found, rungs=[2], start=begun)))
     for line, one in zip(lines, after.variants, strict=True):

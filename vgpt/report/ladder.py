@@ -81,6 +81,8 @@ def _trends(ladder: Ladder) -> list[RenderableType]:
         "Each interval holds by itself, not jointly: the wider of that by the scatter around the line, with t of df "
         "degrees of freedom, and that by the noise of the seeds. "
     )
+    if dates := [one.next.made for one in ladder.variants if one.next is not None and one.next.made is not None]:
+        text += f"The predictions were recorded at {_date(min(dates))}. "
     text += {
         0: "Two rungs show no scatter: what is told is right only if differences lie on a straight line.",
         1: "Three rungs leave one degree of freedom, t = 12.7: such intervals are wide, and rightly so.",
@@ -122,7 +124,11 @@ def _made(one: Prediction) -> str:
     from_rungs = f"from {', '.join(one.rests_on)}"
     if one.left_out or one.made is None:
         return f"left out, {from_rungs}"
-    return f"before, {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime(one.made))}, {from_rungs}"
+    return f"before, {_date(one.made)}, {from_rungs}"
+
+
+def _date(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
 
 
 def _score(found: Sequence[tuple[str, Prediction]]) -> str:

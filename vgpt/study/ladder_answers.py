@@ -12,7 +12,7 @@ from vgpt.compare.rows import Row
 from vgpt.compare.selectors import Selector
 from vgpt.compare.statistics.rank_agreement import Agreement, rank_agreement
 from vgpt.study.ladder import LadderPlan
-from vgpt.study.predictions import read_predictions, record_predictions, scored
+from vgpt.study.predictions import dated, read_predictions, record_predictions, scored
 from vgpt.study.signs import selector_text
 from vgpt.study.study import Answered, Study
 from vgpt.tracking.run_info import RunInfo
@@ -39,7 +39,8 @@ def answer_ladder(study: Study, answers: Sequence[Answered]) -> Ladder | None:
         told = [_difference(one, rows, selector) for one, rows in zip(answers, by_rung, strict=True)]
         one = climb(selector.text, told, plan.ahead)
         past = scored(plan.name, baseline, one, known, began)
-        found.append(replace(one, predictions=(*past, *one.predictions)))
+        coming = dated(plan.name, baseline, one, known)
+        found.append(replace(one, next=coming, predictions=(*past, *one.predictions)))
     return Ladder(
         name=plan.name,
         baseline=baseline,

@@ -86,6 +86,20 @@ def read_predictions(runs_dir: Path) -> list[Recorded]:
     return [one for line in lines if (one := _read(line)) is not None]
 
 
+def dated(ladder: str, baseline: str, variant: VariantLadder, known: Iterable[Recorded]) -> Prediction | None:
+    """Return what is expected of the next rung, with the date at which it was first written down, where it was."""
+    coming = variant.next
+    if coming is None:
+        return None
+    dates = [
+        one.prediction.made
+        for one in known
+        if (one.ladder, one.baseline, one.variant) == (ladder, baseline, variant.variant)
+        and (one.prediction.x, one.prediction.value) == (coming.x, coming.value)
+    ]
+    return replace(coming, made=dates[0]) if dates else coming
+
+
 def scored(
     ladder: str, baseline: str, variant: VariantLadder, known: Iterable[Recorded], began: Mapping[str, float]
 ) -> list[Prediction]:
