@@ -128,7 +128,7 @@ def commands(text):
 def documented():
     """Return every `vgpt` command that the documents and the heads of the presets show."""
     scripts = [block for page in PAGES for block in blocks(page.read_text(encoding="utf-8"), "bash")]
-    for preset in sorted((ROOT / "presets").glob("*.toml")):
+    for preset in sorted((ROOT / "presets").rglob("*.toml")):
         head = preset.read_text(encoding="utf-8").partition("\n\n")[0]
         scripts += re.findall(r"^#   (.*)$", head, re.M)
     found = [words for script in scripts for words in commands(script) if words[0] == "vgpt"]
