@@ -8,9 +8,10 @@ from rich.text import Text
 
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.metrics import LOSS, stat
-from vgpt.compare.statistics.differences import BETTER, LEAST_SEEDS, NO_DIFFERENCE, WORSE, LossDifference
+from vgpt.compare.statistics.differences import LEAST_SEEDS, LossDifference
 from vgpt.compare.statistics.evaluation_noise import CLUSTERS
 from vgpt.compare.statistics.family import Judged
+from vgpt.compare.statistics.margin import BETTER, NO_DIFFERENCE, WORSE
 from vgpt.formatting import DASH, format_change, format_p
 from vgpt.report.captions import forced_line
 from vgpt.report.layout import add_row, new_table

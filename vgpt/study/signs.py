@@ -7,7 +7,7 @@ from itertools import combinations
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.rows import Row, matching
 from vgpt.compare.selectors import Selector
-from vgpt.compare.statistics.differences import BETTER, WORSE
+from vgpt.compare.statistics.margin import BETTER, WORSE
 from vgpt.study.study import Answered
 
 
