@@ -15,6 +15,7 @@ from vgpt.errors import UsageError
 from vgpt.files.paths import user_path
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources, given_value
+from vgpt.settings.margin import Requirement
 from vgpt.settings.presets import load_preset
 from vgpt.settings.study import StudyFile, combinations, listed_axes, load_study
 from vgpt.tracking.run_info import RunInfo
@@ -85,12 +86,14 @@ class Study:
         parts: its comparisons, at least one.
         sources: where settings come from, beside the file.
         words: the arguments, as typed.
+        requirements: what it must show for its caller to go on; `vgpt.study.requirements` judges them.
     """
 
     name: str
     parts: tuple[StudyPart, ...]
     sources: Sources
     words: tuple[str, ...] = ()
+    requirements: tuple[Requirement, ...] = ()
 
     @property
     def divided(self) -> bool:
