@@ -96,7 +96,7 @@ def main() -> None:
                     cells.append({**shape, "noise": "normal", "text_over_seeds": ratio, **found})
                     print(cells[-1], flush=True)
     result = {
-        "what": "rates of false claims against a margin, and coverage of intervals and bounds, by the code of the tables",
+        "what": "rates of false claims against a margin, coverage of intervals and bounds, by the code of the tables",
         "margin": MARGIN,
         "comparisons_per_cell": {"seeds alone": options.nulls, "with evaluation noise": options.nulls // 2},
         "hardware": hardware("numpy", "scipy"),
