@@ -26,8 +26,10 @@ from vgpt.study.study import Answered, make_study
 
 SCHEMA_FILE = Path(__file__).parents[2] / "docs" / "compare.schema.json"
 NAMES = ["gqa:n_kv_head=2", "mqa", "local", "linear", "sparse"]
-SHIFTS = [-0.03, 0.03, 0.004, 0.0, 0.0102]
-WORDS = ["better", "worse", "equal within 0.01", "equal within 0.01", "not decided"]
+SHIFTS = (-0.03, 0.03, 0.004, 0.0, 0.0102)
+WORDS = ["better", "worse", "equal within 0.01", "equal within 0.01", "worse"]
+NOISY = {"noise": 0.006, "shifts": (-0.03, 0.03, -0.006, 0.004, 0.0102)}
+NOISY_WORDS = ["better", "worse", "no worse than 0.01", "not decided", "not decided"]
 
 
 def rendered(parts, width=100):
@@ -45,11 +47,11 @@ def folded(text):
 def margined(make_run, ask):
     """Six variants with four seeds each, whose differences to mha fall on all sides of a margin of 0.01."""
 
-    def make(margin="0.01", noise=0.001, **settings):
+    def make(margin="0.01", noise=0.001, shifts=SHIFTS, **settings):
         # Patterns of noise that are not each other's multiples, with a mean of zero.
         patterns = [[1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1], [-1, 1, 1, -1], [-1, -1, 1, 1]]
         runs = [make_run("mha", settings={"seed": seed}, metrics={"val/loss": 2.3 + 0.01 * seed}) for seed in range(4)]
-        for name, shift, pattern in zip(NAMES, SHIFTS, patterns, strict=True):
+        for name, shift, pattern in zip(NAMES, shifts, patterns, strict=True):
             runs += [
                 make_run(
                     name,
@@ -68,18 +70,19 @@ def verdicts(comparison):
     return [one.difference.verdict for one in comparison.statistics[1:]]
 
 
-def test_each_verdict_stands_in_every_view_and_is_the_same_there(margined):
-    found = margined()
-    assert verdicts(found) == WORDS
+@pytest.mark.parametrize(("changes", "words"), [({}, WORDS), (NOISY, NOISY_WORDS)])
+def test_each_verdict_stands_in_every_view_and_is_the_same_there(margined, changes, words):
+    found = margined(**changes)
+    assert verdicts(found) == words
     text, page = rendered(tables(found), 140), as_html([ReportSection(found, [])], command="vgpt", made=0)
     rows = as_json(found)["rows"][1:]
-    assert [row["statistics"]["difference"]["verdict"] for row in rows] == WORDS
+    assert [row["statistics"]["difference"]["verdict"] for row in rows] == words
     lines = list(csv.DictReader(io.StringIO(as_csv(found))))[1:]
-    assert [line["verdict"] for line in lines] == WORDS
+    assert [line["verdict"] for line in lines] == words
     between = text[text.index("Differences to mha") : text.index("n: seeds shared")]
     table = page[page.index("Differences to mha") :]
     table = table[: table.index("</table>")]
-    for row, word, line in zip(found.rows[1:], WORDS, lines, strict=True):
+    for row, word, line in zip(found.rows[1:], words, lines, strict=True):
         (shown,) = [one for one in between.splitlines() if one.startswith(row.title)]
         assert shown.rstrip().endswith(f"  {word}")
         at_most = found.statistics[found.rows.index(row)].difference.bounds.at_most
@@ -131,6 +134,7 @@ def test_both_facts_are_told_where_a_difference_lies_between_zero_and_the_margin
     shows = as_json(found)["rows"][3]["statistics"]["difference"]["shows"]
     assert shows == {"better": False, "worse": True, "no_worse": True, "equal_within": True, "worse_by_more": False}
     assert "mqa: worse by more than 0.01" in rendered(tables(found))
+    assert f"{found.rows[5].title}: worse; not decided whether by more than 0.01" in rendered(tables(found))
 
 
 def test_a_row_without_a_verdict_has_a_bound_of_its_own_and_a_reason(make_run, ask):

@@ -55,10 +55,11 @@ def test_a_claim_is_shown_refuted_or_neither_and_the_worst_decides_the_code(answ
 
 def test_a_sentence_says_what_the_difference_is_and_would_have_to_be(answered):
     study = study_of("mqa no-worse-than 0.01")
-    (one,) = judgments(study, answered(study))
-    bounds = one.bounds
+    answers = answered(study)
+    (one,) = judgments(study, answers)
+    bounds, delta = one.bounds, answers[0].comparison.statistics[1].difference.delta
     assert one.sentence == (
-        f"mqa no-worse-than 0.01: shown: difference +0.0042 nats per token over 4 seeds, loses at most "
+        f"mqa no-worse-than 0.01: shown: difference {delta:+.4f} nats per token over 4 seeds, loses at most "
         f"{bounds.at_most:+.4f}, 95% interval {bounds.low:+.4f} to {bounds.high:+.4f}; must be below 0.01"
     )
 
