@@ -66,6 +66,15 @@ def margined(make_run, ask):
     return make
 
 
+def cells_of(table):
+    """The texts of the cells of each row of an HTML table."""
+    lines = re.findall("<tr.*?</tr>", table, re.DOTALL)
+    return [
+        [unescape(re.sub("<[^>]*>", "", cell)).strip() for cell in re.findall("<td.*?</td>", line, re.DOTALL)]
+        for line in lines
+    ]
+
+
 def verdicts(comparison):
     return [one.difference.verdict for one in comparison.statistics[1:]]
 
@@ -83,13 +92,12 @@ def test_each_verdict_stands_in_every_view_and_is_the_same_there(margined, chang
     table = page[page.index("Differences to mha") :]
     table = table[: table.index("</table>")]
     for row, word, line in zip(found.rows[1:], words, lines, strict=True):
-        (shown,) = [one for one in between.splitlines() if one.startswith(row.title)]
+        (shown,) = [one for one in between.splitlines() if one.split()[:1] == [row.attn]]  # long labels wrap
         assert shown.rstrip().endswith(f"  {word}")
         at_most = found.statistics[found.rows.index(row)].difference.bounds.at_most
         assert f"{at_most:+.4f}" in shown
         assert float(line["loses_at_most"]) == at_most
-        (cells,) = [cells for cells in re.findall("<tr>(.*?)</tr>", table, re.DOTALL) if f">{row.title}<" in cells]
-        told = [unescape(re.sub("<[^>]*>", "", cell)) for cell in re.findall("<td.*?</td>", cells, re.DOTALL)]
+        (told,) = [cells for cells in cells_of(table) if cells[:1] and cells[0].split()[0] == row.attn]
         assert told[-1] == word
         assert f"{at_most:+.4f}" in told
         assert word in as_markdown(found)
