@@ -71,6 +71,7 @@ def compare(
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
     options, audited = request.settings.compare, audit(rows, recorded=runs)
     unequal = points.unequal if points else {}
+    refused = dict.fromkeys(unequal, UNEQUAL_POINTS)
     return Comparison(
         rows=tuple(rows),
         audit=audited,
@@ -78,12 +79,7 @@ def compare(
         remarks=remarks,
         kv_at=options.kv_at,
         statistics=row_statistics(
-            rows,
-            audited,
-            windows=windows,
-            force=options.force,
-            no_verdict=dict.fromkeys(unequal, UNEQUAL_POINTS),
-            margin=options.margin,
+            rows, audited, windows=windows, force=options.force, no_verdict=refused, margin=options.margin
         ),
         force=options.force,
         match=_match_of(request, rows),
