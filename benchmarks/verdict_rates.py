@@ -77,12 +77,12 @@ def rows_of(variants: int, seeds: int) -> list[Row]:
     return [make_row([run_of(f"v{v}", s) for s in range(seeds)]) for v in range(variants + 1)]
 
 
-def judged(rows: list[Row], losses: np.ndarray, windows: Any = None) -> list[LossDifference]:
+def judged(rows: list[Row], losses: np.ndarray, windows: Any = None, margin: str | None = None) -> list[LossDifference]:
     """Return what the tables would say of these losses, (rows, seeds)."""
     for row, own in zip(rows, losses.tolist(), strict=True):
         for run, loss in zip(row.runs, own, strict=True):
             run.metrics["val/loss"] = loss
-    found = [one.difference for one in row_statistics(rows, EQUAL, windows=windows)[1:]]
+    found = [one.difference for one in row_statistics(rows, EQUAL, windows=windows, margin=margin)[1:]]
     return [one for one in found if one is not None]
 
 
@@ -124,23 +124,28 @@ def with_evaluation_noise(variants: int, seeds: int, number: int, ratio: float) 
         number: comparisons.
         ratio: variance of a difference by the text over that by the seeds.
     """
-    rows, generator = rows_of(variants, seeds), np.random.default_rng(3)
+    rows, wrong, covered = rows_of(variants, seeds), 0, 0
+    for losses, windows in on_drawn_texts(rows, seeds, number, ratio):
+        found = judged(rows, losses, windows)
+        wrong += any(one.verdict in SHOWN for one in found)
+        covered += all(abs(one.delta) <= (one.half_width or 0) for one in found)
+    return {"wrong": wrong / number, "joint_coverage": covered / number}
+
+
+def on_drawn_texts(rows: list[Row], seeds: int, number: int, ratio: float) -> Iterator[tuple[np.ndarray, Any]]:
+    """Yield losses without any true difference and what finds them per window; see `with_evaluation_noise`."""
+    generator = np.random.default_rng(3)
     documents = tuple(np.repeat(np.arange(40), 3).tolist())
-    wrong, covered = 0, 0
-    for losses in comparisons(normal, variants, seeds, number, 4):
-        text = generator.normal(0, SD * math.sqrt(ratio * 40 / seeds), (variants + 1, 40))[:, np.array(documents)]
+    for losses in comparisons(normal, len(rows) - 1, seeds, number, 4):
+        text = generator.normal(0, SD * math.sqrt(ratio * 40 / seeds), (len(rows), 40))[:, np.array(documents)]
         table: dict[str, WindowLosses] = {}
-        shifted = losses + text.mean(1)[:, None]
         for row, own, by_window in zip(rows, losses, text, strict=True):
             for run, loss in zip(row.runs, own, strict=True):
                 interaction = generator.normal(0, 0.3 * SD, 120)
                 table[run.run_id] = WindowLosses(
                     1, "120x8:a", tuple((loss + by_window + interaction - interaction.mean()).tolist()), (), documents
                 )
-        found = judged(rows, shifted, lambda run, table=table: table[run.run_id])
-        wrong += any(one.verdict in SHOWN for one in found)
-        covered += all(abs(one.delta) <= (one.half_width or 0) for one in found)
-    return {"wrong": wrong / number, "joint_coverage": covered / number}
+        yield losses + text.mean(1)[:, None], lambda run, table=table: table[run.run_id]
 
 
 def sweep(number: int) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """`vgpt compare`: variants side by side, and the runs that are missing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,6 +9,7 @@ import typer
 from vgpt.cli.console import notify, out, print_json, warn
 from vgpt.cli.found import mention_data
 from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
+from vgpt.cli.require import RequireOption
 from vgpt.files.paths import user_path
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
@@ -15,7 +17,10 @@ from vgpt.settings.prepared import PREPARED
 
 # What reads, compares and draws takes a third of a second to import, which other commands and --help are spared.
 if TYPE_CHECKING:
+    from vgpt.compare.request import PlannedRun
+    from vgpt.study.answers import StudyAnswers
     from vgpt.study.plan import Plan
+    from vgpt.study.study import Answered
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,6 +54,7 @@ def compare_runs(
     log: Annotated[
         bool, typer.Option("--log", help="log figures, tables and report to MLflow, as a run of their own")
     ] = False,
+    require: RequireOption = None,
 ) -> None:
     """Lay variants side by side: loss, cost and cache, with what is equal and what is not.
 
@@ -58,13 +64,13 @@ def compare_runs(
     from vgpt.api.speeds import attach_speeds, measure_speeds
     from vgpt.cli.compare_views import Views, chosen_format
     from vgpt.cli.live import data_bars
+    from vgpt.cli.require import end_as_required
     from vgpt.compare.request import settings_of_first
     from vgpt.study.answers import StudyAnswers
-    from vgpt.study.study import make_study
-    from vgpt.study.train_missing import TrainingInterrupted
+    from vgpt.study.requirements import make_required_study
     from vgpt.tracking.histories import WindowReader
 
-    study = make_study(terms or [], sources)
+    study = make_required_study(terms or [], sources, require or [])
     stdout = chosen_format(json=json, csv=csv, markdown=markdown, latex=latex)
     run = study.first.settings.run
     # One reader for tables and figures: each run's losses may have to come from a server.
@@ -82,21 +88,32 @@ def compare_runs(
         _print_plan(found.plan, as_json=json)
         return
     if options.run_missing:
-        try:
-            found.train_missing()
-        except TrainingInterrupted as stop:
-            warn("stopped; what was trained is saved, and the same command resumes it")
-            raise typer.Exit(stop.code) from None
-    if options.run_missing and options.bench and not found.failures:
-        measure_speeds(found.answers, notify, warn, data_bars())
+        _train(found)
+        if options.bench and not found.failures:
+            measure_speeds(found.answers, notify, warn, data_bars())
     answers = attach_speeds(found.look())
     views.show(study, answers)
+    _tell_what_is_missing(answers, found.missing)
+    found.conclude()
+    end_as_required(study, answers)
+
+
+def _train(found: "StudyAnswers") -> None:
+    from vgpt.study.train_missing import TrainingInterrupted
+
+    try:
+        found.train_missing()
+    except TrainingInterrupted as stop:
+        warn("stopped; what was trained is saved, and the same command resumes it")
+        raise typer.Exit(stop.code) from None
+
+
+def _tell_what_is_missing(answers: "Sequence[Answered]", missing: "Sequence[PlannedRun]") -> None:
     for answer in answers:
         for remark in answer.comparison.remarks:
             warn(f"{answer.part.title}: {remark}" if answer.part.title else remark)
-    for wanted in found.missing:
+    for wanted in missing:
         notify(f"missing: {wanted.label} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
-    found.conclude()
 
 
 def _print_plan(plan: "Plan", *, as_json: bool) -> None:

@@ -17,7 +17,7 @@ from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.errors import TrackingError, UsageError
 from vgpt.files.paths import may_replace
 from vgpt.files.text import to_json
-from vgpt.report.as_json import as_json
+from vgpt.report.as_json import study_as_json
 from vgpt.report.captions import audit_lines
 from vgpt.report.columns import check_columns, chosen_columns, row_contexts
 from vgpt.report.curve_tables import curves_table
@@ -27,9 +27,9 @@ from vgpt.report.figures.write import draw_all, save_figures
 from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_csv
 from vgpt.report.html.page import ReportSection, as_html, save_html
 from vgpt.report.ladder import ladder_tables
-from vgpt.report.ladder_data import ladder_as_csv, ladder_json
+from vgpt.report.ladder_data import ladder_as_csv
 from vgpt.report.sealing import sealing_lines
-from vgpt.report.study_tables import power_lines, signs_json, signs_table
+from vgpt.report.study_tables import power_lines, signs_table
 from vgpt.report.tables import tables
 from vgpt.study.answers import histories_of
 from vgpt.study.ladder_answers import answer_ladder
@@ -175,7 +175,7 @@ def _log(study: Study, answers: Sequence[Answered], figures: Sequence[Figure], p
     files |= {"report.html": page.encode(), "comparison.csv": study_as_csv(_tables_of(_told(answers))).encode()}
     if (ladder := answer_ladder(study, answers)) is not None:
         files["ladder.csv"] = ladder_as_csv(ladder).encode()
-    files["comparison.json"] = to_json(_json_of(study, answers), indent=1, ascii_only=True).encode()
+    files["comparison.json"] = to_json(study_as_json(study, answers), indent=1, ascii_only=True).encode()
     names = dict.fromkeys(name for one in comparisons for name in row_names(one.rows).values())
     compared = [one.run_id for found in comparisons for row in found.rows for one in row.runs if one.run_id]
     try:
@@ -206,14 +206,6 @@ def _tables_of(answers: Sequence[Answered]) -> list[tuple[Mapping[str, str], Com
     return [(answer.part.values, answer.comparison) for answer in answers]
 
 
-def _json_of(study: Study, answers: Sequence[Answered]) -> Any:
-    if not study.divided:
-        return as_json(answers[0].comparison)
-    parts = [{"values": dict(one.part.values), **as_json(one.comparison)} for one in answers]
-    found = {"study": study.name or None, "parts": parts, "signs": signs_json(answers)}
-    return found if study.ladder is None else {**found, "ladder": ladder_json(answer_ladder(study, answers))}
-
-
 def _columns_json(comparison: Comparison, columns: Sequence[str]) -> list[dict[str, Any]]:
     chosen = chosen_columns(comparison, columns)
     return [{"attention": at.row.label} | {c.name: c.value(at) for c in chosen} for at in row_contexts(comparison)]
@@ -226,7 +218,7 @@ def _columns_of(study: Study) -> Sequence[str]:
 def _write_json(study: Study, answers: Sequence[Answered]) -> None:
     columns = _columns_of(study)
     if not columns:
-        print_json(_json_of(study, answers))
+        print_json(study_as_json(study, answers))
         return
     print_json(
         [dict(one.part.values) | line for one in answers for line in _columns_json(one.comparison, columns)],

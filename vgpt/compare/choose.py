@@ -71,6 +71,7 @@ def compare(
     remarks = (*unfinished_remarks(draft.unfinished), *draft.remarks)
     options, audited = request.settings.compare, audit(rows, recorded=runs)
     unequal = points.unequal if points else {}
+    refused = dict.fromkeys(unequal, UNEQUAL_POINTS)
     return Comparison(
         rows=tuple(rows),
         audit=audited,
@@ -78,11 +79,7 @@ def compare(
         remarks=remarks,
         kv_at=options.kv_at,
         statistics=row_statistics(
-            rows,
-            audited,
-            windows=windows,
-            force=options.force,
-            no_verdict=dict.fromkeys(unequal, UNEQUAL_POINTS),
+            rows, audited, windows=windows, force=options.force, no_verdict=refused, margin=options.margin
         ),
         force=options.force,
         match=_match_of(request, rows),
@@ -90,6 +87,7 @@ def compare(
         snapshots=points.snapshots if points else {},
         unequal_points=unequal,
         power=options.power,
+        margin=options.margin,
     )
 
 
@@ -103,12 +101,15 @@ def _match_of(request: Request, rows: Sequence[Row]) -> Match | None:
 def _choose_fixed(draft: _Draft, request: Request, selectors: Sequence[Selector], runs: Sequence[RunInfo]) -> None:
     done = finished(runs)
     known, alive = KnownRuns(done), KnownRuns(run for run in runs if run.status != FINISHED)
+    seeds = request.seeds_from(request.settings.train.seed)
+    if request.every_seed:
+        seeds = _seeds_on_record(request, selectors, known, runs) or seeds
     for selector in selectors:
         if selector.run_name:
             _choose_named(draft, selector, runs)
             continue
         try:
-            wanted = planned_runs(request, selector, request.seeds_from(request.settings.train.seed))
+            wanted = planned_runs(request, selector, seeds)
         except SettingsError:
             if request.selectors:
                 raise
@@ -127,6 +128,22 @@ def _choose_fixed(draft: _Draft, request: Request, selectors: Sequence[Selector]
             draft.missing += absent
         begun = {id(run) for one in absent for run in alive.find_all(one.config)}
         draft.unfinished += [(selector.attn, run) for run in runs if id(run) in begun]
+
+
+def _seeds_on_record(
+    request: Request, selectors: Sequence[Selector], known: KnownRuns, runs: Iterable[RunInfo]
+) -> list[int]:
+    """Return every seed that any of the variants has under the given conditions, finished or diverged."""
+    seeds = sorted({int(run.seed) for run in runs if run.seed.isdecimal()})
+    diverged = KnownRuns(run for run in runs if run.status == DIVERGED)
+    found: set[int] = set()
+    for selector in selectors:
+        try:
+            wanted = planned_runs(request, selector, seeds)
+        except SettingsError:
+            continue  # the loop over the variants says so
+        found |= {run.seed for run in wanted if known.find(run.config) or diverged.find(run.config)}
+    return sorted(found)
 
 
 def _choose_free(draft: _Draft, request: Request, selectors: Sequence[Selector], runs: Sequence[RunInfo]) -> None:

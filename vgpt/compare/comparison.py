@@ -12,6 +12,7 @@ from vgpt.compare.rows import Row
 from vgpt.compare.sealed import Sealing
 from vgpt.compare.snapshot import Snapshot, SnapshotPoint
 from vgpt.compare.statistics.differences import RowStatistics, in_family, members
+from vgpt.compare.statistics.margin import Margin, margin_of
 from vgpt.settings.compare import SortKey
 from vgpt.settings.matching import Match
 from vgpt.tracking.run_info import RunInfo
@@ -161,6 +162,7 @@ class Comparison:
         unequal_points: label of each row that could not be read there -> why; it has no verdict.
         power: the difference for which the seeds of a new study are wanted, nats; None where that was not asked.
         sweep: the learning rates that each variant was tuned over; None where they were not.
+        margin: the largest loss that its user would not mind, as typed; None where none was given.
         speeds: what was measured of the rows side by side; None where nothing was, and training logs alone tell.
         sealing: how it stands to the sealed plan of its study; None where nobody asked.
     """
@@ -178,8 +180,20 @@ class Comparison:
     unequal_points: dict[str, str] = field(default_factory=dict[str, str])
     sweep: "LearningRateSweep | None" = None
     power: float | None = None
+    margin: str | None = None
     speeds: "Speeds | None" = None
     sealing: Sealing | None = None
+
+    @property
+    def known_margin(self) -> Margin | None:
+        """The margin in nats; None where none was given, or where it is a share of a loss that is not on record."""
+        return margin_of(self.margin, self.baseline_loss)
+
+    @property
+    def baseline_loss(self) -> float | None:
+        """Mean loss of the baseline's runs, nats per token; None where none is on record."""
+        loss = stat(self.rows[0], LOSS) if self.rows else None
+        return loss.mean if loss else None
 
     @property
     def recorded(self) -> list[RunInfo]:

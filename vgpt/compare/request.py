@@ -36,6 +36,7 @@ class Request:
             are those of the newest run of the baseline.
         seeds_given: whether the number of seeds was given.
         backbone_of: a variant that fits the conditions where any does; where budgets are matched, their reference.
+        every_seed: whether all seeds on record under the conditions count, rather than those of its settings.
     """
 
     selectors: tuple[Selector, ...]
@@ -45,6 +46,7 @@ class Request:
     fixed: bool
     seeds_given: bool
     backbone_of: str
+    every_seed: bool = False
 
     def seeds_from(self, first: int) -> list[int]:
         """Return the wanted seeds."""

@@ -77,7 +77,7 @@ def tuned_comparison(
         audit=audited,
         missing=tuple(missing),
         remarks=tuple(remarks),
-        statistics=row_statistics(rows, audited, windows=windows, force=middle.force),
+        statistics=row_statistics(rows, audited, windows=windows, force=middle.force, margin=middle.margin),
         sweep=LearningRateSweep(tuple(tried), common, tuple(variants), all_rows, tuple(seeds)),
     )
 

@@ -1,6 +1,7 @@
 """A comparison as plain data for programs: every number raw, nothing rounded."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -9,13 +10,41 @@ from vgpt.compare.audit.budgets import budget_of, confounds
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.metrics import cache_disagrees, change, stat
 from vgpt.compare.rows import Row
-from vgpt.compare.statistics.differences import RowStatistics
+from vgpt.compare.statistics.differences import LossDifference, RowStatistics
+from vgpt.compare.statistics.seeds import ALPHA
 from vgpt.compare.unfinished import lost_runs
 from vgpt.report.curve_tables import snapshot_json
 from vgpt.report.equal_effort import sweep_json
+from vgpt.report.json_schema import SCHEMA
+from vgpt.report.ladder_data import ladder_json
 from vgpt.report.sealing import unshown_json
 from vgpt.report.speed_tables import speed_json, speeds_json
-from vgpt.report.study_tables import power_json
+from vgpt.report.study_tables import power_json, signs_json
+from vgpt.study.ladder_answers import answer_ladder
+from vgpt.study.requirements import Judgment, judgments
+from vgpt.study.study import Answered, Study
+
+
+def study_as_json(study: Study, answers: Sequence[Answered]) -> dict[str, Any]:
+    """Return what `vgpt compare --json` prints, in the form of `vgpt.report.json_schema`."""
+    head, required = {"schema": SCHEMA}, {"requirements": [_requirement(one) for one in judgments(study, answers)]}
+    if not study.divided:
+        return {**head, **as_json(answers[0].comparison), **required}
+    parts = [{"values": dict(one.part.values), **as_json(one.comparison)} for one in answers]
+    ladder = {} if study.ladder is None else {"ladder": ladder_json(answer_ladder(study, answers))}
+    return {**head, "study": study.name or None, "parts": parts, "signs": signs_json(answers), **ladder, **required}
+
+
+def _requirement(one: Judgment) -> dict[str, Any]:
+    return {
+        "text": one.requirement.text,
+        "part": one.part,
+        "row": one.label or None,
+        "relation": one.requirement.relation,
+        "nats": one.nats,
+        "outcome": one.outcome,
+        "reason": one.reason,
+    }
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -28,6 +57,8 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     rows = comparison.rows
     return {
         "baseline": rows[0].label if rows else None,
+        "level": 1 - ALPHA,
+        "margin": _margin(comparison),
         "kv_at": comparison.kv_at,
         "conditions": {
             "equal": comparison.audit.equal,
@@ -68,12 +99,13 @@ def _row(comparison: Comparison, row: Row, statistics: RowStatistics) -> dict[st
             {"run_name": run.run_name, "run_id": run.run_id, "seed": run.seed, "status": run.status}
             for run in lost_runs(row)
         ],
+        "reasons": _reasons(comparison, row, statistics),
         "unequal_conditions": list(comparison.audit.flagged.get(row.label, ())),
         "confounds": confounds(row, comparison.rows[0]),
         "kv_bytes_at_kv_at": cache_bytes_at(row.runs[0], comparison.kv_at),
         "kv_measured_equals_analytic": not cache_disagrees(row),
         "metrics": {name: _metric(comparison, row, name) for name in names},
-        "statistics": _statistics(statistics),
+        "statistics": _statistics(comparison, statistics),
         "speed": speed_json(row, comparison.rows),
         "budget": _budget(comparison, row),
         "unequal_point": comparison.unequal_points.get(row.label),
@@ -100,34 +132,62 @@ def _metric(comparison: Comparison, row: Row, name: str) -> dict[str, Any]:
     return {"mean": found.mean, "sd": found.sd, "n": found.n, "delta": change(row, comparison.rows[0], name)}
 
 
-def _statistics(found: RowStatistics) -> dict[str, Any]:
+def _margin(comparison: Comparison) -> dict[str, Any] | None:
+    known = comparison.known_margin
+    return {"text": comparison.margin, "nats": known and known.nats} if comparison.margin is not None else None
+
+
+def _reasons(comparison: Comparison, row: Row, found: RowStatistics) -> list[str]:
+    """Return what stands against a verdict, or against trusting it, in words."""
+    one = found.difference
+    refusal = [one.verdict] if one is not None and one.judged is None else []
+    unequal = [f"unequal: {name}" for name in comparison.audit.flagged.get(row.label, ())]
+    point = comparison.unequal_points.get(row.label)
+    return [*refusal, *filter(None, [found.lost, point]), *unequal]
+
+
+def _statistics(comparison: Comparison, found: RowStatistics) -> dict[str, Any]:
     """Return the statistics of the validation loss: the interval of its mean, and the difference to the baseline."""
     interval, one = found.interval, found.difference
-    table: dict[str, Any] = {
+    return {
         "ci95": [interval.low, interval.high] if interval else None,
         "loss_se": found.loss_se,
         "loss_se_clusters": found.clusters,
-        "difference": None,
+        "difference": _difference(one, _margin(comparison)) if one is not None else None,
     }
-    if one is not None:
-        test, half, judged = one.test, one.half_width, one.judged
-        table["difference"] = {
-            "delta": one.delta,
-            "ci95": [one.delta - half, one.delta + half] if half is not None else None,
-            "ci95_is_joint": judged is not None,
-            "method": one.method,
-            "n": one.seeds,
-            "df": judged.noise.df if judged else test.df if test else None,
-            "p_t": test.p if test else None,
-            "p_permutation": one.p_permutation,
-            "p_adjusted": judged.p if judged else None,
-            "family_rows": judged.rows if judged else None,
-            "seed_se": math.sqrt(judged.noise.seeds) if judged else None,
-            "detectable": judged.detectable if judged else None,
-            "verdict": one.verdict,
-            "evaluation_noise": asdict(one.noise) if one.noise else None,
+
+
+def _difference(one: LossDifference, margin: dict[str, Any] | None) -> dict[str, Any]:
+    test, bounds, judged, said = one.test, one.bounds, one.judged, one.answer
+    return {
+        "delta": one.delta,
+        "ci95": [bounds.low, bounds.high] if bounds else None,
+        "ci95_is_joint": judged is not None,
+        "loses_at_most": bounds.at_most if bounds else None,
+        "loses_at_least": bounds.at_least if bounds else None,
+        "method": one.method,
+        "n": one.seeds,
+        "df": judged.noise.df if judged else test.df if test else None,
+        "p_t": test.p if test else None,
+        "p_permutation": one.p_permutation,
+        "p_adjusted": judged.p if judged else None,
+        "family_rows": judged.rows if judged else None,
+        "seed_se": math.sqrt(judged.noise.seeds) if judged else None,
+        "detectable": judged.detectable if judged else None,
+        "margin": margin,
+        "verdict": one.verdict,
+        "shows": {
+            "better": said.better,
+            "worse": said.worse,
+            "no_worse": said.no_worse,
+            "equal_within": said.equal,
+            "worse_by_more": said.beyond,
         }
-    return table
+        if said
+        else None,
+        "decided": said.decided if said else None,
+        "evaluation_noise": asdict(one.noise) if one.noise else None,
+    }
 
 
 def _budget(comparison: Comparison, row: Row) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.metrics import cache_disagrees, of_process
 from vgpt.compare.rows import Row
 from vgpt.compare.statistics.evaluation_noise import CLUSTERS
+from vgpt.compare.statistics.margin import Answer, Margin
 from vgpt.compare.unfinished import lost
 
 _FACTS = {
@@ -86,6 +87,37 @@ def forced_line(comparison: Comparison) -> list[Text]:
     if not (comparison.force and comparison.audit.flagged):
         return []
     return [Text("FORCED: verdicts across unequal conditions; attention may not be their cause", "bold yellow")]
+
+
+def margin_sentence(margin: Margin) -> str:
+    """Say what the margin is; it is its user's, and derived from nothing."""
+    share = f" is {margin.nats:.4f} nats per token" if margin.text.endswith("%") else " nats per token"
+    of = f"{margin.text} of the baseline's mean loss" if margin.text.endswith("%") else margin.text
+    return f"Margin, as given: {of}{share}."
+
+
+def fact_lines(comparison: Comparison) -> list[Text]:
+    """Say of every row what its verdict leaves out: that a difference within the margin has a sign, and so on."""
+    found = [
+        (row.title, _beside_verdict(said))
+        for row, one in zip(comparison.rows, comparison.statistics, strict=True)
+        if one.difference is not None and (said := one.difference.answer) is not None
+    ]
+    return [Text(f"  {title}: {sentence}", "dim") for title, sentence in found if sentence]
+
+
+def _beside_verdict(said: Answer) -> str:
+    """Return the facts that a verdict does not name, in words; empty for none."""
+    if said.margin is None:
+        return ""
+    margin = said.margin.text
+    if said.better:
+        return f"better, by less than {margin}" if said.equal else ""
+    if said.worse and said.no_worse:
+        return f"worse than the baseline, by less than {margin}"
+    if said.beyond:
+        return f"worse by more than {margin}"
+    return f"worse; not decided whether by more than {margin}" if said.worse else ""
 
 
 def confound_lines(rows: Sequence[Row]) -> list[Text]:

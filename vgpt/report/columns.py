@@ -25,6 +25,7 @@ from vgpt.compare.metrics import (
 from vgpt.compare.rows import Row
 from vgpt.compare.statistics.differences import LossDifference, RowStatistics
 from vgpt.compare.statistics.family import Judged
+from vgpt.compare.statistics.margin import Bounds
 from vgpt.compare.statistics.seeds import Interval, TTest
 from vgpt.errors import UsageError, did_you_mean
 from vgpt.formatting import (
@@ -43,7 +44,20 @@ from vgpt.tracking.schema import Metric
 Value = float | str | None
 
 USUAL = (
-    *("seeds", "loss", "loss_sd", "delta", "p_adjusted", "verdict", "params", "flops", "speed", "kv_context", "flags"),
+    *(
+        "seeds",
+        "loss",
+        "loss_sd",
+        "delta",
+        "loses_at_most",
+        "p_adjusted",
+        "verdict",
+        "params",
+        "flops",
+        "speed",
+        "kv_context",
+        "flags",
+    ),
 )
 """The columns of `--csv`, `--markdown` and `--latex` where none are chosen."""
 
@@ -177,8 +191,12 @@ def _judged(read: Callable[[Judged], Value]) -> Callable[[RowContext], Value]:
     return _difference(lambda one: None if one.judged is None else read(one.judged))
 
 
-def _end(sign: int) -> Callable[[RowContext], Value]:
-    return _difference(lambda one: None if one.half_width is None else one.delta + sign * one.half_width)
+def _bounds(read: Callable[[Bounds], float]) -> Callable[[RowContext], Value]:
+    return _difference(lambda one: None if (bounds := one.bounds) is None else read(bounds))
+
+
+def _facts(one: LossDifference) -> Value:
+    return "; ".join(said.facts) or None if (said := one.answer) is not None else None
 
 
 def _kv_at(at: RowContext) -> Value:
@@ -207,14 +225,18 @@ _ALL = (
     Column("loss_low", "95% low", _interval(lambda one: one.low), _loss),
     Column("loss_high", "95% high", _interval(lambda one: one.high), _loss),
     Column("delta", "Δ loss", _difference(lambda one: one.delta), format_change),
-    Column("delta_low", "Δ 95% low", _end(-1), format_change),
-    Column("delta_high", "Δ 95% high", _end(1), format_change),
+    Column("delta_low", "Δ 95% low", _bounds(lambda one: one.low), format_change),
+    Column("delta_high", "Δ 95% high", _bounds(lambda one: one.high), format_change),
+    Column("loses_at_most", "loses at most", _bounds(lambda one: one.at_most), format_change),
+    Column("loses_at_least", "loses at least", _bounds(lambda one: one.at_least), format_change),
+    Column("margin", "margin", _difference(lambda one: one.margin and one.margin.nats), _loss),
     Column("p", "p (t)", _test(lambda one: one.p), format_p),
     Column("p_flip", "p (flip)", _difference(lambda one: one.p_permutation), format_p),
     Column("p_adjusted", "p (adjusted)", _judged(lambda one: one.p), format_p),
     Column("detectable", "MDE (80% power)", _judged(lambda one: one.detectable), _loss),
     Column("eval_se", "Δ eval SE", _difference(lambda one: one.noise and one.noise.se), _loss),
     Column("verdict", "verdict", _difference(lambda one: one.verdict)),
+    Column("facts", "all that is shown", _difference(_facts)),
     Column("perplexity", "perplexity", _mean(PERPLEXITY), "{:.2f}".format),
     Column("bits", "bits/byte", _mean(BITS), _loss),
     Column("params", "params", _mean(PARAMS), format_count),

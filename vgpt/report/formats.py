@@ -12,7 +12,7 @@ from rich.text import Text
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.rows import row_names
 from vgpt.formatting import printable
-from vgpt.report.captions import audit_lines, confound_lines, forced_line
+from vgpt.report.captions import audit_lines, confound_lines, fact_lines, forced_line, margin_sentence
 from vgpt.report.columns import USUAL, Column, Value, chosen_columns, row_contexts
 from vgpt.report.curve_tables import snapshot_table, unequal_lines
 from vgpt.report.layout import add_row, new_table
@@ -55,8 +55,15 @@ def compact_table(comparison: Comparison, chosen: Sequence[str]) -> list[Rendera
             replace(context.row, name=names[context.row.label]),
             *[Text(printable(column.format(context))) for column in columns],
         )
-    lines = [*forced_line(comparison), *audit_lines(comparison.audit), *confound_lines(comparison.rows)]
-    lines += sealing_lines(comparison)
+    margin = comparison.known_margin
+    lines = [
+        *([Text(margin_sentence(margin), "dim")] if margin else []),
+        *fact_lines(comparison),
+        *forced_line(comparison),
+        *audit_lines(comparison.audit),
+        *confound_lines(comparison.rows),
+        *sealing_lines(comparison),
+    ]
     return [*snapshot_table(comparison), table, Text(), *lines]
 
 
@@ -121,7 +128,7 @@ def as_latex(comparison: Comparison, names: Sequence[str] = ()) -> str:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return what a table must not go without, in sentences: baseline, point, lost seeds, force, conditions."""
+    """Return what a table must not go without, in sentences: baseline, point, margin, lost seeds, force, conditions."""
     rows = comparison.rows
     if not rows:
         return []
@@ -130,6 +137,9 @@ def notes(comparison: Comparison) -> list[str]:
     if comparison.snapshot_point is not None:
         found.append(f"Losses at {comparison.snapshot_point}, read between evaluations.")
         found += [f"{line.plain.strip()}." for line in unequal_lines(comparison)]
+    if (margin := comparison.known_margin) is not None:
+        found.append(margin_sentence(margin))
+        found += [f"{line.plain.strip()}." for line in fact_lines(comparison)]
     found += [f"{names[one.label]}: {one.lost}, no verdict." for one in comparison.statistics if one.lost]
     found += [f"{line.plain.strip()}." for line in forced_line(comparison)]
     if comparison.audit.equal:

@@ -8,16 +8,15 @@ from rich.text import Text
 
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.metrics import LOSS, stat
-from vgpt.compare.statistics.differences import BETTER, LEAST_SEEDS, NO_DIFFERENCE, WORSE, LossDifference
+from vgpt.compare.statistics.differences import LEAST_SEEDS, LossDifference
 from vgpt.compare.statistics.evaluation_noise import CLUSTERS
 from vgpt.compare.statistics.family import Judged
+from vgpt.compare.statistics.margin import BETTER, EQUAL, NO_WORSE, WORSE
 from vgpt.formatting import DASH, format_change, format_p
-from vgpt.report.captions import forced_line
+from vgpt.report.captions import fact_lines, forced_line, margin_sentence
 from vgpt.report.layout import add_row, new_table
 
-_FLIP_SEEDS = 6
-"""From so few seeds on the sign-flip test can come below 5%: its p is at least 2 / 2^n."""
-_STYLES = {BETTER: "bold green", WORSE: "bold red"}
+_STYLES = {BETTER: "bold green", WORSE: "bold red", EQUAL: "green", NO_WORSE: "green"}
 
 
 def significance(comparison: Comparison) -> list[RenderableType]:
@@ -61,7 +60,7 @@ def _differences(comparison: Comparison) -> Table:
     for row, one, lost in zip(rows, found, (one.lost for one in comparison.statistics[1:]), strict=True):
         cells = [DASH if one is None else show(one) for show in columns.values()]
         verdict = lost or "no loss on record" if one is None else one.verdict
-        add_row(table, row, *cells, Text(verdict, _STYLES.get(verdict, "")))
+        add_row(table, row, *cells, Text(verdict, _style(verdict)))
     return table
 
 
@@ -71,15 +70,17 @@ def _captions(comparison: Comparison, differences: list[LossDifference]) -> list
     judged = [one.judged for one in differences if one.judged is not None]
     if judged:
         text.append(_interval_caption(judged))
-        text.append("p adj: adjusted for the same rows; the verdict is its, at 5%. ")
-        if any(one.verdict == NO_DIFFERENCE for one in differences):
+    if any(one.bounds for one in differences):
+        text.append("Loses at most: upper one-sided 95% bound of Δ, for the same rows. ")
+    if judged:
+        text.append("p adj: of no difference, adjusted for them; below 5% where the interval leaves out zero. ")
+        text.append(_margin_caption(comparison))
+        if any(_detectable(one) != DASH for one in differences):
             text.append("MDE: minimum detectable effect, the true difference that such a study shows with 80% power. ")
     if any(one.test and one.judged is None and one.half_width is not None for one in differences):
         text.append(f"{'Rows without a verdict: ' if judged else ''}± 95%: the interval of that row alone. ")
     if any(one.method == "unpaired" for one in differences):
         text.append("No shared seeds: difference of means, by Welch's test. ")
-    if any(one.p_permutation is not None and one.seeds >= _FLIP_SEEDS for one in differences):
-        text.append("flip: sign-flip permutation of that row alone, never below 2/2^n. ")
     noises = [one.noise for one in differences if one.noise is not None]
     if noises:
         kinds = "; ".join(words for kind, words in CLUSTERS.items() if any(noise.kind == kind for noise in noises))
@@ -89,7 +90,14 @@ def _captions(comparison: Comparison, differences: list[LossDifference]) -> list
     if any(one.seeds < LEAST_SEEDS for one in differences):
         text.append(f"A verdict takes {LEAST_SEEDS} seeds: --seeds {LEAST_SEEDS}. ")
     text.rstrip()
-    return [text, *forced_line(comparison)]
+    return [text, *fact_lines(comparison), *forced_line(comparison)]
+
+
+def _margin_caption(comparison: Comparison) -> str:
+    margin = comparison.known_margin
+    if margin is None:
+        return "No margin was given: --margin says which loss you would not mind. "
+    return f"{margin_sentence(margin)} Equal within, no worse: by one-sided bounds, at 5% for all rows together. "
 
 
 def _interval_caption(judged: list[Judged]) -> str:
@@ -112,19 +120,28 @@ def _delta(one: LossDifference) -> str:
     return shown if one.half_width is None else f"{shown} ±{one.half_width:.4f}"
 
 
+def _at_most(one: LossDifference) -> str:
+    return DASH if (bounds := one.bounds) is None else format_change(bounds.at_most)
+
+
+def _style(verdict: str) -> str:
+    return next((style for word, style in _STYLES.items() if verdict.startswith(word)), "")
+
+
 def _p(value: float | None) -> str:
     return DASH if value is None else format_p(value)
 
 
 def _detectable(one: LossDifference) -> str:
     """Return what would have been shown, where nothing was."""
-    return DASH if one.judged is None or one.verdict != NO_DIFFERENCE else f"{one.judged.detectable:.4f}"
+    said = one.answer
+    return DASH if said is None or one.judged is None or said.better or said.worse else f"{one.judged.detectable:.4f}"
 
 
 _COLUMNS: dict[str, Callable[[LossDifference], str]] = {
     "n": lambda one: str(one.seeds),
     "Δ\n± 95%": _delta,
-    "p\nflip": lambda one: DASH if one.seeds < _FLIP_SEEDS else _p(one.p_permutation),
+    "loses\nat most": _at_most,
     "p\nadj": lambda one: _p(one.judged and one.judged.p),
     "MDE\n80%": _detectable,
     "eval\nSE": lambda one: DASH if one.noise is None else f"±{one.noise.se:.4f}",

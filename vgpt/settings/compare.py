@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from vgpt.schema import Section
+from vgpt.settings.margin import parse_margin
 from vgpt.settings.train import TrainConfig
 
 SortKey = Literal["given", "loss", "params", "flops", "speed", "memory", "kv"]
@@ -40,6 +41,9 @@ class ComparisonSettings(Section):
     many as those"""
     sort: SortKey = "given"
     """order of the rows after the baseline, which stays first"""
+    margin: str | None = None
+    """largest loss you would not mind: nats per token (0.01), or a share of the baseline's loss (0.5%); verdicts are
+    then better, equal within it, no worse than it, worse or not decided"""
     power: Annotated[float | None, Field(gt=0)] = None
     """say how many seeds a new study takes to show a difference of so many nats, with these runs as its pilot"""
     force: bool = False
@@ -62,6 +66,13 @@ class ComparisonSettings(Section):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} name different points: choose one of them")
         return self
+
+    @field_validator("margin")
+    @classmethod
+    def _a_margin(cls, text: str | None) -> str | None:
+        if text is not None:
+            parse_margin(text)
+        return text
 
     @field_validator("sweep_lr")
     @classmethod

@@ -13,7 +13,7 @@ from vgpt.compare.selectors import Selector
 from vgpt.compare.statistics.rank_agreement import Agreement, rank_agreement
 from vgpt.study.ladder import LadderPlan
 from vgpt.study.predictions import dated, read_predictions, record_predictions, scored
-from vgpt.study.signs import selector_text
+from vgpt.study.signs import asked_as
 from vgpt.study.study import Answered, Study
 from vgpt.tracking.run_info import RunInfo
 
@@ -97,7 +97,7 @@ def _rung(answer: Answered) -> Rung:
 def _rows(answer: Answered) -> Rows:
     """Return the rows of a comparison by the word that asked for each."""
     selectors = answer.part.request.selectors
-    return {selector_text(row, selectors): row for row in answer.comparison.rows}
+    return {asked_as(row, selectors): row for row in answer.comparison.rows}
 
 
 def _began(rows: Rows) -> float:

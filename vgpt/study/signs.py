@@ -7,7 +7,7 @@ from itertools import combinations
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.rows import Row, matching
 from vgpt.compare.selectors import Selector
-from vgpt.compare.statistics.differences import BETTER, WORSE
+from vgpt.compare.statistics.differences import LossDifference
 from vgpt.study.study import Answered
 
 
@@ -20,12 +20,14 @@ class Sign:
         delta: the difference in nats per token; None where runs are missing.
         comparable: whether the conditions and the point of the two are equal, or that was forced.
         verdict: as the part's own table says; empty where there is none.
+        shown_direction: -1 where the difference is shown to be below zero, 1 above, 0 where neither is.
     """
 
     values: Mapping[str, str]
     delta: float | None
     comparable: bool
     verdict: str
+    shown_direction: int = 0
 
     @property
     def direction(self) -> int:
@@ -33,11 +35,6 @@ class Sign:
         if self.delta is None or not self.comparable or self.delta == 0:
             return 0
         return -1 if self.delta < 0 else 1
-
-    @property
-    def shown_direction(self) -> int:
-        """The same where the difference is shown, 0 elsewhere."""
-        return {BETTER: -1, WORSE: 1}.get(self.verdict, 0)
 
 
 @dataclass(frozen=True)
@@ -87,7 +84,7 @@ def signs(answers: Sequence[Answered]) -> list[VariantSigns]:
         return []
     by_part = [_differences(answer) for answer in answers]
     variants = dict.fromkeys(name for found in by_part for name in found)
-    nothing = (None, True, "")
+    nothing = (None, True, "", 0)
     return [
         VariantSigns(
             variant,
@@ -100,19 +97,29 @@ def signs(answers: Sequence[Answered]) -> list[VariantSigns]:
     ]
 
 
-def _differences(answer: Answered) -> dict[str, tuple[float | None, bool, str]]:
-    """Return difference, comparability and verdict by variant; nothing where the baseline itself has no runs."""
+def _differences(answer: Answered) -> dict[str, tuple[float | None, bool, str, int]]:
+    """Return difference, comparability, verdict and shown direction by variant.
+
+    Nothing where the baseline itself has no runs.
+    """
     comparison, selectors = answer.comparison, answer.part.request.selectors
-    found: dict[str, tuple[float | None, bool, str]] = {}
+    found: dict[str, tuple[float | None, bool, str, int]] = {}
     for selector in selectors[1:]:
-        found.setdefault(selector.text, (None, True, ""))
-    if not comparison.rows or (selectors and selector_text(comparison.rows[0], selectors) != selectors[0].text):
+        found.setdefault(selector.text, (None, True, "", 0))
+    if not comparison.rows or (selectors and asked_as(comparison.rows[0], selectors) != selectors[0].text):
         return found
     for row, statistics in zip(comparison.rows[1:], comparison.statistics[1:], strict=True):
         one = statistics.difference
-        told = (None, True, "") if one is None else (one.delta, _comparable(comparison, row), one.verdict)
-        found[selector_text(row, selectors)] = told
+        comparable = one is None or _comparable(comparison, row)
+        told = (None, True, "", 0) if one is None else (one.delta, comparable, one.verdict, _shown(one))
+        found[asked_as(row, selectors)] = told
     return found
+
+
+def _shown(one: LossDifference) -> int:
+    """Return the sign that is shown: within a margin too, where the verdict has another word for it."""
+    said = one.answer
+    return 0 if said is None else int(said.worse) - int(said.better)
 
 
 def _comparable(comparison: Comparison, row: Row) -> bool:
@@ -122,7 +129,7 @@ def _comparable(comparison: Comparison, row: Row) -> bool:
     return comparison.force or not pair & comparison.audit.flagged.keys()
 
 
-def selector_text(row: Row, selectors: Sequence[Selector]) -> str:
+def asked_as(row: Row, selectors: Sequence[Selector]) -> str:
     """Return the word that asked for a row: matching may give the same variant other settings in each part."""
     own = [
         selector

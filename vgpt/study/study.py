@@ -16,6 +16,7 @@ from vgpt.errors import UsageError
 from vgpt.files.paths import user_path
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources, given_value
+from vgpt.settings.margin import Requirement
 from vgpt.settings.presets import load_preset
 from vgpt.settings.study import StudyFile, combinations, listed_axes, load_study
 from vgpt.study.ladder import LadderPlan, Settings, plan_ladder
@@ -90,6 +91,7 @@ class Study:
         sources: where settings come from, beside the file.
         words: the arguments, as typed.
         ladder: the rungs that its parts are; None where they are something else.
+        requirements: what it must show for its caller to go on; `vgpt.study.requirements` judges them.
     """
 
     name: str
@@ -97,6 +99,7 @@ class Study:
     sources: Sources
     words: tuple[str, ...] = ()
     ladder: LadderPlan | None = None
+    requirements: tuple[Requirement, ...] = ()
 
     @property
     def divided(self) -> bool:

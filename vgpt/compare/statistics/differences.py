@@ -12,6 +12,7 @@ from vgpt.compare.metrics import LOSS, LOSS_SE, Method, Pairing, pairing, stat
 from vgpt.compare.rows import Row
 from vgpt.compare.statistics.evaluation_noise import Clusters, EvaluationNoise, Windows, evaluation_noise, loss_error
 from vgpt.compare.statistics.family import Block, Judged, Noise, again, block_of, judge
+from vgpt.compare.statistics.margin import Answer, Bounds, Margin, answer, margin_of
 from vgpt.compare.statistics.pooled import pooled_variance
 from vgpt.compare.statistics.seeds import ALPHA, Interval, TTest, mean_interval, paired_t, sign_flip_p, welch_t
 from vgpt.compare.unfinished import lost
@@ -19,7 +20,6 @@ from vgpt.compare.unfinished import lost
 LEAST_SEEDS = 3
 """With fewer seeds on a side no verdict is given, whatever the p-value: their spread is hardly known."""
 
-BETTER, WORSE, NO_DIFFERENCE = "better", "worse", "no difference shown"
 UNEQUAL = "unequal conditions: no verdict"
 
 
@@ -35,8 +35,9 @@ class LossDifference:
         p_permutation: by sign flips; None where there are no pairs.
         noise: evaluation noise of `delta`; None where losses per window are not within reach.
         judged: its place in the family of rows that get a verdict; None where it gets none.
-        verdict: what may be said.
+        verdict: what may be said: that of `answer`, or why there is none.
         lost_seeds: whether a side has seeds that gave no loss.
+        margin: the margin that was asked for; None for none.
     """
 
     delta: float
@@ -48,6 +49,7 @@ class LossDifference:
     judged: Judged | None = None
     verdict: str = ""
     lost_seeds: bool = False
+    margin: Margin | None = None
 
     @property
     def half_width(self) -> float | None:
@@ -58,6 +60,21 @@ class LossDifference:
         if self.judged is not None:
             return self.judged.half_width
         return None if self.test is None or self.lost_seeds else self.test.half_width
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """Its interval and its one-sided bounds, which stand and fall together."""
+        half, source = self.half_width, self.judged or self.test
+        if half is None or source is None:
+            return None
+        bound = source.bound
+        return Bounds(self.delta - half, self.delta + half, self.delta - bound, self.delta + bound)
+
+    @property
+    def answer(self) -> Answer | None:
+        """What the interval shows; None where no verdict is given."""
+        bounds = self.bounds if self.judged is not None else None
+        return None if bounds is None else answer(bounds, self.margin)
 
 
 @dataclass(frozen=True)
@@ -88,6 +105,7 @@ def row_statistics(
     windows: Windows | None = None,
     force: bool = False,
     no_verdict: Mapping[str, str] | None = None,
+    margin: str | None = None,
 ) -> tuple[RowStatistics, ...]:
     """Return the statistics of every row, the baseline first.
 
@@ -100,10 +118,13 @@ def row_statistics(
         windows: finds the losses per window of a run.
         force: give verdicts across unequal conditions too.
         no_verdict: label of each row of which nothing may be said, whatever its conditions -> the words that say so.
+        margin: largest loss that its user would not mind, as typed: nats, or a percentage of the baseline's mean loss.
     """
     if not rows:
         return ()
     baseline, gone = rows[0], [lost(row) for row in rows]
+    loss = stat(baseline, LOSS)
+    known = margin_of(margin, loss.mean if loss else None)
     found: list[LossDifference | None] = [None]
     pairs: list[Pairing | None] = [None]
     for row, missing in zip(rows[1:], gone[1:], strict=True):
@@ -111,7 +132,7 @@ def row_statistics(
         unequal = not force and (row.label in audit.flagged or baseline.label in audit.flagged)
         refusal = (no_verdict or {}).get(row.label) or _refusal(missing, gone[0], unequal=unequal)
         one = _difference(pairs[-1], windows, refusal)
-        found.append(one and replace(one, lost_seeds=bool(missing or gone[0])))
+        found.append(one and replace(one, lost_seeds=bool(missing or gone[0]), margin=known))
     judged = _judged(found, pairs)
     return tuple(
         RowStatistics(
@@ -126,10 +147,28 @@ def members(statistics: Sequence[RowStatistics]) -> int:
     return sum(one.difference is not None and one.difference.judged is not None for one in statistics)
 
 
-def in_family(statistics: Sequence[RowStatistics], rows: int) -> tuple[RowStatistics, ...]:
-    """Return the same statistics where the rows that get a verdict are part of a family of `rows` rows."""
+def undecided(statistics: Sequence[RowStatistics]) -> tuple[str, ...]:
+    """Return the labels of the rows of which it is not shown yet on which side of the margin they are.
+
+    Rows that get no verdict are among them. Without a margin, those whose difference has no sign yet.
+    """
     return tuple(
-        replace(found, difference=_with(one, again(one.delta, one.judged, rows)))
+        found.label
+        for found in statistics[1:]
+        if found.difference is None or found.difference.answer is None or not found.difference.answer.decided
+    )
+
+
+def in_family(statistics: Sequence[RowStatistics], rows: int, alpha: float = ALPHA) -> tuple[RowStatistics, ...]:
+    """Return the same statistics where the rows that get a verdict are part of a family of `rows` rows.
+
+    Args:
+        statistics: of the rows.
+        rows: of the family.
+        alpha: level at which the whole family errs: smaller where it is looked at several times.
+    """
+    return tuple(
+        replace(found, difference=_with(one, again(one.delta, one.judged, rows, alpha)))
         if (one := found.difference) is not None and one.judged is not None
         else found
         for found in statistics
@@ -199,10 +238,9 @@ def _block(own: Sequence[tuple[LossDifference, Pairing]]) -> tuple[list[Noise], 
 
 
 def _with(one: LossDifference, judged: Judged) -> LossDifference:
-    """Return a difference with its verdict, which is its interval's; losses are better where they are lower."""
-    if judged.p >= ALPHA:
-        return replace(one, judged=judged, verdict=NO_DIFFERENCE)
-    return replace(one, judged=judged, verdict=BETTER if one.delta < 0 else WORSE)
+    """Return a difference with its verdict, which is its interval's."""
+    found = replace(one, judged=judged)
+    return replace(found, verdict=told.verdict) if (told := found.answer) is not None else found
 
 
 def _noise(pairs: Pairing, windows: Windows | None) -> EvaluationNoise | None:

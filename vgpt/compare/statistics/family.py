@@ -99,6 +99,8 @@ class Judged:
 
     Attributes:
         half_width: of the interval; the intervals of all rows of the family cover their differences in 95%.
+        bound: how far from the difference its one-sided bounds are, the upper and the lower one: one of each row,
+            whichever, all of them hold in 95%.
         p: adjusted for all rows of the family; below 5% where the interval leaves out zero.
         rows: of the family.
         noise: of the difference.
@@ -107,6 +109,7 @@ class Judged:
     """
 
     half_width: float
+    bound: float
     p: float
     rows: int
     noise: Noise
@@ -114,18 +117,27 @@ class Judged:
     detectable: float
 
 
-def judge(delta: float, noise: Noise, block: Block, rows: int) -> Judged:
-    """Return what may be said of a difference among `rows` rows of a family, those of its block included."""
+def judge(delta: float, noise: Noise, block: Block, rows: int, alpha: float = ALPHA) -> Judged:
+    """Return what may be said of a difference among `rows` rows of a family, those of its block included.
+
+    Args:
+        delta: the difference.
+        noise: of it.
+        block: the rows that it is tested with.
+        rows: of the family.
+        alpha: level at which the family errs: smaller where the same rows are looked at several times.
+    """
     weight = block.rows / rows
-    level = row_level(ALPHA * weight, block.rows, block.seeds, block.windows_share)
-    half = noise.half_width(level)
+    shape = (alpha * weight, block.rows, block.seeds, block.windows_share)
+    half = noise.half_width(row_level(*shape))
+    bound = min(half, noise.half_width(2 * row_level(*shape, sides=1)))
     adjusted = min(1.0, joint_p(noise.p_value(delta), block.rows, block.seeds, block.windows_share) / weight)
-    return Judged(half, adjusted, rows, noise, block, noise.detectable(half))
+    return Judged(half, bound, adjusted, rows, noise, block, noise.detectable(half))
 
 
-def again(delta: float, found: Judged, rows: int) -> Judged:
-    """Return the same among another number of rows."""
-    return judge(delta, found.noise, found.block, rows)
+def again(delta: float, found: Judged, rows: int, alpha: float = ALPHA) -> Judged:
+    """Return the same among another number of rows, or at another level."""
+    return judge(delta, found.noise, found.block, rows, alpha)
 
 
 def block_of(noises: Sequence[Noise], seeds: int) -> Block:

@@ -60,6 +60,11 @@ class TTest:
     df: float
     error: float
 
+    @property
+    def bound(self) -> float:
+        """How far from the difference a one-sided bound of the same level is."""
+        return _critical(self.df, sides=1) * self.error
+
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
     """Return the mean with its t-interval; None from fewer than two values, which tell nothing of their noise."""
@@ -122,10 +127,10 @@ def sign_flip_p(differences: Sequence[float]) -> float | None:
     return (hits + 1) / (DRAWN_FLIPS + 1)
 
 
-def _critical(df: float) -> float:
+def _critical(df: float, sides: int = 2) -> float:
     from scipy.special import stdtrit
 
-    return float(stdtrit(df, 1 - ALPHA / 2))
+    return float(stdtrit(df, 1 - ALPHA / sides))
 
 
 def _p_value(delta: float, error: float, df: float) -> float:
