@@ -20,6 +20,7 @@ from vgpt.report.as_json import as_json
 from vgpt.report.equivalents import equivalent_lines
 from vgpt.report.figures.equivalents import draw_equivalents
 from vgpt.report.figures.style import as_svg
+from vgpt.report.formats import as_csv
 from vgpt.report.html.page import ReportSection, as_html
 from vgpt.report.tables import tables
 from vgpt.settings.loader import Sources
@@ -151,6 +152,16 @@ def test_table_sentence_json_figure_and_report_agree(runs):
     assert "0.85x" in as_svg(figure)
     for run in comparison.equivalents.runs:
         assert run.run_name in page  # where every run is from, those of other budgets too
+
+
+def test_it_is_there_as_columns(runs):
+    (comparison,) = answered(study_of("mha", "gqa", "mqa"), runs)
+    baseline, gqa, mqa = as_csv(comparison, ["equivalent", "equivalent_low", "equivalent_high"]).splitlines()[1:]
+    assert baseline == "mha,,,"
+    assert [float(x) for x in mqa.split(",")[1:]] == [
+        getattr(comparison.equivalents.rows[1], name) for name in ("ratio", "low", "high")
+    ]
+    assert gqa.count(",") == 3
 
 
 def test_nothing_of_it_is_shown_where_nobody_asked(runs):
