@@ -118,6 +118,11 @@ class _Side:
     place: Place
     evaluation: EvaluationPart | None = None
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of runs; unpaired, the runs of the side that has fewer."""
+        return min(len(self.logs), len(self.curve.logs))
+
 
 @dataclass(frozen=True)
 class Inquiry:
@@ -140,7 +145,7 @@ class Inquiry:
     @property
     def members(self) -> list[str]:
         """Labels of the rows that get an interval."""
-        return [name for name, one in self.sides.items() if one.place.x is not None and one.logs.size >= LEAST_SEEDS]
+        return [name for name, one in self.sides.items() if one.place.x is not None and one.pairs >= LEAST_SEEDS]
 
     def answer(self, family: int) -> Equivalents:
         """Return what the rows are worth, with intervals that hold jointly over `family` rows."""
@@ -169,7 +174,7 @@ class Inquiry:
         one = self.sides.get(label)
         if one is None:
             return Equivalent(label, None, why=self.refused[label])
-        seeds = min(one.logs.size, len(one.curve.logs))
+        seeds = one.pairs
         if one.place.x is None:
             add, why = _beyond(one.curve, float(one.logs.mean()), one.place)
             return Equivalent(label, None, None, None, seeds, one.method, why, add)

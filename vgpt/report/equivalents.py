@@ -119,7 +119,7 @@ def _caption(comparison: Comparison, found: Equivalents) -> str:
     name, points = comparison.rows[0].title, budget_points(found)
     tokens = [format_count(one) for _, _, one, _ in points if one is not None]
     losses = ", ".join(f"{loss:.4f} at {factor:.3g}x" for factor, loss, _, _ in points)
-    schedules = ", each with a schedule of its own length"
+    schedules = ", each with a schedule of its own length" + ", all else equal" * found.audit.equal
     of_seeds = f", trained on {tokens[0]} to {tokens[-1]} tokens{schedules}" if tokens else ""
     family = f", joint for {found.family} rows" if found.family > 1 else ""
     misfit = ""
