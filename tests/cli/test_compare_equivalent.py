@@ -47,6 +47,7 @@ def test_a_question_that_has_no_answer_is_wrong_usage(vgpt, words, said):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_variant_that_is_the_baseline_is_worth_one_and_nothing_is_trained_twice(vgpt, tmp_path):
     # A window as wide as the context sees all: local is mha, run by run.
     words = ("compare", "mha", "local:window_size=16", *WORDS, "--equivalent", "tokens", "--run-missing")

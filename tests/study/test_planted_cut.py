@@ -11,6 +11,7 @@ SCRIPT = Path(__file__).parents[2] / "benchmarks" / "planted_cut.py"
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_cut_of_ten_percent_of_the_training_tokens_is_recovered(tmp_path):
     # Early in training the loss falls so fast that few steps and seeds tell a tenth of them.
     places = ["--runs-dir", str(tmp_path / "runs"), "--out", str(tmp_path / "cut.json")]
