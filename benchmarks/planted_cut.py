@@ -27,6 +27,7 @@ from vgpt.study.study import make_study
 from vgpt.study.train_missing import train_missing
 from vgpt.tracking.histories import WindowReader
 from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Tag
 
 
 def requests(options: argparse.Namespace) -> tuple[dict[float, Request], Request]:
@@ -77,6 +78,7 @@ def answer(
         "misfit": answered.misfit,
         "bend_p": answered.bend_p,
         "unequal_conditions": unequal,
+        "source": sorted({run.tags.get(Tag.SOURCE, "") for row in rows for run in row.runs}),
         "losses": {**losses, "the cut": [run.metrics["val/loss"] for run in rows[1].runs]},
         "steps": {f"{factor:g}": request.settings.steps for factor, request in budgets.items()},
     }
