@@ -21,6 +21,7 @@ from vgpt.report.as_json import study_as_json
 from vgpt.report.captions import audit_lines
 from vgpt.report.columns import check_columns, chosen_columns, row_contexts
 from vgpt.report.curve_tables import curves_table
+from vgpt.report.equivalents import equivalent_lines
 from vgpt.report.figures.ladder import draw_ladder
 from vgpt.report.figures.style import Figure, as_png, as_svg
 from vgpt.report.figures.write import draw_all, save_figures
@@ -114,7 +115,7 @@ class Views:
         """Print a comparison on the terminal, or say there what a format for programs leaves out."""
         comparison, columns = answer.comparison, answer.part.request.settings.compare.columns
         if columns or self.stdout not in (None, _write_json):
-            for sentence in power_lines(comparison):
+            for sentence in [*power_lines(comparison), *equivalent_lines(comparison)]:
                 notify(sentence)
         if self.stdout is not None:
             if self.stdout is not _write_json and comparison.rows and not comparison.audit.equal:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from vgpt.bench.result import DECODE, TRAIN, Bench, Case, Measured
 from vgpt.bench.statistics import Ratio
 from vgpt.compare.audit.conditions import Audit
+from vgpt.compare.equivalents import Equivalents
 from vgpt.compare.metrics import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
 from vgpt.compare.request import PlannedRun
 from vgpt.compare.rows import Row
@@ -165,6 +166,7 @@ class Comparison:
         margin: the largest loss that its user would not mind, as typed; None where none was given.
         speeds: what was measured of the rows side by side; None where nothing was, and training logs alone tell.
         sealing: how it stands to the sealed plan of its study; None where nobody asked.
+        equivalents: what training of the baseline the rows are worth; None where that was not asked.
     """
 
     rows: tuple[Row, ...]
@@ -183,6 +185,7 @@ class Comparison:
     margin: str | None = None
     speeds: "Speeds | None" = None
     sealing: Sealing | None = None
+    equivalents: Equivalents | None = None
 
     @property
     def known_margin(self) -> Margin | None:
@@ -197,8 +200,9 @@ class Comparison:
 
     @property
     def recorded(self) -> list[RunInfo]:
-        """All runs that it rests on, those of a sweep's other rates among them."""
-        return [run for row in (self.sweep.rows if self.sweep else self.rows) for run in row.runs]
+        """All runs that it rests on, those of a sweep's other rates and of the baseline's other budgets among them."""
+        own = [run for row in (self.sweep.rows if self.sweep else self.rows) for run in row.runs]
+        return [*own, *(self.equivalents.runs if self.equivalents else ())]
 
 
 def sorted_rows(rows: list[Row], key: SortKey) -> list[Row]:

@@ -15,6 +15,7 @@ from vgpt.compare.statistics.seeds import ALPHA
 from vgpt.compare.unfinished import lost_runs
 from vgpt.report.curve_tables import snapshot_json
 from vgpt.report.equal_effort import sweep_json
+from vgpt.report.equivalents import equivalents_json
 from vgpt.report.json_schema import SCHEMA
 from vgpt.report.ladder_data import ladder_json
 from vgpt.report.sealing import unshown_json
@@ -78,6 +79,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "milestone": {"axis": point.axis, "amount": point.amount} if (point := comparison.snapshot_point) else None,
         "sweep": sweep_json(comparison.sweep) if comparison.sweep else None,
         "power": power_json(comparison),
+        "equivalents": equivalents_json(comparison),
         "speeds": speeds_json(comparison),
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],

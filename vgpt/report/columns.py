@@ -27,6 +27,7 @@ from vgpt.compare.statistics.differences import LossDifference, RowStatistics
 from vgpt.compare.statistics.family import Judged
 from vgpt.compare.statistics.margin import Bounds
 from vgpt.compare.statistics.seeds import Interval, TTest
+from vgpt.compare.worth import Value as Equivalence
 from vgpt.errors import UsageError, did_you_mean
 from vgpt.formatting import (
     DASH,
@@ -39,6 +40,7 @@ from vgpt.formatting import (
     format_relative,
 )
 from vgpt.report.captions import flags
+from vgpt.report.equivalents import value_of
 from vgpt.tracking.schema import Metric
 
 Value = float | str | None
@@ -199,6 +201,17 @@ def _facts(one: LossDifference) -> Value:
     return "; ".join(said.facts) or None if (said := one.answer) is not None else None
 
 
+def _worth(read: Callable[[Equivalence], Value]) -> Callable[[RowContext], Value]:
+    """Return what a row is worth in the unit that `--equivalent` asked for."""
+
+    def value(at: RowContext) -> Value:
+        asked = at.comparison.equivalents
+        one = value_of(at.comparison, at.row, asked.axis) if asked else None
+        return None if one is None else read(one)
+
+    return value
+
+
 def _kv_at(at: RowContext) -> Value:
     return cache_bytes_at(at.row.runs[0], at.comparison.kv_at)
 
@@ -237,6 +250,9 @@ _ALL = (
     Column("eval_se", "Δ eval SE", _difference(lambda one: one.noise and one.noise.se), _loss),
     Column("verdict", "verdict", _difference(lambda one: one.verdict)),
     Column("facts", "all that is shown", _difference(_facts)),
+    Column("equivalent", "worth", _worth(lambda one: one.ratio), "{:.3f}x".format),
+    Column("equivalent_low", "worth 95% low", _worth(lambda one: one.low), "{:.3f}x".format),
+    Column("equivalent_high", "worth 95% high", _worth(lambda one: one.high), "{:.3f}x".format),
     Column("perplexity", "perplexity", _mean(PERPLEXITY), "{:.2f}".format),
     Column("bits", "bits/byte", _mean(BITS), _loss),
     Column("params", "params", _mean(PARAMS), format_count),

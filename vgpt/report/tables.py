@@ -36,6 +36,7 @@ from vgpt.formatting import (
 from vgpt.report.captions import audit_lines, confound_lines, flags, memory_caption, noise_caption
 from vgpt.report.curve_tables import snapshot_table
 from vgpt.report.equal_effort import matched_budgets, sweep_table
+from vgpt.report.equivalents import equivalent_tables
 from vgpt.report.layout import add_row, new_table
 from vgpt.report.sealing import sealing_lines
 from vgpt.report.significance import significance
@@ -68,6 +69,7 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
         *(sweep_table(comparison.sweep) if comparison.sweep else []),
         *significance(comparison),
         *power_tables(comparison),
+        *equivalent_tables(comparison),
         *(speed_tables(comparison) if comparison.speeds is not None else [_cost(rows), *memory_caption(rows)]),
         Text(),
         *([] if comparison.speeds is not None else speed_table(rows)),

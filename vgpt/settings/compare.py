@@ -10,6 +10,7 @@ from vgpt.settings.margin import parse_margin
 from vgpt.settings.train import TrainConfig
 
 SortKey = Literal["given", "loss", "params", "flops", "speed", "memory", "kv"]
+Worth = Literal["tokens", "flops", "seconds"]
 
 
 class ComparisonSettings(Section):
@@ -46,6 +47,11 @@ class ComparisonSettings(Section):
     then better, equal within it, no worse than it, worse or not decided"""
     power: Annotated[float | None, Field(gt=0)] = None
     """say how many seeds a new study takes to show a difference of so many nats, with these runs as its pilot"""
+    equivalent: Worth | None = None
+    """say how much more training the baseline needs to reach each variant's loss; its runs at other budgets, which this
+    takes, are planned and trained with the others"""
+    equivalent_to: Annotated[tuple[Annotated[float, Field(ge=0.01, le=100)], ...], Field(max_length=2)] = ()
+    """for --equivalent, further budgets of the baseline: as far as so many times that of the runs; 0.5 or 2 or 0.5,2"""
     force: bool = False
     """give verdicts across unequal conditions too; the tables say so"""
     kv_at: Annotated[int, Field(ge=1, le=1_000_000_000)] = 8192
@@ -73,6 +79,21 @@ class ComparisonSettings(Section):
         if text is not None:
             parse_margin(text)
         return text
+
+    @model_validator(mode="after")
+    def _equivalent_at_the_end(self) -> Self:
+        if self.equivalent_to and self.equivalent is None:
+            raise ValueError("--equivalent-to adds budgets to --equivalent: add --equivalent tokens")
+        others = {
+            "--at-tokens": self.at_tokens,
+            "--at-flops": self.at_flops,
+            "--at-seconds": self.at_seconds,
+            "--sweep-lr": self.sweep_lr,
+        }
+        given = [flag for flag, amount in others.items() if amount is not None]
+        if self.equivalent is not None and given:
+            raise ValueError(f"--equivalent and {given[0]} exclude each other: leave one of them out")
+        return self
 
     @field_validator("sweep_lr")
     @classmethod

@@ -7,6 +7,7 @@ from vgpt.compare.comparison import Comparison, as_one_family
 from vgpt.compare.request import PlannedRun, Request
 from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.errors import DivergedError, TrackingError, VgptError
+from vgpt.study.equivalents import with_equivalents
 from vgpt.study.estimate import ThroughputEstimate
 from vgpt.study.keeping import Keeper
 from vgpt.study.ladder_answers import note_predictions
@@ -162,6 +163,7 @@ def answer_study(study: Study, runs: Sequence[RunInfo], windows: Windows, warn: 
     histories = histories_of(study.first, details=True)
     try:
         found: list[Comparison] = as_one_family([part.answer(runs, windows, histories) for part in study.parts])
+        found = with_equivalents(study.parts, found, runs, windows)
     finally:
         if histories.failure:
             warn(f"losses along the way are missing: {histories.failure}")

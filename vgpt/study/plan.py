@@ -8,6 +8,9 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.request import PlannedRun
 from vgpt.formatting import format_time, wrapping_label
 from vgpt.study.estimate import ThroughputEstimate, steps_done
+from vgpt.tracking.run_info import RunInfo
+
+_ELSEWHERE = " at other budgets"
 
 
 @dataclass(frozen=True)
@@ -76,20 +79,40 @@ def make_plan(comparisons: Sequence[Comparison], throughput: ThroughputEstimate)
     """Return the plan of one comparison, or of several that may share runs."""
     there: dict[str, set[str]] = {}
     names: dict[str, str] = {}
+    elsewhere = set[str]()
     for comparison in comparisons:
         for row in comparison.sweep.rows if comparison.sweep else comparison.rows:
             names[row.label] = row.title
-            there.setdefault(row.label, set()).update(run.id or run.run_id or run.run_name for run in row.runs)
+            there.setdefault(row.label, set()).update(map(_identity, row.runs))
+        if comparison.equivalents is not None:
+            for run in comparison.equivalents.runs:
+                there.setdefault(f"{run.attention_label}{_ELSEWHERE}", set()).add(_identity(run))
+            elsewhere |= {planned.config.settings_hash for planned in comparison.equivalents.missing}
     missing = distinct(planned for comparison in comparisons for planned in comparison.missing)
     items: list[Item] = []
-    for label in dict.fromkeys([*there, *(planned.label for planned in missing)]):
-        own = [planned for planned in missing if planned.label == label]
+    by_label: dict[str, list[PlannedRun]] = {label: [] for label in there}
+    for planned in missing:
+        label = f"{planned.label}{_ELSEWHERE * (planned.config.settings_hash in elsewhere)}"
+        by_label.setdefault(label, []).append(planned)
+    for label, own in by_label.items():
         begun = sum(steps_done(planned) > 0 for planned in own)
-        name = names.get(label) or wrapping_label(display_label(own[0].config.model.attn))
+        name = names.get(label) or _name(label, own)
         items.append(Item(label, name, len(there.get(label, ())), len(own), begun, throughput.total(own)))
     stages = [one.sweep.later for one in comparisons if one.sweep]
     later = (sum(least for least, _ in stages), sum(most for _, most in stages))
     return Plan(tuple(items), missing, throughput.total(missing), later)
+
+
+def _identity(run: RunInfo) -> str:
+    return run.id or run.run_id or run.run_name
+
+
+def _name(label: str, missing: Sequence[PlannedRun]) -> str:
+    """Return the name of a variant without a row."""
+    if not missing:
+        return wrapping_label(label)
+    after = _ELSEWHERE if label.endswith(_ELSEWHERE) else ""
+    return f"{wrapping_label(display_label(missing[0].config.model.attn))}{after}"
 
 
 def distinct(missing: Iterable[PlannedRun]) -> tuple[PlannedRun, ...]:

@@ -19,6 +19,7 @@ from vgpt.settings.loader import Sources, given_value
 from vgpt.settings.margin import Requirement
 from vgpt.settings.presets import load_preset
 from vgpt.settings.study import StudyFile, combinations, listed_axes, load_study
+from vgpt.study.budgets import budget_requests
 from vgpt.study.ladder import LadderPlan, Settings, plan_ladder
 from vgpt.tracking.run_info import RunInfo
 
@@ -33,6 +34,7 @@ class StudyPart:
         rates: the same request at every learning rate of a sweep, lowest first; empty without one.
         tuning: the same, with the seeds that choose the rate.
         rung: the size that it is made at; None without a ladder.
+        budgets: the baseline alone, by multiple of the budget; empty where nobody asked for equivalents.
     """
 
     values: Mapping[str, str]
@@ -40,6 +42,7 @@ class StudyPart:
     rates: Mapping[float, Request] = field(default_factory=dict[float, Request])
     tuning: Mapping[float, Request] = field(default_factory=dict[float, Request])
     rung: Rung | None = None
+    budgets: Mapping[float, Request] = field(default_factory=dict[float, Request])
 
     @property
     def title(self) -> str:
@@ -190,7 +193,7 @@ def _make_part(
     if number is None:
         if request.settings.compare.sweep_seeds is not None:
             raise UsageError("--sweep-seeds chooses a learning rate, which --sweep-lr asks for", "Add --sweep-lr 3.")
-        return StudyPart(values, request)
+        return StudyPart(values, request, budgets=budget_requests(request, words, sources))
     if (point := snapshot_point_of(request.settings.compare)) is not None:
         raise UsageError(
             f"--at-{point.axis} and --sweep-lr exclude each other: rates are chosen at the end of each run",

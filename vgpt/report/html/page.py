@@ -199,8 +199,9 @@ def _figures(figures: Sequence[Figure], title: str = "Figures") -> list[str]:
 
 
 def _provenance(comparisons: Sequence[Comparison], command: str) -> str:
-    found = {run.id or run.run_id or run.run_name: run for one in comparisons for row in one.rows for run in row.runs}
-    runs = list(found.values())
+    every = [run for one in comparisons for row in one.rows for run in row.runs]
+    every += [run for one in comparisons if one.equivalents for run in one.equivalents.runs]
+    runs = list({run.id or run.run_id or run.run_name: run for run in every}.values())
     parts = [element("p", "This report is made again by"), element("pre", plain(command))]
     head = ["run", "seed", "started", *_PROVENANCE, "MLflow run"]
     parts.append(plain_table("Runs", head, [_line(run) for run in runs]))
