@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from vgpt.attention.kernels.scores import alibi_slopes
+from vgpt.attention.linear import square
 from vgpt.attention.linear.chunked import batched, chunked_linear_attention
 from vgpt.attention.linear.features import FEATURE_MAPS
 from vgpt.attention.linear.naive import quadratic_linear_attention
@@ -111,6 +112,19 @@ def test_the_chunk_size_changes_nothing(noise, chunk_size, name, how):
     )
     torch.testing.assert_close(state, last, rtol=1e-11, atol=1e-11)
     same(got, want, inputs)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 50, 64])
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("decay", [False, True], ids=["", "decay"])
+def test_the_size_of_a_block_of_queries_changes_nothing(noise, monkeypatch, rows, name, decay):
+    monkeypatch.setattr(square, "_ROWS", rows)
+    inputs, slopes = qkv(noise, 50), alibi_slopes(3) if decay else None
+    normalize = name in POSITIVE
+    got = sweep(*inputs, None, slopes, FEATURE_MAPS[name], 64, normalize, False)[0]
+    assert "Square" in type(got.grad_fn).__name__
+    want = token_by_token(name, *inputs, slopes, normalize)
+    same(got, want, inputs, 1e-9 if name == "relu" else 1e-11)
 
 
 @pytest.mark.parametrize("how", ["sweep", "batched", "quadratic"])
