@@ -10,7 +10,7 @@ from vgpt.tracking.journal import read_metrics
 from vgpt.tracking.schema import HISTORY_METRICS
 from vgpt.training.display import Quiet
 from vgpt.training.feed import Feed
-from vgpt.training.hardware.usage import Usage
+from vgpt.training.hardware.memory import Usage
 from vgpt.training.parallel.distributed import World
 from vgpt.training.run import train_run
 

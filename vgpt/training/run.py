@@ -15,7 +15,7 @@ from vgpt.tracking.lock import RunLock
 from vgpt.tracking.target import resolve_target
 from vgpt.training.build import build_trainer
 from vgpt.training.checkpoints.checkpoint import Checkpoint
-from vgpt.training.checkpoints.fork import fork_run
+from vgpt.training.checkpoints.source import fork_run
 from vgpt.training.display import Display, Quiet
 from vgpt.training.hardware.compiling import settle
 from vgpt.training.hardware.devices import Compute, resolve

@@ -18,15 +18,14 @@ from vgpt.training.display import Progress
 from vgpt.training.feed import Feed
 from vgpt.training.graphed_step import build_step
 from vgpt.training.hardware.devices import sum_device
+from vgpt.training.hardware.memory import StepMemory, Usage
 from vgpt.training.hardware.peak import Costs
-from vgpt.training.hardware.step_memory import StepMemory
-from vgpt.training.hardware.usage import Usage
-from vgpt.training.late import LateResults
+from vgpt.training.optimizer import learning_rate
 from vgpt.training.parallel.distributed import World
 from vgpt.training.parallel.replica import Replica
 from vgpt.training.records.record import RunSetup
 from vgpt.training.reporter import Reporter
-from vgpt.training.schedule import learning_rate
+from vgpt.training.step import LateResults
 from vgpt.training.step_profile import StepProfile
 from vgpt.training.stopping import StopRequest
 
