@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from vgpt.data.prepare import prepare
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 from vgpt.tracking.journal import read_metrics
 from vgpt.tracking.listing import STATES
 from vgpt.tracking.lock import RunLock

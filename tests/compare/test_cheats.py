@@ -17,7 +17,7 @@ from vgpt.compare.audit.conditions import audit
 from vgpt.compare.rows import make_row
 from vgpt.data.prepare import prepare
 from vgpt.errors import DataError
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.delivery import Delivery
 from vgpt.tracking.run_info import finished

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from vgpt.errors import SettingsError
+from vgpt.settings.commands import unknown_variables
 from vgpt.settings.dotenv import permission_note, read_dotenv
 from vgpt.settings.loader import Sources
-from vgpt.settings.misspelt import unknown_variables
 
 
 def write(tmp_path, text):

@@ -9,8 +9,8 @@ import typer
 from vgpt.cli.console import out, print_json, warn
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import TrackingError, VgptError
+from vgpt.settings.commands import SyncConfig
 from vgpt.settings.loader import Loaded
-from vgpt.settings.runs import SyncConfig
 from vgpt.tracking.mirror import BusyError, UnreachableError, sync_run
 from vgpt.tracking.record import RECORD_FILE, read_record
 

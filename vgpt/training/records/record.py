@@ -11,14 +11,14 @@ from vgpt.attention.kernels.backends import Backend
 from vgpt.attention.plugin_record import plugin_record
 from vgpt.attention.stamps import stamp_for
 from vgpt.data.dataset import Dataset
-from vgpt.data.overlap import find_overlap
+from vgpt.data.split import find_overlap
 from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.files.digests import json_digest
 from vgpt.settings.fields import format_value
 from vgpt.settings.train import TrainConfig
+from vgpt.tracking.record import WindowLosses
 from vgpt.tracking.schema import TAGS, THEN, Tag
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
-from vgpt.tracking.windows import WindowLosses
 from vgpt.training.checkpoints.checkpoint import TrainingState
 from vgpt.training.checkpoints.files import write_json
 from vgpt.training.hardware.devices import Compute
