@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from vgpt.training.hardware.threads import Processors, bound_cpus, cores_of_others, read_processors
+from vgpt.training.hardware.others import Processors, bound_cpus, cores_of_others, read_processors
 
 T = TypeVar("T")
 OTHERS = 0.1

@@ -1,4 +1,4 @@
-"""What a tokenizer is made of, as plain data that files carry and its fingerprint covers; and proof that merges are sound.
+"""What a tokenizer is made of, as plain data, in files and under its fingerprint; and proof that merges are sound.
 
 Ids 0..255 are single bytes, id 256 + i is what merge i makes. Encoding replaces, chunk by chunk, the adjacent pair with
 the smallest merge, leftmost first (Sennrich et al. 2016, arXiv 1508.07909, on bytes as in GPT-2). Of a vocabulary that
