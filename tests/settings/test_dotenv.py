@@ -131,7 +131,7 @@ def test_variables_that_no_command_reads_are_named_with_the_nearest_that_one_doe
     assert "hunter2" not in " ".join(notes)
 
 
-def test_a_misspelt_variable_is_said_by_the_command(vgpt, monkeypatch):
+def test_a_misspelled_variable_is_said_by_the_command(vgpt, monkeypatch):
     monkeypatch.setenv("VGPT_N_LAYERS", "2")
     assert "did you mean 'VGPT_N_LAYER'" in vgpt("train", "--show-settings").err
     monkeypatch.setenv("VGPT_N_LAYER", "2")

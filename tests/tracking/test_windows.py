@@ -20,7 +20,7 @@ LOSSES = WindowLosses(12, "3x16:0123456789ab", (2.25, 2.5, 3.125))
 def recorded(start, store_uri):
     """A finished run with window losses, brought to MLflow."""
     begun = start()
-    tracker = open_tracker(begun, kind="journal", resume_step=None, say=pytest.fail)
+    tracker = open_tracker(begun, kind="journal", resume_step=None, notify=pytest.fail)
     tracker.artifact(LOSSES.save(begun.run_dir))
     tracker.finish("finished", {"val/loss": 2.625})
     sync_run(begun.run_dir, tracking_uri=store_uri)

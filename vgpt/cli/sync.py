@@ -69,7 +69,7 @@ def _deliver(places: list[Path], tracking_uri: str | None) -> list[Report]:
             reports.append(Report(place.name, "failed", problem=down[store]))
             continue
         try:
-            done = sync_run(place, tracking_uri=tracking_uri, say=warn)
+            done = sync_run(place, tracking_uri=tracking_uri, notify=warn)
         except BusyError as error:
             reports.append(Report(place.name, "busy", problem=error.message))
         except TrackingError as error:

@@ -158,7 +158,7 @@ def _flat(model: ModelSettings) -> dict[str, Any]:
     return {"attn": attn.pop("kind"), **attn, **table, "mlp_hidden": model.hidden}
 
 
-def fork_run(config: TrainConfig, data: Dataset, say: Callable[[str], None]) -> None:
+def fork_run(config: TrainConfig, data: Dataset, notify: Callable[[str], None]) -> None:
     """Give a run that has no checkpoint yet a copy of the one that `--fork` names; of a whole run, its newest.
 
     Weights, optimizer, position in the data and counters go on; which evaluation was the best, and patience, begin
@@ -208,6 +208,8 @@ def fork_run(config: TrainConfig, data: Dataset, say: Callable[[str], None]) -> 
         tokenizer=data.tokenizer,
     )
     point(directory, "last", target)
-    say(f"forked from {name} at step {step}")
+    notify(f"forked from {name} at step {step}")
     if old.settings.sequences_per_step != config.sequences_per_step or old.settings.train.seed != config.train.seed:
-        say("other sequences per step, or another seed, order the data anew: some of it may be seen twice in an epoch")
+        notify(
+            "other sequences per step, or another seed, order the data anew: some of it may be seen twice in an epoch"
+        )

@@ -39,7 +39,7 @@ class RunSetup:
 
 
 def open_record(
-    setup: RunSetup, state: TrainingState, *, resume_step: int | None, say: Callable[[str], None]
+    setup: RunSetup, state: TrainingState, *, resume_step: int | None, notify: Callable[[str], None]
 ) -> Tracker:
     """Start the run's record, or continue it from `resume_step`.
 
@@ -93,7 +93,7 @@ def open_record(
         kind=config.run.tracker,
         resume_step=resume_step,
         tracking_uri=config.run.tracking_uri,
-        say=say,
+        notify=notify,
     )
     for name in ("settings.json", "environment.json", "conditions.json"):
         tracker.artifact(config.directory / name)
@@ -130,7 +130,9 @@ def fair_conditions(
     }
 
 
-def record_windows(setup: RunSetup, final: Evaluation, step: int, tracker: Tracker, say: Callable[[str], None]) -> None:
+def record_windows(
+    setup: RunSetup, final: Evaluation, step: int, tracker: Tracker, notify: Callable[[str], None]
+) -> None:
     """Keep the final loss of each window, its document, and that of each position. A full disk costs only that.
 
     Comparisons tell evaluation noise from the first two, and what more context is worth from the last.
@@ -141,4 +143,4 @@ def record_windows(setup: RunSetup, final: Evaluation, step: int, tracker: Track
     try:
         tracker.artifact(losses.save(setup.config.directory))
     except OSError as error:
-        say(f"the losses per window are NOT saved: {error.strerror or error}")
+        notify(f"the losses per window are NOT saved: {error.strerror or error}")
