@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 <<<<<<< HEAD
 from vgpt.compare.audit.unshown import identity
 from vgpt.compare.rows import Row
-from vgpt.data.overlap import NOTABLE, share_of
+from vgpt.data.split import NOTABLE, share_of
 =======
 from vgpt.compare.rows import Row, like
 from vgpt.data.split import NOTABLE, share_of
