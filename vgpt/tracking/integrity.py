@@ -15,11 +15,7 @@ from vgpt.files.digests import bytes_digest, digest_if_there, json_digest
 from vgpt.files.text import table_of
 from vgpt.tracking.journal import METRICS_FILE
 from vgpt.tracking.lines import read_json
-<<<<<<< HEAD
-from vgpt.tracking.record import SETTINGS_FILE, SUMMARY_FILE
-=======
-from vgpt.tracking.record import SUMMARY_FILE, WINDOWS_FILE, parse_window_losses
->>>>>>> 944fa27 (Join small files of settings, data, text, model, tracking, api and cli that share one idea)
+from vgpt.tracking.record import SETTINGS_FILE, SUMMARY_FILE, WINDOWS_FILE, parse_window_losses
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import MOST_OF_A_PARAM, MOST_OF_A_TAG, SEALED_SINCE, Metric, Tag, as_stored
 

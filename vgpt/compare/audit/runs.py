@@ -4,14 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-<<<<<<< HEAD
 from vgpt.compare.audit.unshown import identity
 from vgpt.compare.rows import Row
 from vgpt.data.split import NOTABLE, share_of
-=======
-from vgpt.compare.rows import Row, like
-from vgpt.data.split import NOTABLE, share_of
->>>>>>> 944fa27 (Join small files of settings, data, text, model, tracking, api and cli that share one idea)
 from vgpt.files.text import table_of
 from vgpt.tracking.integrity import faults_of, is_sealed
 from vgpt.tracking.run_info import RunInfo
