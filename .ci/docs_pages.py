@@ -157,11 +157,9 @@ def settings() -> Iterator[str]:
     """Yield the page of all settings, as the settings classes state them."""
     from vgpt.attention.registry import variants
     from vgpt.settings.bench import BenchConfig
+    from vgpt.settings.commands import EvalConfig, PrepareConfig, SampleConfig
     from vgpt.settings.compare import CompareConfig
-    from vgpt.settings.evaluate import EvalConfig
     from vgpt.settings.fields import format_value, leaves
-    from vgpt.settings.prepare import PrepareConfig
-    from vgpt.settings.sample import SampleConfig
     from vgpt.settings.train import TrainConfig
 
     yield "# Settings"

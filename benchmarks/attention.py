@@ -29,7 +29,7 @@ from vgpt.attention.build import build_attention
 from vgpt.attention.config import Shape
 from vgpt.attention.grammar import resolve_attention
 from vgpt.errors import VgptError
-from vgpt.training.hardware.allocator import keep_freed_memory
+from vgpt.training.hardware.memory import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOLERANCE = {"fp32": 1e-5, "bf16": 2e-2}

@@ -33,7 +33,7 @@ from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialize
-from vgpt.training.hardware.allocator import keep_freed_memory
+from vgpt.training.hardware.memory import keep_freed_memory
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

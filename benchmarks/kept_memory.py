@@ -1,6 +1,6 @@
 """Time and memory of training steps where the process keeps freed memory, beside glibc's defaults.
 
-The measurement behind vgpt/training/hardware/allocator.py. Each figure is that of a fresh process, and the two take
+The measurement behind vgpt/training/hardware/memory.py. Each figure is that of a fresh process, and the two take
 turns; steps and shapes are those of train_step.py.
 
     python benchmarks/kept_memory.py --rounds 3 --out benchmarks/results/kept_memory.json
@@ -18,7 +18,7 @@ import torch
 from _hardware import add_out, hardware, interleave, paired_ratio, summary, write
 from train_step import CASES, DTYPES, vgpt_step
 
-from vgpt.training.hardware.allocator import keep_freed_memory
+from vgpt.training.hardware.memory import keep_freed_memory
 from vgpt.training.hardware.peak import peak_resident
 
 SUBJECTS = ("default", "kept")

@@ -131,7 +131,7 @@ def begin(kind: str, run_dir: Path) -> tuple[Tracker | None, Callable[[], object
         return None, lambda: None
     start = RunStart("benchmark", run_dir, "benchmark", {}, {})
     journal_kind = "mlflow" if kind == "mlflow" else "journal"
-    tracker = open_tracker(start, kind=journal_kind, resume_step=None, say=lambda text: print(text, file=sys.stderr))
+    tracker = open_tracker(start, kind=journal_kind, resume_step=None, notify=lambda text: print(text, file=sys.stderr))
     if kind != "thread":
         return tracker, lambda: tracker.finish("finished", {})
     over = threading.Event()
@@ -154,7 +154,7 @@ def begin(kind: str, run_dir: Path) -> tuple[Tracker | None, Callable[[], object
 
 
 def figures(rounds: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Summarise a subject over the rounds: medians, and what it adds to the untracked step of the same round."""
+    """Summarize a subject over the rounds: medians, and what it adds to the untracked step of the same round."""
     found: dict[str, Any] = {"call_ms": statistics.median(turn[name]["call"] for turn in rounds)}
     for phase in PHASES:
         found[f"{phase}_ms"] = statistics.median(turn[name][phase] for turn in rounds)

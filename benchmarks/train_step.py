@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialize
-from vgpt.training.hardware.allocator import keep_freed_memory
+from vgpt.training.hardware.memory import keep_freed_memory
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.step import TrainStep
 

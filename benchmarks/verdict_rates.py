@@ -22,8 +22,8 @@ from vgpt.compare.statistics.differences import LossDifference, row_statistics
 from vgpt.settings.loader import Sources
 from vgpt.settings.presets import load_preset
 from vgpt.study.study import StudyPart, make_study
+from vgpt.tracking.record import WindowLosses
 from vgpt.tracking.run_info import RunInfo
-from vgpt.tracking.windows import WindowLosses
 
 SD = 0.01
 """Spread of a run's loss by its own luck; seeds shift all variants alike by three times as much."""

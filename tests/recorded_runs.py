@@ -16,8 +16,8 @@ from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.presets import load_preset
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.histories import History, Reading
+from vgpt.tracking.record import WindowLosses
 from vgpt.tracking.run_info import RunInfo
-from vgpt.tracking.windows import WindowLosses
 
 LOSSES = {"mha": 2.31, "gqa": 2.335, "mqa": 2.3525}
 

@@ -12,10 +12,8 @@ from vgpt.files.digests import digest_if_there, file_digest, json_digest, size_a
 from vgpt.files.paths import access_hint, format_name, may_replace, near_place, plain_place, typed_name, user_path
 from vgpt.files.text import parse_json, parse_toml, read_text, wide_encoding
 from vgpt.files.writing import draft_of, replace_bytes, replace_json
-from vgpt.settings.evaluate import EvalConfig
+from vgpt.settings.commands import EvalConfig, PrepareConfig, RunsConfig
 from vgpt.settings.loader import Sources, load_settings
-from vgpt.settings.prepare import PrepareConfig
-from vgpt.settings.runs import RunsConfig
 from vgpt.settings.train import TrainConfig
 
 

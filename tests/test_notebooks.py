@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 
 import vgpt
+from vgpt.settings.commands import EvalConfig, PrepareConfig, SampleConfig
 from vgpt.settings.compare import CompareConfig
-from vgpt.settings.evaluate import EvalConfig
 from vgpt.settings.fields import leaves
-from vgpt.settings.prepare import PrepareConfig
-from vgpt.settings.sample import SampleConfig
 from vgpt.settings.train import TrainConfig
 
 ROOT = Path(__file__).parents[1]

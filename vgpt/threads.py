@@ -3,7 +3,7 @@
 Threads that spin while they wait for each other take the processor from everybody else, and where others take it from
 one of them, all wait: two trainings on one machine then slow each other down fifty-fold. Threads that sleep at once pay
 for being woken at every operation instead, which costs small models up to 40% on an idle machine. So they spin for a
-tenth of a millisecond and then sleep; vgpt.training.hardware.waiting has them sleep at once beside other work.
+tenth of a millisecond and then sleep; vgpt.training.hardware.threads has them sleep at once beside other work.
 And more threads than the machine lends this process (CPU affinity, cgroup quotas) only wait for each other.
 """
 

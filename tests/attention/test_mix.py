@@ -74,7 +74,7 @@ def test_a_wrong_pattern_is_explained(text, complaint):
         resolve_attention(text)
 
 
-def test_settings_are_spelt_out_so_that_equal_patterns_are_equal():
+def test_settings_are_spelled_out_so_that_equal_patterns_are_equal():
     assert resolve_attention("2xgqa+mha") == resolve_attention("gqa:n_kv_head=2+gqa+mha")
     assert resolve_attention("2xgqa+mha").pattern == "2xgqa:n_kv_head=2+mha"
     assert filled("gqa+gqa:n_kv_head=1", {"gqa": {"n_kv_head": 4}}) == "gqa:n_kv_head=4+gqa:n_kv_head=1"

@@ -92,7 +92,7 @@ def told(package):
         "text": f"explain mha --temperature {backbone}",
         "linear": f"explain linear {backbone}",
         "refused": f"explain linear --temperature {backbone}",
-        "misspelt": f"explain mha --temperatur {backbone}",
+        "misspelled": f"explain mha --temperatur {backbone}",
         "help": "train --help",
     }
     return dict(zip(lines, commands(package, *lines.values()), strict=True))
@@ -113,7 +113,7 @@ def test_the_flag_is_there_with_its_help_and_refused_where_the_entry_says_so(tol
     assert "--temperature does not apply to --attn linear: there is no softmax whose scores it could scale" in " ".join(
         err.replace("│", " ").split()
     )
-    assert told["misspelt"][0] == 2
+    assert told["misspelled"][0] == 2
     ((code, _, err),) = commands(package, "explain mha", VGPT_TEMPERATURE="warm")
     assert code == 2
     assert "--temperature" in err

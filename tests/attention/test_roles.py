@@ -104,12 +104,12 @@ def test_built_in_variants_start_and_decay_by_names_and_dimensions_as_gpt2_does(
 
 
 def test_a_role_of_no_parameter_is_refused_with_the_names_there_are(register):
-    class Misspelt(TemperedModule):
+    class Misspelled(TemperedModule):
         def parameter_roles(self):
             return {"temprature": Role.OWN}
 
     with pytest.raises(VgptError, match=r"(?s)names 'temprature'.*Its parameters: temperature, c_attn"):
-        roles_of(model(register(Tempered, Misspelt)))
+        roles_of(model(register(Tempered, Misspelled)))
 
 
 def test_a_module_with_a_start_of_its_own_keeps_the_contract(register):

@@ -15,8 +15,8 @@ import vgpt as package
 from vgpt.data.prepare import prepare
 from vgpt.errors import VgptError
 from vgpt.report.tables import tables
+from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.loader import Sources
-from vgpt.settings.prepare import PrepareConfig
 from vgpt.settings.train import TrainConfig
 from vgpt.study.answers import StudyAnswers
 from vgpt.study.sealing import planned

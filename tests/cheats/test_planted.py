@@ -14,7 +14,7 @@ import pytest
 from tests.cheats.conftest import edit
 from vgpt.data.manifest import record_file
 from vgpt.data.prepare import prepare
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 from vgpt.tracking import integrity
 from vgpt.tracking.record import read_record
 from vgpt.tracking.store import read_local_run

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from vgpt.data.prepare import prepare
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import pytest
 
 import vgpt as package
 from vgpt.data.prepare import prepare
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 from vgpt.tracking.lock import lock_owner
 
 HEAD = """

@@ -94,13 +94,13 @@ def test_the_same_data_in_another_spelling_is_the_same_run(place, run, spelling)
 
 
 @pytest.mark.parametrize(
-    "spelt", [["--min-lr", "1e-4"], ["--mlp-hidden", "64"], ["--device", "auto"], ["--v-head-dim", "8"]]
+    "spelled", [["--min-lr", "1e-4"], ["--mlp-hidden", "64"], ["--device", "auto"], ["--v-head-dim", "8"]]
 )
-def test_a_default_spelt_out_is_the_same_run(place, run, spelt):
+def test_a_default_spelled_out_is_the_same_run(place, run, spelled):
     (name,) = run_names(place)
-    again = run("train", "--attn", "mla", "--kv-lora-rank", 8, *TINY, *spelt)
+    again = run("train", "--attn", "mla", "--kv-lora-rank", 8, *TINY, *spelled)
     assert f"{name} is finished at step 2: nothing to train" in again.err, again.err
-    plan = run("compare", "mla:kv_lora_rank=8", *TINY, *spelt, "--plan", "--json")
+    plan = run("compare", "mla:kv_lora_rank=8", *TINY, *spelled, "--plan", "--json")
     assert json.loads(plan.out)["missing"] == 0, plan.out
 
 

@@ -2,11 +2,9 @@ import re
 
 import pytest
 
-from vgpt.settings.evaluate import EvalConfig
+from vgpt.settings.commands import EvalConfig, TokenizerConfig, TokenizerTrainConfig, VerifyConfig
 from vgpt.settings.fields import leaves
-from vgpt.settings.tokenize import TokenizerConfig, TokenizerTrainConfig
 from vgpt.settings.train import TrainConfig
-from vgpt.settings.verify import VerifyConfig
 
 
 @pytest.mark.parametrize("model", [TrainConfig, EvalConfig, TokenizerConfig, TokenizerTrainConfig, VerifyConfig])

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from vgpt.data.prepare import prepare
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 from vgpt.tracking.journal import read_metrics
 from vgpt.tracking.listing import STATES
 from vgpt.tracking.lock import RunLock
@@ -56,7 +56,7 @@ def recorded(place):
         run_dir = place / "runs" / name
         run_dir.mkdir()
         start = RunStart(name, run_dir, "vgpt", {"lr": "0.1"}, {"vgpt.attn": "mha"})
-        tracker = open_tracker(start, kind="journal", resume_step=None, say=lambda text: None)
+        tracker = open_tracker(start, kind="journal", resume_step=None, notify=lambda text: None)
         for step in range(1, steps + 1):
             tracker.log({"train/loss": 10.0 / step, "val/loss": 11.0 / step}, step=step)
         if status != "running":

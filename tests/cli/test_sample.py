@@ -175,7 +175,7 @@ def test_characters_of_several_tokens_are_printed_whole(monkeypatch):
     assert screen.getvalue() == "aé€😀\ufffd\n"
 
 
-def test_control_characters_are_spelt_out_and_text_is_not():
+def test_control_characters_are_spelled_out_and_text_is_not():
     assert visible("\x1b[2J\r\a\x9b\x7f\0") == "\\x1b[2J\\x0d\\x07\\x9b\\x7f\\x00"
     plain = "tabs\tand\nlines, Größe, 漢字, עברית, 👩‍👩‍👧"
     assert visible(plain) == plain

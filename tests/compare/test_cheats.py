@@ -17,7 +17,7 @@ from vgpt.compare.audit.conditions import audit
 from vgpt.compare.rows import make_row
 from vgpt.data.prepare import prepare
 from vgpt.errors import DataError
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.delivery import Delivery
 from vgpt.tracking.run_info import finished
@@ -262,11 +262,11 @@ from vgpt.attention.registry import register_attention
 import torch
 import vgpt.data.batches as batches
 import vgpt.training.build as build
-import vgpt.training.schedule as schedule
+import vgpt.training.optimizer as optimizer
 
 batches.BatchSource.batch = lambda self, *a, **k: None
 build.build_optimizer = lambda *a, **k: None
-schedule.learning_rate = lambda *a, **k: 1.0
+optimizer.learning_rate = lambda *a, **k: 1.0
 torch.nn.functional.layer_norm = lambda *a, **k: a[0]
 
 @register_attention("mine", module="vgpt.attention.grouped.module:GroupedAttention")
@@ -290,7 +290,7 @@ def test_a_plug_in_that_replaces_code_of_the_backbone_is_named(tmp_path):
     assert named == {  # by its module, and where another had taken it from there
         "data.batches.BatchSource.batch",
         "training.build.build_optimizer",
-        "training.schedule.learning_rate",
+        "training.optimizer.learning_rate",
         "training.trainer.learning_rate",
         "torch.nn.functional.layer_norm",
     }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from vgpt.compare.statistics.evaluation_noise import clusters_of, evaluation_noise, loss_error
-from vgpt.tracking.windows import WindowLosses
+from vgpt.tracking.record import WindowLosses
 
 
 def drawn(windows, *, start=0):

@@ -117,7 +117,7 @@ def attacked(make_run, tmp_path):
             made = make_run(attn, settings={"seed": seed}, metrics={"flops/train_per_token": flops_per_token})
             start = RunStart(f"{attn}-{seed}", tmp_path / "runs" / f"{attn}-{seed}", "vgpt", made.params, made.tags)
             start.run_dir.mkdir(parents=True)
-            tracker = open_tracker(start, kind="journal", resume_step=None, say=pytest.fail)
+            tracker = open_tracker(start, kind="journal", resume_step=None, notify=pytest.fail)
             for step in (100, 200, 300, 400):
                 tokens = step * 2048
                 loss = 12.0 - 0.64 * math.log(tokens) + change + 0.001 * seed

@@ -19,7 +19,7 @@ from vgpt.settings.presets import load_preset
 from vgpt.study.estimate import ThroughputEstimate
 from vgpt.study.plan import make_plan
 from vgpt.study.study import make_study
-from vgpt.tracking.windows import WindowLosses
+from vgpt.tracking.record import WindowLosses
 
 # Loss of the tuning seeds, and of the reported ones, by variant and rate. The rates of mqa are chosen by the former,
 # though the latter would choose another; mha does best in the middle, mqa at the edge.

@@ -9,7 +9,7 @@ def test_the_step_of_an_unfinished_run_is_read_from_its_journal(tmp_path):
     directory = Path("runs/my_run")
     directory.mkdir(parents=True)
     start = RunStart("my_run", directory, "vgpt", {"max_steps": "1000"}, {"vgpt.attn": "mqa"})
-    tracker = open_tracker(start, kind="journal", resume_step=None, say=lambda line: None)
+    tracker = open_tracker(start, kind="journal", resume_step=None, notify=lambda line: None)
     tracker.log({"train/loss": 3.0}, step=300)
     run = read_local_run(directory)
     assert run is not None

@@ -12,7 +12,7 @@ from vgpt.errors import VgptError
 
 
 class RunningConfig(AttentionConfig):
-    """A plug-in: normalised linear attention with elu(x) + 1, a chunk at a time."""
+    """A plug-in: normalized linear attention with elu(x) + 1, a chunk at a time."""
 
     chunk: int = 64
 

@@ -7,7 +7,7 @@ import pytest
 
 from vgpt.data.manifest import Manifest
 from vgpt.data.prepare import prepare
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 
 WORDS = [
     "the",

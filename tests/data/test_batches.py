@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vgpt.data.batches import BatchSource, evaluation_windows
-from vgpt.data.permutation import derive_keys, permute
+from vgpt.data.batches import BatchSource, derive_keys, evaluation_windows, permute
 from vgpt.errors import DataError
 
 

@@ -13,7 +13,7 @@ from vgpt.data.dataset import open_dataset
 from vgpt.data.manifest import MANIFEST_NAME, Manifest
 from vgpt.data.prepare import prepare, prepare_demo
 from vgpt.errors import DataError
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 
 
 def make(source: Path, out: Path, **settings) -> Manifest:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from vgpt.data import overlap
-from vgpt.data.overlap import PIECE, find_overlap, share_of
+from vgpt.data import split as overlap
+from vgpt.data.split import PIECE, find_overlap, share_of
 
 
 def tokens(count, seed):

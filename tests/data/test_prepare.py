@@ -17,7 +17,7 @@ from vgpt.data.encode import token_dtype
 from vgpt.data.manifest import MANIFEST_NAME, Manifest
 from vgpt.data.prepare import prepare, prepare_demo
 from vgpt.errors import DataError, TokenizerError, UsageError
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 from vgpt.text.pieces import Cutter
 from vgpt.text.tokenizer import Tokenizer
 

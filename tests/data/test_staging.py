@@ -16,7 +16,7 @@ from vgpt.data.manifest import Manifest
 from vgpt.data.prepare import prepare
 from vgpt.data.staging import publish, staging
 from vgpt.errors import DataError
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 
 ROOT = Path(__file__).parents[2]
 # A preparation that stops at a stage and waits there to be killed, its workers running.
@@ -26,7 +26,7 @@ from pathlib import Path
 import vgpt.data.encode
 from vgpt.data.prepare import prepare
 from vgpt.errors import VgptError
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 
 class Stop:
     def start(self, stage, total, unit="bytes"):
@@ -172,7 +172,7 @@ MEMORY = """
 import resource, sys
 from pathlib import Path
 from vgpt.data.prepare import prepare
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 if __name__ == "__main__":
     import vgpt.text.bpe, vgpt.text.engine, numpy
     for name in sys.argv[2:]:

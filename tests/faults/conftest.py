@@ -12,7 +12,7 @@ import pytest
 
 import vgpt
 from vgpt.data.prepare import prepare
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.train import TrainConfig
 
 ROOT = Path(__file__).parents[2]

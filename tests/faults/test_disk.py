@@ -14,7 +14,7 @@ import torch
 import vgpt
 from vgpt.data.prepare import prepare
 from vgpt.errors import DataError, VgptError
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 from vgpt.tracking.journal import read_events, read_metrics
 from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest, open_checkpoint, steps
 from vgpt.training.display import Quiet

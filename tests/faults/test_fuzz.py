@@ -13,13 +13,11 @@ from typer.testing import CliRunner
 from vgpt.cli.app import build_app
 from vgpt.data.dataset import open_dataset
 from vgpt.errors import SettingsError, UsageError, VgptError
+from vgpt.settings.commands import EvalConfig, PrepareConfig, SampleConfig
 from vgpt.settings.compare import CompareConfig
-from vgpt.settings.evaluate import EvalConfig
 from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Sources, load_settings
-from vgpt.settings.prepare import PrepareConfig
 from vgpt.settings.presets import Preset, load_preset
-from vgpt.settings.sample import SampleConfig
 from vgpt.settings.train import TrainConfig
 
 COMMANDS = {

@@ -15,9 +15,8 @@ from vgpt.errors import DivergedError
 from vgpt.tracking.journal import read_events
 from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest, steps
 from vgpt.training.display import Quiet
-from vgpt.training.late import LateResults
 from vgpt.training.run import train_run
-from vgpt.training.step import TrainStep
+from vgpt.training.step import LateResults, TrainStep
 
 PLUGIN = """
 import os

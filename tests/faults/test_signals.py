@@ -64,7 +64,7 @@ def await_training(config, times=1) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("accumulate", [1, 3])
-def test_stopped_at_any_step_and_run_again_nothing_learnt_or_recorded_differs(
+def test_stopped_at_any_step_and_run_again_nothing_learned_or_recorded_differs(
     settings, memory, dropout, dtype, accumulate
 ):
     changes = {

@@ -13,7 +13,7 @@ from vgpt.report.as_json import as_json
 from vgpt.report.formats import as_csv, as_markdown
 from vgpt.report.html.page import ReportSection, as_html
 from vgpt.report.tables import tables
-from vgpt.tracking.windows import WindowLosses
+from vgpt.tracking.record import WindowLosses
 
 
 def rendered(comparison, width=100):

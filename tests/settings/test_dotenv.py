@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from vgpt.errors import SettingsError
+from vgpt.settings.commands import unknown_variables
 from vgpt.settings.dotenv import permission_note, read_dotenv
 from vgpt.settings.loader import Sources
-from vgpt.settings.misspelt import unknown_variables
 
 
 def write(tmp_path, text):
@@ -131,7 +131,7 @@ def test_variables_that_no_command_reads_are_named_with_the_nearest_that_one_doe
     assert "hunter2" not in " ".join(notes)
 
 
-def test_a_misspelt_variable_is_said_by_the_command(vgpt, monkeypatch):
+def test_a_misspelled_variable_is_said_by_the_command(vgpt, monkeypatch):
     monkeypatch.setenv("VGPT_N_LAYERS", "2")
     assert "did you mean 'VGPT_N_LAYER'" in vgpt("train", "--show-settings").err
     monkeypatch.setenv("VGPT_N_LAYER", "2")

@@ -20,9 +20,9 @@ SAME = {
 }
 
 
-@pytest.mark.parametrize(("plain", "spelt"), SAME.values(), ids=SAME.keys())
-def test_a_default_that_is_spelt_out_makes_no_other_run(plain, spelt):
-    one, other = settings(**plain), settings(**spelt)
+@pytest.mark.parametrize(("plain", "spelled"), SAME.values(), ids=SAME.keys())
+def test_a_default_that_is_spelled_out_makes_no_other_run(plain, spelled):
+    one, other = settings(**plain), settings(**spelled)
     assert one.settings_hash == other.settings_hash
     assert one.name == other.name
     assert one.conditions() == other.conditions()
@@ -43,16 +43,16 @@ def test_what_means_something_else_is_another_run(one, other):
     assert settings(**one).settings_hash != settings(**other).settings_hash
 
 
-def test_the_names_of_runs_without_spelt_defaults_are_those_of_earlier_versions():
+def test_the_names_of_runs_without_spelled_defaults_are_those_of_earlier_versions():
     """Recorded with version 0.1.0 before spellings were made equal."""
     assert settings(data="data/corpus").name == "mha-s1337-f22d7851"
     assert settings(attn="gqa", n_kv_head="3", lr="3e-4", max_steps="20", data="demo").name == "gqa-s1337-a5e578ea"
 
 
 def test_the_hash_of_settings_as_they_were_spelled_is_still_known():
-    spelt = settings(min_lr="1e-4", data="./d")
-    assert spelt.spelled_hash == "e9186f236b16420531b42e9f5932ea0f540817cbd57c3dd50da641e6ada0100b"
-    assert spelt.spelled_hash != spelt.settings_hash
+    spelled = settings(min_lr="1e-4", data="./d")
+    assert spelled.spelled_hash == "e9186f236b16420531b42e9f5932ea0f540817cbd57c3dd50da641e6ada0100b"
+    assert spelled.spelled_hash != spelled.settings_hash
 
 
 @pytest.mark.parametrize(
@@ -65,5 +65,5 @@ def test_the_hash_of_settings_as_they_were_spelled_is_still_known():
         ("dropout", {"dropout": 0.0}, False),
     ],
 )
-def test_a_spelt_default_is_told_from_numbers_and_from_their_text(name, values, same):
+def test_a_spelled_default_is_told_from_numbers_and_from_their_text(name, values, same):
     assert spells_default(name, values) is same

@@ -81,7 +81,7 @@ def test_settings_rebuild_from_their_json():
     assert TrainConfig.model_validate_json(settings.model_dump_json()) == settings
 
 
-def test_the_default_name_follows_what_is_learnt_and_not_where_it_is_kept():
+def test_the_default_name_follows_what_is_learned_and_not_where_it_is_kept():
     assert load().settings.name == load(runs_dir="elsewhere", save_interval="7").settings.name
     assert load().settings.name != load(lr="0.01").settings.name
     assert load(attn="gqa").settings.name.startswith("gqa-s1337-")

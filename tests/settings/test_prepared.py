@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.loader import Sources, load_settings
-from vgpt.settings.prepare import PrepareConfig
 from vgpt.settings.prepared import POINTER, PREPARED, find_prepared, remember_prepared
 from vgpt.settings.presets import load_preset
 from vgpt.settings.train import TrainConfig

@@ -14,10 +14,9 @@ from vgpt.text.bpe import train_bpe
 from vgpt.text.choose import open_tokenizer
 from vgpt.text.formats import write_model
 from vgpt.text.gpt2 import load_gpt2
-from vgpt.text.merges import MAX_MERGES
 from vgpt.text.patterns import PATTERNS, WHOLE_TEXT
 from vgpt.text.tokenizer import END_OF_TEXT, Tokenizer
-from vgpt.text.vocabulary import MAX_FILE_BYTES, Vocabulary
+from vgpt.text.vocabulary import MAX_FILE_BYTES, MAX_MERGES, Vocabulary
 
 PLAY = (Path(__file__).parent / "data" / "play.txt").read_text(encoding="utf-8")
 WORLD = (

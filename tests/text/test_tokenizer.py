@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from vgpt.errors import TokenizerError
 from vgpt.text.bpe import train_bpe
 from vgpt.text.describe import bytes_per_token, facts, text_tokens
-from vgpt.text.merges import token_table
 from vgpt.text.patterns import PATTERNS
 from vgpt.text.tokenizer import END_OF_TEXT, Tokenizer
-from vgpt.text.vocabulary import Vocabulary
+from vgpt.text.vocabulary import Vocabulary, token_table
 
 PLAY = (Path(__file__).parent / "data" / "play.txt").read_text(encoding="utf-8")
 WORLD = (

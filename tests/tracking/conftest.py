@@ -78,7 +78,7 @@ def record(start):
 
     def make(name="run", steps=range(1, 6), *, status="finished", resume_step=None, summary=None, **changes):
         tracker = open_tracker(
-            start(name, **changes), kind="journal", resume_step=resume_step, say=lambda text: pytest.fail(text)
+            start(name, **changes), kind="journal", resume_step=resume_step, notify=lambda text: pytest.fail(text)
         )
         for step in steps:
             tracker.log({"train/loss": 10.0 / step, "train/lr": 1e-3}, step=step)

@@ -67,7 +67,7 @@ def test_one_run_can_be_brought_to_two_stores(record, store_uri, tmp_path):
 
 
 def test_not_a_number_and_infinity_arrive_as_what_they_are(start, store_uri):
-    tracker = open_tracker(start(), kind="journal", resume_step=None, say=pytest.fail)
+    tracker = open_tracker(start(), kind="journal", resume_step=None, notify=pytest.fail)
     tracker.log({"a": math.nan, "b": math.inf, "c": -math.inf}, step=1)
     tracker.finish("diverged", {})
     sync_run(start().run_dir, tracking_uri=store_uri)
@@ -80,12 +80,12 @@ def test_not_a_number_and_infinity_arrive_as_what_they_are(start, store_uri):
 
 
 def test_a_value_that_mlflow_refuses_is_left_out_alone_and_told_of(start, store_uri):
-    tracker = open_tracker(start(), kind="journal", resume_step=None, say=pytest.fail)
+    tracker = open_tracker(start(), kind="journal", resume_step=None, notify=pytest.fail)
     for step in range(1, 21):
         tracker.log({"train/loss": 1.0, **({"{odd}": 1.0} if step == 7 else {})}, step=step)
     tracker.finish("finished", {})
     said = []
-    sync_run(start().run_dir, tracking_uri=store_uri, say=said.append)
+    sync_run(start().run_dir, tracking_uri=store_uri, notify=said.append)
     (run,) = read_runs(tracking_uri=store_uri)
     assert len(metric_history(run.run_id, "train/loss", tracking_uri=store_uri)) == 20
     assert run.status == "finished"
@@ -102,7 +102,7 @@ def test_a_long_param_does_not_stop_a_delivery(record, store_uri):
 
 
 def test_what_grows_while_it_is_delivered_arrives_by_the_next_step(start, store_uri):
-    tracker = open_tracker(start(), kind="journal", resume_step=None, say=pytest.fail)
+    tracker = open_tracker(start(), kind="journal", resume_step=None, notify=pytest.fail)
     delivery = Delivery(start().run_dir, resolve_target(store_uri), pytest.fail)
     sent = []
     for step in range(1, 4):

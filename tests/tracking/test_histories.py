@@ -16,7 +16,7 @@ PER_STEP = 64
 @pytest.fixture
 def trained(start, store_uri):
     """A run of 40 steps, logged every 10th and evaluated every 15th, at rates that change."""
-    tracker = open_tracker(start("course"), kind="journal", resume_step=None, say=lambda text: pytest.fail(text))
+    tracker = open_tracker(start("course"), kind="journal", resume_step=None, notify=lambda text: pytest.fail(text))
     seconds = 0.0
     for step in range(1, 41):
         if step % 10 == 0:
@@ -57,7 +57,7 @@ def test_mlflow_alone_tells_the_same_course_as_the_journal(trained, store_uri):
 
 
 def test_values_that_are_not_finite_are_left_out(start):
-    tracker = open_tracker(start("nan"), kind="journal", resume_step=None, say=lambda text: None)
+    tracker = open_tracker(start("nan"), kind="journal", resume_step=None, notify=lambda text: None)
     for step, loss in ((1, 3.0), (2, math.nan), (3, math.inf), (4, 2.0)):
         tracker.log({"val/loss": loss}, step=step)
     tracker.finish("finished")

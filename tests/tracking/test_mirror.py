@@ -48,7 +48,7 @@ def journal_rows(run_dir: Path) -> list[tuple[str, int, float]]:
 def test_a_run_reaches_mlflow_whole(start, store_uri, tmp_path):
     said = []
     tracker = open_tracker(
-        start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, say=said.append, deadline=ARRIVAL
+        start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, notify=said.append, deadline=ARRIVAL
     )
     train(tracker, range(1, 101))
     tracker.tag({"vgpt.device": "cpu"})
@@ -75,7 +75,7 @@ def test_a_server_that_does_not_answer_costs_a_note_and_its_points_arrive_later(
 ):
     uri = request.getfixturevalue(fault)
     said = []
-    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=uri, say=said.append, deadline=1.5)
+    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=uri, notify=said.append, deadline=1.5)
     worst = train(tracker, range(1, 501))
     before = time.perf_counter()
     notes = tracker.finish("finished", {"val/best_loss": 0.1})
@@ -93,7 +93,7 @@ def test_a_trainer_killed_by_kill_9_is_marked_killed_and_leaves_no_mirror_behind
     program = (
         "import sys, time; from pathlib import Path; from vgpt.tracking.tracker import RunStart, open_tracker\n"
         "start = RunStart('run', Path(sys.argv[1]), 'vgpt', {}, {})\n"
-        "tracker = open_tracker(start, kind='mlflow', resume_step=None, tracking_uri=sys.argv[2], say=print)\n"
+        "tracker = open_tracker(start, kind='mlflow', resume_step=None, tracking_uri=sys.argv[2], notify=print)\n"
         "for step in range(1, 51): tracker.log({'train/loss': 1.0 / step}, step=step)\n"
         "print(tracker._mirror._process.pid, flush=True); time.sleep(60)\n"
     )
@@ -116,7 +116,12 @@ def test_a_trainer_killed_by_kill_9_is_marked_killed_and_leaves_no_mirror_behind
 def test_a_resumed_run_continues_its_mlflow_run_and_repeats_no_point(start, store_uri, tmp_path):
     for resume_step, steps, status in ((None, range(1, 31), "killed"), (20, range(21, 41), "finished")):
         tracker = open_tracker(
-            start(), kind="mlflow", resume_step=resume_step, tracking_uri=store_uri, say=pytest.fail, deadline=ARRIVAL
+            start(),
+            kind="mlflow",
+            resume_step=resume_step,
+            tracking_uri=store_uri,
+            notify=pytest.fail,
+            deadline=ARRIVAL,
         )
         train(tracker, steps)
         assert tracker.finish(status, {}) == []
@@ -136,7 +141,7 @@ def test_a_store_that_cannot_be_written_costs_a_note(start, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     said = []
     uri = f"sqlite:///{tmp_path}/file/mlflow.db"
-    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=uri, say=said.append, deadline=1.5)
+    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=uri, notify=said.append, deadline=1.5)
     train(tracker, range(1, 4))
     notes = tracker.finish("finished", {})
     assert any("6 points" in note for note in notes)
@@ -144,7 +149,7 @@ def test_a_store_that_cannot_be_written_costs_a_note(start, tmp_path):
 
 
 def test_a_mirror_that_dies_costs_a_note(start, store_uri, tmp_path):
-    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, say=pytest.fail)
+    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, notify=pytest.fail)
     train(tracker, range(1, 2))
     os.kill(tracker._mirror._process.pid, signal.SIGKILL)
     train(tracker, range(2, 4))
@@ -168,7 +173,7 @@ def test_secrets_appear_nowhere(start, refused_uri, monkeypatch, tmp_path):
     said = []
     params = {"data": "s3://canary-user:canary-password@bucket", "note": "canary-token"}
     tracker = open_tracker(
-        start(params=params), kind="mlflow", resume_step=None, tracking_uri=uri, say=said.append, deadline=1.5
+        start(params=params), kind="mlflow", resume_step=None, tracking_uri=uri, notify=said.append, deadline=1.5
     )
     tracker.log({"train/loss": 1.0}, step=1)
     command = Path(f"/proc/{tracker._mirror._process.pid}/cmdline").read_bytes()
@@ -187,7 +192,7 @@ def test_secrets_appear_nowhere(start, refused_uri, monkeypatch, tmp_path):
 
 def test_the_mirror_begins_with_the_first_points_and_gives_way_to_training(start, store_uri):
     tracker = open_tracker(
-        start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, say=pytest.fail, deadline=ARRIVAL
+        start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, notify=pytest.fail, deadline=ARRIVAL
     )
     children = psutil.Process().children
     before = {child.pid for child in children()}
@@ -210,7 +215,7 @@ def test_the_mirror_begins_with_the_first_points_and_gives_way_to_training(start
 
 def test_a_run_without_points_reaches_mlflow_too(start, store_uri):
     tracker = open_tracker(
-        start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, say=pytest.fail, deadline=ARRIVAL
+        start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, notify=pytest.fail, deadline=ARRIVAL
     )
     assert tracker.finish("failed") == []
     assert [run.status for run in read_runs(tracking_uri=store_uri)] == ["failed"]

@@ -91,7 +91,7 @@ def train(tracker, faults):
 
 def test_a_server_that_freezes_in_the_midst_of_a_run_gets_every_point_once(server, start):
     said = []
-    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=server.uri, say=said.append)
+    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=server.uri, notify=said.append)
     faults = {500: lambda: server.signal(signal.SIGSTOP), 1200: lambda: server.signal(signal.SIGCONT)}
     worst = train(tracker, faults)
     assert tracker.finish("finished", {}) == []
@@ -103,7 +103,7 @@ def test_a_server_that_freezes_in_the_midst_of_a_run_gets_every_point_once(serve
 
 
 def test_a_server_that_dies_in_the_midst_of_a_run_gets_the_rest_when_it_is_back(server, start):
-    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=server.uri, say=lambda text: None)
+    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=server.uri, notify=lambda text: None)
     worst = train(tracker, {700: server.kill})
     before = time.monotonic()
     (*_, note) = tracker.finish("finished", {})
@@ -120,7 +120,7 @@ def test_a_server_that_dies_in_the_midst_of_a_run_gets_the_rest_when_it_is_back(
 
 def test_a_server_frozen_then_killed_then_brought_back_has_everything_once_and_stalled_no_step(server, start):
     said = []
-    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=server.uri, say=said.append)
+    tracker = open_tracker(start(), kind="mlflow", resume_step=None, tracking_uri=server.uri, notify=said.append)
     faults = {
         300: lambda: server.signal(signal.SIGSTOP),
         800: server.kill,

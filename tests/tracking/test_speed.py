@@ -60,7 +60,7 @@ def test_the_interval_in_which_a_run_was_resumed_is_left_out_and_of_repeated_ste
 
 def test_a_journal_tells_the_speed_of_all_processes_of_a_run(start):
     def train(steps, resume_step=None, **end):
-        tracker = open_tracker(start("fast"), kind="journal", resume_step=resume_step, say=pytest.fail)
+        tracker = open_tracker(start("fast"), kind="journal", resume_step=resume_step, notify=pytest.fail)
         for step in steps:
             rate = 10.0 if step == (resume_step or 0) + 1 else 100.0 + step
             tracker.log({"perf/tokens_per_second": rate}, step=step)

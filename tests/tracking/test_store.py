@@ -96,7 +96,7 @@ def test_journals_are_read_without_mlflow(record, tmp_path):
 
 
 def test_a_run_that_nobody_trains_any_more_is_killed_in_both_places(start, store_uri, tmp_path):
-    tracker = open_tracker(start(), kind="journal", resume_step=None, say=pytest.fail)
+    tracker = open_tracker(start(), kind="journal", resume_step=None, notify=pytest.fail)
     tracker.log({"train/loss": 1.0}, step=1)
     run_dir = start().run_dir
     with RunLock(run_dir):

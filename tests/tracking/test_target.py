@@ -84,7 +84,7 @@ def test_a_wrong_uri_in_the_environment_does_not_keep_a_run_from_journaling(tmp_
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "gopher://alice:hunter2@host")
     (tmp_path / "run").mkdir()
     start = RunStart("run", tmp_path / "run", "vgpt", {}, {"note": "at gopher://alice:hunter2@host"})
-    tracker = open_tracker(start, kind="journal", resume_step=None, say=pytest.fail)
+    tracker = open_tracker(start, kind="journal", resume_step=None, notify=pytest.fail)
     tracker.finish("finished", {})
     assert "hunter2" not in "".join(path.read_text() for path in (tmp_path / "run").glob("*.json*"))
 

@@ -9,9 +9,9 @@ import pytest
 
 from vgpt.tracking.histories import WindowReader
 from vgpt.tracking.mirror import sync_run
+from vgpt.tracking.record import WINDOWS_FILE, WindowLosses, parse_window_losses
 from vgpt.tracking.store import read_local_run, read_runs
 from vgpt.tracking.tracker import open_tracker
-from vgpt.tracking.windows import WINDOWS_FILE, WindowLosses, parse_window_losses
 
 LOSSES = WindowLosses(12, "3x16:0123456789ab", (2.25, 2.5, 3.125))
 
@@ -20,7 +20,7 @@ LOSSES = WindowLosses(12, "3x16:0123456789ab", (2.25, 2.5, 3.125))
 def recorded(start, store_uri):
     """A finished run with window losses, brought to MLflow."""
     begun = start()
-    tracker = open_tracker(begun, kind="journal", resume_step=None, say=pytest.fail)
+    tracker = open_tracker(begun, kind="journal", resume_step=None, notify=pytest.fail)
     tracker.artifact(LOSSES.save(begun.run_dir))
     tracker.finish("finished", {"val/loss": 2.625})
     sync_run(begun.run_dir, tracking_uri=store_uri)

@@ -1,7 +1,7 @@
 import pytest
 
 from vgpt.data.prepare import prepare
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.train import TrainConfig
 
 

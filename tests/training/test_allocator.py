@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from vgpt.training.hardware.allocator import keep_freed_memory
+from vgpt.training.hardware.memory import keep_freed_memory
 
 PROGRAM = """
 import json, resource, torch
 from vgpt.settings.train import SystemSettings
-from vgpt.training.hardware.allocator import keep_freed_memory
+from vgpt.training.hardware.memory import keep_freed_memory
 from vgpt.training.hardware.devices import resolve
 
 def faults():

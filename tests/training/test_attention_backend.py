@@ -209,7 +209,7 @@ def test_a_run_goes_on_with_what_it_began_with_in_the_same_bits(settings, unknow
 
 def test_a_run_is_evaluated_by_what_trained_it(settings, monkeypatch):
     from vgpt.api.evaluating import evaluate_run
-    from vgpt.settings.evaluate import EvalConfig
+    from vgpt.settings.commands import EvalConfig
 
     config = settings(system__attention_backend="blockwise", train__max_steps=2)
     summary = train_run(config, Quiet()).summary

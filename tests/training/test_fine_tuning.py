@@ -15,7 +15,7 @@ from vgpt.errors import CheckpointError, DivergedError, SettingsError, UsageErro
 from vgpt.files.digests import file_digest
 from vgpt.model.init import initialize
 from vgpt.model.interchange import to_hf
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.journal import read_metrics
 from vgpt.tracking.record import read_record

@@ -28,7 +28,7 @@ def step_of(net, *, flops=1.0, dtype=torch.float32, alone=True) -> TrainStep:
         grad_clip=1.0,
         flops=flops,
         alone=alone,
-        say=pytest.fail,
+        notify=pytest.fail,
     )
 
 
@@ -89,7 +89,7 @@ def test_a_replayed_update_whose_gradient_is_not_finite_is_left_out():
 def test_a_step_that_cannot_be_recorded_goes_on_and_says_so():
     net = model("cuda")
     said = []
-    step = GraphedStep(net, build_optimizer(net, lr=0.0, device="cuda"), say=said.append)
+    step = GraphedStep(net, build_optimizer(net, lr=0.0, device="cuda"), notify=said.append)
     real = step.replica.loss
 
     def waits(ids, targets):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vgpt.training.checkpoints.host_copies import HostCopies
+from vgpt.training.checkpoints.saver import HostCopies
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

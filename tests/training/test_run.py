@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from vgpt.attention.stamps import write_stamps
 from vgpt.errors import DataError, UsageError
 from vgpt.tracking.journal import read_metrics
+from vgpt.tracking.record import parse_window_losses
 from vgpt.tracking.store import read_local_run
-from vgpt.tracking.windows import parse_window_losses
 from vgpt.training.build import build_model
 from vgpt.training.checkpoints.checkpoint import find_checkpoint
 from vgpt.training.display import Quiet
@@ -129,7 +129,7 @@ def test_other_data_under_the_same_name_is_refused(settings, corpus, tmp_path):
 
     import vgpt
     from vgpt.data.prepare import prepare
-    from vgpt.settings.prepare import PrepareConfig
+    from vgpt.settings.commands import PrepareConfig
 
     place = tmp_path / "data"
     shutil.copytree(corpus, place)

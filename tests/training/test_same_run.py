@@ -24,22 +24,22 @@ def begun(config: TrainConfig, name: str) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("spelt", [{"min_lr": "1e-4"}, {"mlp_hidden": "1536"}, {"data": "./demo/../d"}])
-def test_a_run_of_an_earlier_version_is_found_by_either_spelling(tmp_path, spelt):
-    old = config_of(tmp_path, **spelt)
+@pytest.mark.parametrize("spelled", [{"min_lr": "1e-4"}, {"mlp_hidden": "1536"}, {"data": "./demo/../d"}])
+def test_a_run_of_an_earlier_version_is_found_by_either_spelling(tmp_path, spelled):
+    old = config_of(tmp_path, **spelled)
     name = f"mha-s1337-{old.spelled_hash[:8]}"
-    plain = {"data": "d"} if "data" in spelt else {}
+    plain = {"data": "d"} if "data" in spelled else {}
     assert name != config_of(tmp_path, **plain).name
     begun(old, name)
     assert under_its_name(config_of(tmp_path, **plain))[0].name == name
-    assert under_its_name(config_of(tmp_path, **spelt))[0].name == name
+    assert under_its_name(config_of(tmp_path, **spelled))[0].name == name
     assert under_its_name(config_of(tmp_path, **plain, lr="2e-3"))[0].name != name
     assert under_its_name(config_of(tmp_path, **plain, run_name="mine"))[0].name == "mine"
 
 
 def test_a_run_that_has_its_own_directory_is_not_looked_for_elsewhere(tmp_path):
-    plain, spelt = config_of(tmp_path), config_of(tmp_path, min_lr="1e-4")
-    begun(spelt, f"mha-s1337-{spelt.spelled_hash[:8]}")
+    plain, spelled = config_of(tmp_path), config_of(tmp_path, min_lr="1e-4")
+    begun(spelled, f"mha-s1337-{spelled.spelled_hash[:8]}")
     begun(plain, plain.name)
     assert under_its_name(plain)[0].name == plain.name
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vgpt.training.schedule import learning_rate
+from vgpt.training.optimizer import learning_rate
 
 PLAN = {"lr": 1.0, "min_lr": 0.1, "warmup_steps": 10, "max_steps": 110}
 

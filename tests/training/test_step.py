@@ -71,7 +71,7 @@ def test_gradients_within_the_limit_and_without_one_stay_as_they_are(batch):
         assert torch.equal(one, other)
 
 
-def test_a_batch_is_learnt_by_heart_in_both_precisions(batch):
+def test_a_batch_is_learned_by_heart_in_both_precisions(batch):
     for dtype in (torch.float32, torch.bfloat16):
         step = make(dtype)
         first = step([batch], 1e-2).loss

@@ -14,8 +14,8 @@ from vgpt.tracking.store import read_local_run, read_runs
 from vgpt.training.checkpoints.checkpoint import find_checkpoint
 from vgpt.training.display import Quiet
 from vgpt.training.hardware.devices import resolve
+from vgpt.training.hardware.memory import StepMemory
 from vgpt.training.hardware.peak import Peak, peak_again, peak_flops
-from vgpt.training.hardware.step_memory import StepMemory
 from vgpt.training.run import train_run
 
 

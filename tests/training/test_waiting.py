@@ -8,7 +8,7 @@ import pytest
 
 from vgpt.threads import spins_by_default, wait_asleep
 from vgpt.training.hardware.others import Processors, bound_cpus, cores_of_others
-from vgpt.training.hardware.waiting import crowded, openmp_library
+from vgpt.training.hardware.threads import crowded, openmp_library
 
 needs_gnu = pytest.mark.skipif(openmp_library() is None, reason="torch computes with another OpenMP library here")
 
@@ -52,7 +52,7 @@ def test_what_a_user_says_of_waiting_threads_is_left_alone():
 def test_the_threads_that_sleep_come_and_go_and_no_bit_changes():
     code = """
 import os, time, torch
-from vgpt.training.hardware.waiting import ShortWaits, openmp_library
+from vgpt.training.hardware.threads import ShortWaits, openmp_library
 torch.set_num_threads(2)
 torch.manual_seed(0)
 x = torch.randn(512, 512)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from vgpt.api.display import DataLine, Line
-from vgpt.api.html import tables_html
+from vgpt.api.display import DataLine, Line, tables_html
 from vgpt.api.settings import as_argument, for_users, sources_of, warn
 from vgpt.errors import SettingsError, UsageError
 from vgpt.settings.compare import CompareConfig

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vgpt.api.html import facts_html, with_error
+from vgpt.api.display import facts_html, with_error
 from vgpt.data.progress import Progress
 from vgpt.errors import DataError
-from vgpt.settings.evaluate import EvalConfig
+from vgpt.settings.commands import EvalConfig
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vgpt.api.display import DataLine
-from vgpt.api.html import facts_html
+from vgpt.api.display import DataLine, facts_html
 from vgpt.api.settings import for_users, settings_of, warn
-from vgpt.settings.prepare import PrepareConfig
+from vgpt.settings.commands import PrepareConfig
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,16 +6,14 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vgpt.api.display import DataLine, TrainingLine
+from vgpt.api.display import DataLine, TrainingLine, facts_html, with_error
 from vgpt.api.evaluating import Evaluation, evaluate_run
 from vgpt.api.found import chosen_run
-from vgpt.api.html import facts_html, with_error
 from vgpt.api.sampling import Samples, sample_run
 from vgpt.api.settings import for_users, settings_of, warn
 from vgpt.errors import UsageError
 from vgpt.formatting import DASH, format_count
-from vgpt.settings.evaluate import EvalConfig
-from vgpt.settings.sample import SampleConfig
+from vgpt.settings.commands import EvalConfig, SampleConfig
 from vgpt.settings.train import TrainConfig
 
 if TYPE_CHECKING:

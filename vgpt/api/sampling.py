@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from vgpt.api.html import facts_html
+from vgpt.api.display import facts_html
 from vgpt.errors import TokenizerError
-from vgpt.settings.sample import SampleConfig
+from vgpt.settings.commands import SampleConfig
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from vgpt.attention.plugins import load_plugin as load_whole
 from vgpt.attention.plugins import load_plugins, named
 from vgpt.errors import SettingsError, VgptError, did_you_mean
+from vgpt.settings.commands import unknown_variables
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import format_value, leaves
 from vgpt.settings.loader import Loaded, Sources, load_settings
-from vgpt.settings.misspelt import unknown_variables
 from vgpt.settings.presets import load_preset
 
 S = TypeVar("S", bound=BaseModel)

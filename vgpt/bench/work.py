@@ -98,7 +98,7 @@ class Training(Work):
             grad_clip=self.plain.grad_clip,
             flops=self.flops / point.accum,
             alone=True,
-            say=warnings.warn,
+            notify=warnings.warn,
         )
         if isinstance(self.update, GraphedStep):
             for _ in range(EAGER + 1):

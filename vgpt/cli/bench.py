@@ -97,9 +97,9 @@ def _model(config: BenchConfig, vocab_size: int) -> "GPT2Config":
 
 def _vocabulary(config: BenchConfig) -> int:
     """Return the size of the vocabulary: as asked for, otherwise that of the data that runs would be trained on."""
-    from vgpt.data.demo import DEMO_VOCAB_SIZE
     from vgpt.data.manifest import MANIFEST_NAME, Manifest
     from vgpt.files.paths import DEMO
+    from vgpt.text.corpus import DEMO_VOCAB_SIZE
 
     if config.bench.vocab_size is not None:
         return config.bench.vocab_size

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vgpt.cli.console import notify, out, print_json, warn
-from vgpt.cli.found import mention_data
+from vgpt.cli.console import mention_data, notify, out, print_json, warn
 from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.cli.require import RequireOption
 from vgpt.files.paths import user_path

@@ -1,6 +1,7 @@
 """What the commands print: results on stdout, everything else on stderr.
 
-stdout carries results alone (text, tables, `--json`), so that it can be piped; notes, progress and errors go to stderr.
+stdout carries results alone (text, tables, `--json`), so that it can be piped; notes, progress and errors go to stderr,
+and so does what a command took by itself: data that nobody named, special tokens read as letters.
 """
 
 import codecs
@@ -9,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterable
 from io import TextIOWrapper
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,7 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from vgpt.errors import VgptError
+from vgpt.files.paths import DEMO
 from vgpt.files.text import to_json
+from vgpt.settings.prepared import PREPARED
+
+if TYPE_CHECKING:
+    from vgpt.text.tokenizer import Tokenizer
 
 _LEAST_COLUMNS = 20
 """Narrower terminals are not believed: a width of 0 or 1 is what programs set that have none."""
@@ -110,3 +116,18 @@ def with_noise(value: float, error: float, what: str = "", *, unit: str = "") ->
     found = f"{value:.4f} ± {error:.4f}" if math.isfinite(error) else f"{value:.4f}"
     told = what if math.isfinite(error) else "one window: no standard error"
     return " ".join(filter(None, [found, unit, f"({told})" if told else ""]))
+
+
+def mention_data(place: str, origin: str) -> None:
+    """Say which data is meant where none was named; the first line of what a command says."""
+    if origin == "default" and place == DEMO:
+        notify(f"data: {DEMO}, Python's own sources: nothing was prepared in this directory")
+    elif origin.startswith((PREPARED, "the run ")):
+        notify(f"data: {place} ({origin})")
+
+
+def mention_special(tokenizer: "Tokenizer", text: str, *, allowed: bool) -> None:
+    """Say that a text spells special tokens that are read as letters, and how they would be read as tokens."""
+    spelled = [] if allowed else [token for token in tokenizer.special_tokens if token in text]
+    if spelled:
+        warn(f"{', '.join(map(repr, spelled))} in the text is read as letters; --allow-special reads it as the token")

@@ -6,7 +6,7 @@ import typer
 
 from vgpt.cli.console import key_values, notify, out, print_json, with_noise
 from vgpt.cli.options import JsonOption, with_settings
-from vgpt.settings.evaluate import EvalConfig
+from vgpt.settings.commands import EvalConfig
 from vgpt.settings.loader import Loaded
 
 

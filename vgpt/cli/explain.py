@@ -8,7 +8,7 @@ import typer
 from vgpt.cli.console import notify, out, print_json
 from vgpt.cli.options import JsonOption, variant_argument, with_settings
 from vgpt.files.paths import user_path
-from vgpt.settings.explain import ExplainConfig
+from vgpt.settings.commands import ExplainConfig
 from vgpt.settings.loader import Loaded
 
 

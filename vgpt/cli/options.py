@@ -14,9 +14,9 @@ from rich.markup import escape
 
 from vgpt.attention.registry import variants
 from vgpt.cli.console import key_values, out, print_json, warn
+from vgpt.settings.commands import unknown_variables
 from vgpt.settings.fields import Leaf, format_value, leaves
 from vgpt.settings.loader import Loaded, Sources, load_settings
-from vgpt.settings.misspelt import unknown_variables
 from vgpt.settings.presets import load_preset, preset_names
 
 Command = Callable[..., Any]

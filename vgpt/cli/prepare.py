@@ -7,8 +7,8 @@ import typer
 
 from vgpt.cli.console import key_values, out, print_json, warn
 from vgpt.cli.options import JsonOption, with_settings
+from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.loader import Loaded
-from vgpt.settings.prepare import PrepareConfig
 from vgpt.settings.prepared import remember_prepared
 
 

@@ -9,8 +9,8 @@ from rich.text import Text
 from vgpt.cli.console import notify, out, print_json
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.formatting import format_bytes
+from vgpt.settings.commands import RunsConfig
 from vgpt.settings.loader import Loaded
-from vgpt.settings.runs import RunsConfig
 from vgpt.tracking.listing import Listed, list_runs
 
 _NUMBERS = ("step", "loss", "best val", "size", "age")

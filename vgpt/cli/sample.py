@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vgpt.api.sampling import spelled
-from vgpt.cli.console import notify, print_json, warn
-from vgpt.cli.found import mention_special
+from vgpt.cli.console import mention_special, notify, print_json, warn
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import UsageError
 from vgpt.files.paths import access_hint
 from vgpt.files.text import decode_text
+from vgpt.settings.commands import SampleConfig
 from vgpt.settings.loader import Loaded
-from vgpt.settings.sample import SampleConfig
 
 if TYPE_CHECKING:
     from vgpt.text.tokenizer import Tokenizer

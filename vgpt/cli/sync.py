@@ -9,8 +9,8 @@ import typer
 from vgpt.cli.console import out, print_json, warn
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import TrackingError, VgptError
+from vgpt.settings.commands import SyncConfig
 from vgpt.settings.loader import Loaded
-from vgpt.settings.runs import SyncConfig
 from vgpt.tracking.mirror import BusyError, UnreachableError, sync_run
 from vgpt.tracking.record import RECORD_FILE, read_record
 
@@ -69,7 +69,7 @@ def _deliver(places: list[Path], tracking_uri: str | None) -> list[Report]:
             reports.append(Report(place.name, "failed", problem=down[store]))
             continue
         try:
-            done = sync_run(place, tracking_uri=tracking_uri, say=warn)
+            done = sync_run(place, tracking_uri=tracking_uri, notify=warn)
         except BusyError as error:
             reports.append(Report(place.name, "busy", problem=error.message))
         except TrackingError as error:

@@ -8,14 +8,13 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from vgpt.cli.console import key_values, out, print_json
-from vgpt.cli.found import mention_special
+from vgpt.cli.console import key_values, mention_special, out, print_json
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import UsageError
 from vgpt.files.paths import access_hint, user_path
 from vgpt.files.text import decode_text
+from vgpt.settings.commands import TokenizerConfig, TokenizerTrainConfig
 from vgpt.settings.loader import Loaded
-from vgpt.settings.tokenize import TokenizerConfig, TokenizerTrainConfig
 
 TextArgument = Annotated[str | None, typer.Argument(help="the text; - or nothing reads standard input")]
 FileOption = Annotated[Path | None, typer.Option("--file", help="read the text from a file", parser=user_path)]

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from vgpt.cli.console import key_values, notify, out, print_json, warn, with_noise
-from vgpt.cli.found import mention_data
+from vgpt.cli.console import key_values, mention_data, notify, out, print_json, warn, with_noise
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import VgptError
 from vgpt.launchers import launcher_of, lonely_note, refuse_missing_srun, refuse_two_counts

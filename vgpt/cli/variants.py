@@ -6,7 +6,7 @@ import typer
 
 from vgpt.cli.console import out, print_json
 from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
-from vgpt.settings.explain import VariantsConfig
+from vgpt.settings.commands import VariantsConfig
 from vgpt.settings.loader import Sources, load_settings
 
 

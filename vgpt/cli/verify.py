@@ -19,9 +19,9 @@ from vgpt.cli.console import notify, out, print_json, warn
 from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import SettingsError, UsageError
 from vgpt.package import VERSION
+from vgpt.settings.commands import BACKBONE, VerifyConfig
 from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
-from vgpt.settings.verify import BACKBONE, VerifyConfig
 
 if TYPE_CHECKING:
     from vgpt.conformance.kit import Result, Step

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from vgpt.data.dataset import open_dataset
-from vgpt.data.demo import DEMO_VOCAB_SIZE, demo_corpus
 from vgpt.data.encode import encode_plan, token_dtype
 from vgpt.data.manifest import (
     MANIFEST_NAME,
@@ -28,11 +27,11 @@ from vgpt.errors import DataError, UsageError
 from vgpt.files.paths import DEMO, format_name
 from vgpt.formatting import flag_of
 from vgpt.package import VERSION
-from vgpt.settings.prepare import DEFAULT_PATTERN, DEFAULT_VOCAB_SIZE, PrepareConfig
+from vgpt.settings.commands import DEFAULT_PATTERN, DEFAULT_VOCAB_SIZE, PrepareConfig
 from vgpt.text.bpe import train_bpe
 from vgpt.text.choose import open_tokenizer
 from vgpt.text.clean import Cleaner
-from vgpt.text.corpus import Corpus, find_corpus, read_corpus
+from vgpt.text.corpus import DEMO_VOCAB_SIZE, Corpus, demo_corpus, find_corpus, read_corpus
 from vgpt.text.tokenizer import END_OF_TEXT, Tokenizer
 
 SAMPLE_BYTES = 32 << 20

@@ -23,7 +23,7 @@ from vgpt.describe.costs import (
     model_costs,
 )
 from vgpt.describe.mask import Mask, heads_differ, mask_for_terminal
-from vgpt.settings.explain import ExplainConfig
+from vgpt.settings.commands import ExplainConfig
 
 CONTEXTS = tuple(2**power for power in range(8, 16))
 """Context lengths of the table of cache sizes: 256 to 32,768."""

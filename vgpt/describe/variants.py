@@ -16,7 +16,7 @@ from vgpt.attention.registry import variants
 from vgpt.describe.costs import AttentionCosts, cache_sizes, flops_json, model_costs
 from vgpt.errors import UsageError, VgptError
 from vgpt.formatting import format_bytes, format_count, wrapping_label
-from vgpt.settings.explain import VariantsConfig
+from vgpt.settings.commands import VariantsConfig
 from vgpt.settings.fields import Leaf, leaves
 from vgpt.settings.loader import Sources, load_settings
 

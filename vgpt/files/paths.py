@@ -46,7 +46,7 @@ def near_place(path: Path) -> str:
 
 
 def format_name(path: str | Path) -> str:
-    r"""Return a file's name as text that UTF-8 can carry: bytes that are none are spelt out, as in `\xff.txt`."""
+    r"""Return a file's name as text that UTF-8 can carry: bytes that are none are spelled out, as in `\xff.txt`."""
     return os.fsencode(path).decode("utf-8", errors="backslashreplace")
 
 

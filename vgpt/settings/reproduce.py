@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vgpt.settings.runs import RunsConfig
+from vgpt.settings.commands import RunsConfig
 
 
 class ReproduceConfig(RunsConfig):

@@ -11,10 +11,9 @@ from heapq import heapify, heappop, heappush, heapreplace
 from itertools import accumulate, pairwise
 
 from vgpt.errors import TokenizerError
-from vgpt.text.merges import MAX_MERGES
 from vgpt.text.patterns import Splitter, resolve_pattern
 from vgpt.text.tokenizer import END_OF_TEXT, Tokenizer
-from vgpt.text.vocabulary import Vocabulary
+from vgpt.text.vocabulary import MAX_MERGES, Vocabulary
 
 _PROGRESS_EVERY = 64
 _LONG_CHUNK = 256

@@ -1,13 +1,16 @@
-"""Corpora: from what a person names (files, folders, globs, standard input) to a stream of documents.
+"""Corpora: from what a person names (files, folders, globs, standard input, `demo`) to a stream of documents.
 
 A document is streamed as *pieces* of bounded size, so that one file of many gigabytes costs no more memory than a short
-one: see `vgpt.text.pieces`.
+one: see `vgpt.text.pieces`. The built-in corpus is sources of the running Python's own standard library, so that a
+first run downloads nothing.
 """
 
 import glob
+import hashlib
 import os
 import stat
 import sys
+import sysconfig
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,3 +208,37 @@ def _size(name: str) -> int:
         return os.path.getsize(name)
     except OSError:
         return 0
+
+
+DEMO_VOCAB_SIZE = 1024
+_BUDGET_BYTES = 3_000_000
+_LARGEST_FILE = 100_000
+# Left out: other people's packages, tests, generated tables, and what some installations lack.
+_NOT_READ = {
+    "__pycache__", "dist-packages", "encodings", "ensurepip", "idlelib", "lib-dynload", "lib2to3", "pydoc_data",
+    "site-packages", "test", "tests", "tkinter", "turtledemo",
+}  # fmt: skip
+
+
+def demo_corpus() -> Corpus:
+    """Return about 3 MB of Python sources: chosen by the hash of their path, so from all over the library, and sorted.
+
+    Raises:
+        DataError: this Python has no readable standard library sources.
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    names: list[str] = []
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in _NOT_READ and not name.startswith(("config-", "."))]
+        names += [os.path.relpath(os.path.join(root, name), folder) for name in files if name.endswith(".py")]
+    names.sort(key=lambda name: hashlib.sha256(name.replace(os.sep, "/").encode()).digest())
+    chosen: list[str] = []
+    total = 0
+    for name in names:
+        size = (folder / name).stat().st_size
+        if 0 < size <= _LARGEST_FILE and total + size <= _BUDGET_BYTES and not name.startswith("_sysconfigdata"):
+            chosen.append(str(folder / name))
+            total += size
+    if total < _BUDGET_BYTES // 10:
+        raise DataError(f"no standard library sources in {folder}", "Prepare a text of your own: vgpt prepare TEXT.")
+    return Corpus(tuple(sorted(chosen)))

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vgpt.errors import TokenizerError
-from vgpt.text.merges import MAX_MERGES
 from vgpt.text.patterns import WHOLE_TEXT, resolve_pattern
-from vgpt.text.vocabulary import Vocabulary, with_end_of_text
+from vgpt.text.vocabulary import MAX_MERGES, Vocabulary, with_end_of_text
 
 MODEL_VERSION = "minbpe v1"
 

@@ -11,10 +11,9 @@ import numpy as np
 from vgpt.errors import TokenizerError
 from vgpt.text.engine import Engine
 from vgpt.text.formats import MODEL_VERSION, model_obstacle, read_model, write_listing, write_model
-from vgpt.text.merges import token_table
 from vgpt.text.patterns import resolve_pattern
 from vgpt.text.tokenizer_json import read_json, write_json
-from vgpt.text.vocabulary import END_OF_TEXT, Vocabulary, check_special_tokens, read_text_file
+from vgpt.text.vocabulary import END_OF_TEXT, Vocabulary, check_special_tokens, read_text_file, token_table
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

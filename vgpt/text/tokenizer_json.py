@@ -11,9 +11,8 @@ from typing import Any
 
 from vgpt.errors import TokenizerError
 from vgpt.files.text import parse_json
-from vgpt.text.merges import MAX_MERGES, Pair
 from vgpt.text.patterns import PATTERNS, resolve_pattern
-from vgpt.text.vocabulary import Vocabulary, with_end_of_text
+from vgpt.text.vocabulary import MAX_MERGES, Pair, Vocabulary, with_end_of_text
 
 _OF_OTHER_MODELS = ("byte_fallback", "dropout", "continuing_subword_prefix", "end_of_word_suffix")
 

@@ -73,13 +73,13 @@ class Delivery:
     Args:
         run_dir: the run's directory, with its tracking.json.
         target: the store.
-        say: hears of what MLflow refused for good.
+        notify: hears of what MLflow refused for good.
     """
 
-    def __init__(self, run_dir: Path, target: Target, say: Callable[[str], None]) -> None:
+    def __init__(self, run_dir: Path, target: Target, notify: Callable[[str], None]) -> None:
         self._run_dir = run_dir
         self._target = target
-        self._say = say
+        self._notify = notify
         self._store: MlflowStore | None = None
         self._reader = JournalReader(run_dir)
         self._waiting: list[Sample] = []
@@ -217,7 +217,7 @@ class Delivery:
     def _refuse(self, what: str, error: StoreError) -> None:
         self._marks.refused += 1
         if self._marks.refused == 1:
-            self._say(f"MLflow refuses {what}: {error}; it stays in the journal")
+            self._notify(f"MLflow refuses {what}: {error}; it stays in the journal")
 
     def _save(self) -> None:
         self._marks.store = self._target.shown

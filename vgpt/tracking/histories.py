@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 from vgpt.errors import TrackingError
 from vgpt.tracking.journal import Point, read_metrics
+from vgpt.tracking.record import WINDOWS_FILE, WindowLosses, parse_window_losses
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Metric
 from vgpt.tracking.store import READ_TIMEOUT, artifact, directory_on_this_machine, metric_history
-from vgpt.tracking.windows import WINDOWS_FILE, WindowLosses, parse_window_losses
 
 TRAIN_LOSS, LOSS, LOSS_SE, BITS = Metric.TRAIN_LOSS, Metric.VAL_LOSS, Metric.VAL_LOSS_SE, Metric.VAL_BITS_PER_BYTE
 RATE = Metric.PERF_TOKENS_PER_SECOND

@@ -15,10 +15,9 @@ from vgpt.files.digests import bytes_digest, digest_if_there, json_digest
 from vgpt.files.text import table_of
 from vgpt.tracking.journal import METRICS_FILE
 from vgpt.tracking.lines import read_json
-from vgpt.tracking.record import SETTINGS_FILE, SUMMARY_FILE
+from vgpt.tracking.record import SETTINGS_FILE, SUMMARY_FILE, WINDOWS_FILE, parse_window_losses
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import MOST_OF_A_PARAM, MOST_OF_A_TAG, SEALED_SINCE, Metric, Tag, as_stored
-from vgpt.tracking.windows import WINDOWS_FILE, parse_window_losses
 
 _NOT_SEALED = {Tag.SEAL, Tag.ID, Tag.STATUS, Tag.GROUP, Tag.RUN_DIR, Tag.KIND, Tag.COMPARED}
 """Tags that may change after the end, or that differ between a run's copies."""

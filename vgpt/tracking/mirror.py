@@ -136,7 +136,7 @@ class Synced:
 
 
 def sync_run(
-    run_dir: Path, *, tracking_uri: str | None = None, say: Callable[[str], None] = lambda text: None
+    run_dir: Path, *, tracking_uri: str | None = None, notify: Callable[[str], None] = lambda text: None
 ) -> Synced:
     """Deliver to MLflow what a run's mirror could not; what is there already is not sent again.
 
@@ -159,7 +159,7 @@ def sync_run(
             raise BusyError(
                 f"run {record.run_name!r} is being {who}", "Its mirror delivers; try again when it has ended."
             )
-        delivery = Delivery(run_dir, target, say)
+        delivery = Delivery(run_dir, target, notify)
         sent = delivery.step(ended_as="killed")
         return Synced(delivery.run_id, sent, target.shown)
     except (StoreError, OSError) as error:

@@ -22,7 +22,7 @@ from vgpt.errors import TrackingError
 from vgpt.files.writing import draft_of
 from vgpt.tracking.reasons import NEWER, OLDER, REFUSALS, StoreError, reason_of
 from vgpt.tracking.schema import MOST_OF_A_PARAM, MOST_OF_A_TAG, as_stored
-from vgpt.tracking.sqlite_file import address_of, check_database, exclusively, is_empty, spelt
+from vgpt.tracking.sqlite_file import address_of, check_database, exclusively, is_empty, spelled
 from vgpt.tracking.target import URI_VARIABLE, Target
 
 _PAGE = 500
@@ -64,7 +64,7 @@ class MlflowStore:
                     _create_database(target.database)
                 from mlflow import MlflowClient
 
-                self._client = MlflowClient(spelt(target))
+                self._client = MlflowClient(spelled(target))
                 if target.database is not None:
                     self._client.search_experiments(max_results=1)
 
@@ -180,7 +180,7 @@ class MlflowStore:
         """Turn whatever MLflow and the libraries below it raise into a `StoreError` of one redacted line."""
         environment = self._target.environment
         if self._target.database is not None:
-            environment = {**environment, URI_VARIABLE: spelt(self._target)}
+            environment = {**environment, URI_VARIABLE: spelled(self._target)}
         before = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
         try:
@@ -213,7 +213,7 @@ def open_for_reading(target: Target) -> MlflowStore:
 def unreadable(target: Target, reason: str) -> TrackingError:
     """Return the error of a store that a command needs and cannot read."""
     if reason.startswith(OLDER):
-        address = target.shown if target.database is None else shlex.quote(spelt(target))
+        address = target.shown if target.database is None else shlex.quote(spelled(target))
         hint = f"`mlflow db upgrade {address}` brings it up to date, for good: keep a copy of it."
     elif reason.startswith(NEWER):
         hint = "`pip install --upgrade mlflow` brings one that reads it; or set MLFLOW_TRACKING_URI to another store."

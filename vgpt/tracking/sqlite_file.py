@@ -33,7 +33,7 @@ def check_database(target: Target, path: Path, *, write: bool) -> None:
         raise StoreError(target.redact(f"{path}: {reason}")) from None
 
 
-def spelt(target: Target) -> str:
+def spelled(target: Target) -> str:
     """Return the URI that makes MLflow open the store."""
     if target.database is None:
         return target.uri

@@ -14,10 +14,9 @@ from vgpt.files.digests import digest_if_there
 from vgpt.tracking.integrity import seal_of
 from vgpt.tracking.journal import METRICS_FILE, Journal, Point, now_ms
 from vgpt.tracking.mirror import DEADLINE, Mirror
-from vgpt.tracking.record import SETTINGS_FILE, RunRecord, RunStart, new_id, read_record, save_summary
+from vgpt.tracking.record import SETTINGS_FILE, WINDOWS_FILE, RunRecord, RunStart, new_id, read_record, save_summary
 from vgpt.tracking.schema import END_STATUSES, SCHEMA_VERSION, Tag
 from vgpt.tracking.target import Target, resolve_target
-from vgpt.tracking.windows import WINDOWS_FILE
 
 _LISTEN_SECONDS = 1.0
 
@@ -28,7 +27,7 @@ def open_tracker(
     kind: Literal["mlflow", "journal"],
     resume_step: int | None,
     tracking_uri: str | None = None,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
     deadline: float = DEADLINE,
 ) -> "Tracker":
     """Start, or continue, the record of a run.
@@ -39,7 +38,7 @@ def open_tracker(
         resume_step: step of the checkpoint that the run continues from: its later points are dropped from the journal,
             and the same MLflow run goes on. None begins a new run.
         tracking_uri: the store; None for the environment's, `.env`'s or `mlflow.db` in the working directory.
-        say: hears, now and then and on the caller's thread, what the user should know.
+        notify: hears, now and then and on the caller's thread, what the user should know.
         deadline: seconds that `finish` may wait for the mirror.
 
     Raises:
@@ -47,7 +46,7 @@ def open_tracker(
     """
     target = resolve_target(tracking_uri, must_serve=kind == "mlflow")
     for note in target.notes:
-        say(note)
+        notify(note)
     run_dir = start.run_dir
     record = _record(start, target if kind == "mlflow" else None, target, resume=resume_step is not None)
     try:
@@ -59,7 +58,7 @@ def open_tracker(
             "Choose another --run-name or --runs-dir, or mend its permissions.",
         ) from None
     mirror = Mirror(run_dir, target, deadline=deadline) if kind == "mlflow" else None
-    tracker = Tracker(run_dir, record, journal, mirror, target, say, first_step=resume_step or 0)
+    tracker = Tracker(run_dir, record, journal, mirror, target, notify, first_step=resume_step or 0)
     tracker.event("started" if resume_step is None else "resumed", step=resume_step or 0)
     return tracker
 
@@ -74,7 +73,7 @@ class Tracker:
         journal: Journal,
         mirror: Mirror | None,
         target: Target,
-        say: Callable[[str], None],
+        notify: Callable[[str], None],
         *,
         first_step: int,
     ) -> None:
@@ -83,7 +82,7 @@ class Tracker:
         self._journal = journal
         self._mirror = mirror
         self._target = target
-        self._say = say
+        self._notify = notify
         self._said: set[str] = set()
         self._last_step = first_step
         self._listened = time.monotonic()
@@ -208,12 +207,12 @@ class Tracker:
         if self._mirror is not None and time.monotonic() - self._listened > _LISTEN_SECONDS:
             self._listened = time.monotonic()
             for message in self._mirror.messages():
-                self._say(message)
+                self._notify(message)
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
-            self._say(text)
+            self._notify(text)
 
 
 class NoTracker(Tracker):

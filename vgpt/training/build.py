@@ -59,7 +59,7 @@ def build_trainer(setup: RunSetup, checkpoint: Checkpoint | None, world: World, 
     resume_step = None if checkpoint is None else state.step
     tracker: Tracker = NoTracker()
     if world.main:
-        tracker = open_record(setup, state, resume_step=resume_step, say=display.say)
+        tracker = open_record(setup, state, resume_step=resume_step, notify=display.say)
     log_file = config.directory / f"{config.model.attn.kind}.log"
     return Trainer(
         setup,

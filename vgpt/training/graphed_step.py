@@ -30,15 +30,15 @@ class GraphedStep(TrainStep):
     the recording fails, updates go on as before, and `say` hears why.
 
     Args:
-        say: hears what is worth telling.
+        notify: hears what is worth telling.
         arguments: those of `TrainStep`.
     """
 
-    def __init__(self, *arguments: Any, say: Callable[[str], None], **options: Any) -> None:
+    def __init__(self, *arguments: Any, notify: Callable[[str], None], **options: Any) -> None:
         super().__init__(*arguments, **options)
         if self.scaler is not None:
             raise ValueError("loss scaling chooses on the host which updates to make: no graph can hold it")
-        self._say = say
+        self._notify = notify
         self._eager_left: float = EAGER
         self._graph: torch.cuda.CUDAGraph | None = None
         self._batches: list[tuple[Tensor, Tensor]] = []
@@ -79,7 +79,7 @@ class GraphedStep(TrainStep):
             for group in self.optimizer.param_groups:
                 group["capturable"] = False
             self.optimizer.zero_grad(set_to_none=True)
-            self._say(f"a step is not replayed as a CUDA graph: {error}")
+            self._notify(f"a step is not replayed as a CUDA graph: {error}")
             return False
         return True
 
@@ -93,7 +93,7 @@ def build_step(
     grad_clip: float,
     flops: float,
     alone: bool,
-    say: Callable[[str], None],
+    notify: Callable[[str], None],
 ) -> TrainStep:
     """Return the step that suits a run: replayed as a graph where starting kernels is what small steps wait for.
 
@@ -105,7 +105,7 @@ def build_step(
         grad_clip: see `TrainStep`.
         flops: of one micro-step, forward and backward.
         alone: whether one process trains.
-        say: hears when a graph could not be recorded.
+        notify: hears when a graph could not be recorded.
     """
     device = next(model.parameters()).device
     step = TrainStep(model, optimizer, dtype=dtype, grad_clip=grad_clip, replica=replica)
@@ -113,4 +113,4 @@ def build_step(
         return step
     if model.config.dropout or model.recompute:  # both keep the state of the random numbers on the host
         return step
-    return GraphedStep(model, optimizer, dtype=dtype, grad_clip=grad_clip, replica=replica, say=say)
+    return GraphedStep(model, optimizer, dtype=dtype, grad_clip=grad_clip, replica=replica, notify=notify)

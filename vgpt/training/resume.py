@@ -78,14 +78,16 @@ def agreed_backend(
     Raises:
         UsageError: a backend was asked for that cannot compute here.
     """
-    asked, say = config.system.attention_backend, display.say
+    asked, notify = config.system.attention_backend, display.say
     if checkpoint is not None:
         recorded = checkpoint.state.attention_backend
         if asked in BACKENDS and asked != recorded:
-            say(f"attention backend: {recorded}, as the run was begun; {FLAG} {asked} is for new runs")
+            notify(f"attention backend: {recorded}, as the run was begun; {FLAG} {asked} is for new runs")
         if recorded == "blockwise" and compute.device.type != "cpu":
-            say(f"attention backend: blockwise, as the run was begun, is for CPUs: {compute.device} computes by sdpa")
+            notify(
+                f"attention backend: blockwise, as the run was begun, is for CPUs: {compute.device} computes by sdpa"
+            )
         return recorded
-    own = choose(config.model, config.system, compute, say) if world.main else TABLE
+    own = choose(config.model, config.system, compute, notify) if world.main else TABLE
     number = world.agree(BACKENDS.index(own) if world.main else -1, device=compute.device)[0]
     return BACKENDS[int(number)]

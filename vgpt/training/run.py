@@ -15,7 +15,7 @@ from vgpt.tracking.lock import RunLock
 from vgpt.tracking.target import resolve_target
 from vgpt.training.build import build_trainer
 from vgpt.training.checkpoints.checkpoint import Checkpoint
-from vgpt.training.checkpoints.fork import fork_run
+from vgpt.training.checkpoints.source import fork_run
 from vgpt.training.display import Display, Quiet
 from vgpt.training.hardware.compiling import settle
 from vgpt.training.hardware.devices import Compute, resolve
@@ -26,7 +26,7 @@ from vgpt.training.records.same_run import DEMO_DIRECTORY, refuse_foreign, refus
 from vgpt.training.records.start import ATTENTION_RMS
 from vgpt.training.resume import agreed_backend, check_agreement, find_resume_point
 from vgpt.training.stopping import StopRequest
-from vgpt.training.summary import read_summary, summarise
+from vgpt.training.summary import read_summary, summarize
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def _train(setup: RunSetup, display: Display, checkpoint: Checkpoint | None, wor
             if ended != "stopped":
                 # Of the last step, which training has just made.
                 final = trainer.last_evaluation or trainer.evaluation()
-                summary = summarise(trainer, final, compute, setup.peak)
+                summary = summarize(trainer, final, compute, setup.peak)
                 if ATTENTION_RMS in trainer.state.start:
                     summary[ATTENTION_RMS] = float(trainer.state.start[ATTENTION_RMS])
                 if world.main:

@@ -23,11 +23,11 @@ class StepProfile:
     Args:
         directory: of the run; the trace goes there.
         device: that computes.
-        say: hears where the trace is, and which operations cost most.
+        notify: hears where the trace is, and which operations cost most.
     """
 
-    def __init__(self, directory: Path, device: torch.device, say: Callable[[str], None]) -> None:
-        self._path, self._device, self._say = directory / TRACE, device, say
+    def __init__(self, directory: Path, device: torch.device, notify: Callable[[str], None]) -> None:
+        self._path, self._device, self._notify = directory / TRACE, device, notify
         self._step = 0
         self._profiler: profile | None = None
         self._ended = False
@@ -62,7 +62,9 @@ class StepProfile:
         if self._profiler is not None:
             self._end(self._profiler)
         else:
-            self._say(f"nothing was profiled: the process ended after {self._step} steps, before its {PROFILED[0]}th")
+            self._notify(
+                f"nothing was profiled: the process ended after {self._step} steps, before its {PROFILED[0]}th"
+            )
 
     def _end(self, profiler: profile) -> None:
         self._ended = True
@@ -72,10 +74,10 @@ class StepProfile:
         try:
             profiler.export_chrome_trace(str(self._path))
         except OSError as error:
-            self._say(f"the trace could NOT be written: {error}")
+            self._notify(f"the trace could NOT be written: {error}")
             return
         last = min(self._step, PROFILED[1])
-        self._say(f"steps {PROFILED[0]} to {last} of the process traced: {self._path}\n{self._costliest(profiler)}")
+        self._notify(f"steps {PROFILED[0]} to {last} of the process traced: {self._path}\n{self._costliest(profiler)}")
 
     def _costliest(self, profiler: profile) -> str:
         """Return the operations that took most time of the device, as a table."""

@@ -17,10 +17,10 @@ class StopRequest:
         requested: number of the signal that asked for an end; 0 for none.
     """
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, notify: Callable[[str], None]) -> None:
         self.requested = 0
         self._save = False
-        self._say = say
+        self._notify = notify
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -39,7 +39,7 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = number
-        self._say(f"{signal.Signals(number).name}: saving after this step; once more to stop at once without saving")
+        self._notify(f"{signal.Signals(number).name}: saving after this step; once more to stop at once without saving")
 
     def _ask_save(self, number: int, frame: FrameType | None) -> None:
         self._save = True

@@ -24,7 +24,7 @@ _DECODED = 32
 """Decoding steps that are timed."""
 
 
-def summarise(trainer: Trainer, final: Evaluation, compute: Compute, peak: Peak) -> dict[str, float]:
+def summarize(trainer: Trainer, final: Evaluation, compute: Compute, peak: Peak) -> dict[str, float]:
     """Return the figures that comparisons read, under their names in the tracking schema."""
     state, architecture = trainer.state, trainer.model.config
     # What was logged, by all processes that took part in the run, in place of a mean over everything.

@@ -12,21 +12,20 @@ from vgpt.data.batches import BatchSource
 from vgpt.errors import DivergedError
 from vgpt.evaluation.loss import Evaluation
 from vgpt.model.gpt2 import GPT2Model
+from vgpt.training.batch_loader import BatchLoader
 from vgpt.training.checkpoints.checkpoint import TrainingState, steps
 from vgpt.training.checkpoints.saver import Saver
 from vgpt.training.display import Progress
-from vgpt.training.feed import Feed
 from vgpt.training.graphed_step import build_step
 from vgpt.training.hardware.devices import sum_device
+from vgpt.training.hardware.memory import StepMemory, Usage
 from vgpt.training.hardware.peak import Costs
-from vgpt.training.hardware.step_memory import StepMemory
-from vgpt.training.hardware.usage import Usage
-from vgpt.training.late import LateResults
+from vgpt.training.optimizer import learning_rate
 from vgpt.training.parallel.distributed import World
 from vgpt.training.parallel.replica import Replica
 from vgpt.training.records.record import RunSetup
 from vgpt.training.reporter import Reporter
-from vgpt.training.schedule import learning_rate
+from vgpt.training.step import LateResults
 from vgpt.training.step_profile import StepProfile
 from vgpt.training.stopping import StopRequest
 
@@ -59,7 +58,7 @@ class Trainer:
         data, train = setup.data, config.train
         self.saver = Saver(config, model.config, data.tokenizer, reporter.saved)
         source = BatchSource(data.train.tokens, config.model.block_size, train.batch_size, train.seed)
-        self.feed = Feed(source, train.grad_accum, world, compute.device)
+        self.feed = BatchLoader(source, train.grad_accum, world, compute.device)
         self.usage = Usage(compute.device) if world.main else None
         self.step = build_step(
             model,
@@ -69,7 +68,7 @@ class Trainer:
             grad_clip=train.grad_clip,
             flops=costs.flops_per_token * train.batch_size * config.model.block_size,
             alone=world.alone,
-            say=reporter.display.say,
+            notify=reporter.display.say,
         )
         if self.step.scaler is not None and state.scaler:
             self.step.scaler.load_state_dict(dict(state.scaler))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from vgpt.compare.audit.unshown import identity
 from vgpt.compare.rows import Row
-from vgpt.data.overlap import NOTABLE, share_of
+from vgpt.data.split import NOTABLE, share_of
 from vgpt.files.text import table_of
 from vgpt.tracking.integrity import faults_of, is_sealed
 from vgpt.tracking.run_info import RunInfo

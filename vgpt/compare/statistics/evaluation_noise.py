@@ -14,8 +14,8 @@ from typing import Literal
 
 import numpy as np
 
+from vgpt.tracking.record import WindowLosses
 from vgpt.tracking.run_info import RunInfo
-from vgpt.tracking.windows import WindowLosses
 
 LEAST_CLUSTERS = 10
 """With fewer documents, or as uneven ones as count for fewer, contiguous blocks of windows are taken together."""

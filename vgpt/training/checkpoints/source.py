@@ -1,17 +1,14 @@
-"""Weights that a run starts from: those of another run, or GPT-2's published ones from a local directory.
-
-Fine-tuning takes weights alone: data, schedule and optimizer are new. The tokenizer must be the one the weights were
-trained with, and the architecture the same, but for settings that no weight depends on.
-"""
+"""What a run starts from: weights of another run or GPT-2's published ones, or all the state of a run that it forks."""
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from vgpt.data.dataset import Dataset
 from vgpt.errors import CheckpointError, UsageError
 from vgpt.files.digests import file_digest
 from vgpt.model.config import GPT2Config
@@ -20,9 +17,10 @@ from vgpt.model.interchange import load_gpt2_safetensors
 from vgpt.model.weights import check_numbers, weight_files
 from vgpt.settings.fields import format_value
 from vgpt.settings.model import ModelSettings
+from vgpt.settings.train import TrainConfig
 from vgpt.text.gpt2 import PUBLISHED_FINGERPRINT
 from vgpt.text.tokenizer import Tokenizer
-from vgpt.training.checkpoints.checkpoint import find_checkpoint, read_tensors
+from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest, point, read_tensors, save_checkpoint
 
 HF = "hf:"
 # What a model may change without another meaning of its weights.
@@ -158,3 +156,60 @@ def _flat(model: ModelSettings) -> dict[str, Any]:
     attn = model.attn.model_dump(mode="json")
     # The width that nobody gave and the same width given are one architecture.
     return {"attn": attn.pop("kind"), **attn, **table, "mlp_hidden": model.hidden}
+
+
+def fork_run(config: TrainConfig, data: Dataset, notify: Callable[[str], None]) -> None:
+    """Give a run that has no checkpoint yet a copy of the one that `--fork` names; of a whole run, its newest.
+
+    Weights, optimizer, position in the data and counters go on; which evaluation was the best, and patience, begin
+    anew, because other settings may measure otherwise.
+
+    Raises:
+        UsageError: other model settings or other data than the copied run's, or no steps are left.
+        CheckpointError: there is no such run, or its checkpoint is damaged.
+    """
+    directory = config.directory / "ckpt"
+    if config.train.fork is None or newest(directory)[0] is not None:
+        return
+    old = find_checkpoint(config.train.fork, runs_dir=config.run.runs_dir, which="last")
+    name, step = old.settings.name, old.state.step
+    if faults := differences(old.settings.model, config.model):
+        raise UsageError(
+            f"a fork goes on with the model of {name}, and these settings differ:\n" + "\n".join(faults),
+            "Repeat them; data, schedule, optimizer and system may change. --init-from takes weights alone.",
+        )
+    if old.state.data_digest != data.manifest.digest:
+        raise UsageError(
+            f"{name} was trained on other data than {config.train.data} holds",
+            "A fork keeps its place in the data. To train on other data: --init-from.",
+        )
+    if step >= config.steps:
+        raise UsageError(
+            f"{name} stands at step {step}, and {config.steps} steps are asked", "Give a larger --max-steps."
+        )
+    weights = read_tensors(old.directory / "model.safetensors")
+    check_numbers(weights, f"{name} at step {step}")
+    state = replace(
+        old.state,
+        best_loss=None,
+        best_step=0,
+        bad_evaluations=0,
+        finished=False,
+        forked_from=f"{name}/{old.directory.name}",
+        init_digest=file_digest(old.directory / "model.safetensors"),
+    )
+    target = save_checkpoint(
+        directory,
+        model=old.model,
+        weights=weights,
+        optimizer=read_tensors(old.directory / "optimizer.safetensors"),
+        state=state,
+        settings=config,
+        tokenizer=data.tokenizer,
+    )
+    point(directory, "last", target)
+    notify(f"forked from {name} at step {step}")
+    if old.settings.sequences_per_step != config.sequences_per_step or old.settings.train.seed != config.train.seed:
+        notify(
+            "other sequences per step, or another seed, order the data anew: some of it may be seen twice in an epoch"
+        )

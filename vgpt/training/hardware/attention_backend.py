@@ -41,7 +41,7 @@ _PAIRS, _MOST_SEQUENCES = 2**21, 16
 """Queries times keys of one pass, where the heads of all threads do not take more; and sequences at most."""
 _MEASURED_ON, _UNKNOWN = {"avx512_bf16", "amx_bf16"}, "unknown"
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 Rounds = Sequence[tuple[float, float]]
 
 
@@ -61,7 +61,7 @@ class Shape:
     device: str = "cpu"
 
 
-def choose(model: ModelSettings, system: SystemSettings, compute: Compute, say: Say) -> Backend:
+def choose(model: ModelSettings, system: SystemSettings, compute: Compute, notify: Notify) -> Backend:
     """Return "table", or the backend other than the table's that a run computes with; say what was measured.
 
     Raises:
@@ -81,9 +81,9 @@ def choose(model: ModelSettings, system: SystemSettings, compute: Compute, say: 
         return TABLE
     if not free or tokens > LONGEST:
         if asked == "measure":
-            say("attention backend: only one suits this device and these settings; nothing is measured")
+            notify("attention backend: only one suits this device and these settings; nothing is measured")
         return TABLE
-    return _measured(_shape(model, compute, usual), dtype, say)
+    return _measured(_shape(model, compute, usual), dtype, notify)
 
 
 def is_measured(system: SystemSettings, compute: Compute) -> bool:
@@ -98,18 +98,20 @@ def clearly_faster(rounds: Rounds) -> bool:
     return bool(rounds) and all(first >= MARGIN * second for first, second in rounds)
 
 
-def _measured(shape: Shape, dtype: torch.dtype, say: Say) -> Backend:
+def _measured(shape: Shape, dtype: torch.dtype, notify: Notify) -> Backend:
     usual = shape.usual
     other: Backend = "blockwise" if usual == "sdpa" else "sdpa"
     path = cache_folder() / f"{json_digest(asdict(shape))[:16]}.json"
-    chosen, said = _read(path, shape, say), "measured before"
+    chosen, said = _read(path, shape, notify), "measured before"
     if chosen is None:
         rounds = time_rounds(shape, dtype, usual, other)
         ratios = [first / second for first, second in rounds]
         chosen = other if clearly_faster(rounds) else TABLE
         said = f"{other} measured {min(ratios):.2f} to {max(ratios):.2f} times as fast as {usual}"
-        _keep(path, {"shape": asdict(shape), "backend": chosen, "ratios": ratios}, say)
-    say(f"attention backend: {usual + ', of the table' if chosen == TABLE else chosen} ({said} on {shape.processor})")
+        _keep(path, {"shape": asdict(shape), "backend": chosen, "ratios": ratios}, notify)
+    notify(
+        f"attention backend: {usual + ', of the table' if chosen == TABLE else chosen} ({said} on {shape.processor})"
+    )
     return chosen
 
 
@@ -163,7 +165,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vgpt" / "attention"
 
 
-def _read(path: Path, shape: Shape, say: Say) -> Backend | None:
+def _read(path: Path, shape: Shape, notify: Notify) -> Backend | None:
     try:
         table = json.loads(path.read_bytes())
         if table["shape"] == asdict(shape) and table["backend"] in BACKENDS:
@@ -173,13 +175,13 @@ def _read(path: Path, shape: Shape, say: Say) -> Backend | None:
         return None
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         fault = f"{type(error).__name__}"
-    say(f"{path} cannot be used ({fault}): measured again")
+    notify(f"{path} cannot be used ({fault}): measured again")
     return None
 
 
-def _keep(path: Path, table: dict[str, object], say: Say) -> None:
+def _keep(path: Path, table: dict[str, object], notify: Notify) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_json(path, table)
     except OSError as error:
-        say(f"the choice of attention backend is not kept for other runs: {error.strerror or error}")
+        notify(f"the choice of attention backend is not kept for other runs: {error.strerror or error}")

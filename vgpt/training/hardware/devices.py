@@ -9,7 +9,7 @@ import torch
 
 from vgpt.errors import UsageError
 from vgpt.settings.train import SystemSettings
-from vgpt.training.hardware.allocator import keep_freed_memory
+from vgpt.training.hardware.memory import keep_freed_memory
 from vgpt.training.hardware.threads import use_threads
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -16,7 +16,7 @@ from vgpt.launchers import launcher_of
 from vgpt.settings.train import TrainConfig
 
 WATCHDOG = "Watchdog caught collective operation timeout"
-"""What NCCL's watchdog writes before it ends a process whose neighbours no longer answer."""
+"""What NCCL's watchdog writes before it ends a process whose neighbors no longer answer."""
 _BROKEN = ("onnection", "Timed out", "gloo", "ncclRemoteError", "communicator was aborted", WATCHDOG)
 
 

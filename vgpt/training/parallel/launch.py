@@ -54,7 +54,7 @@ class WorkerFailedError(VgptError):
         self.exit_code = outcome.code
 
 
-def launch(config: TrainConfig, say: Callable[[str], None]) -> int:
+def launch(config: TrainConfig, notify: Callable[[str], None]) -> int:
     """Run the processes of this machine to their end; start them afresh up to `--retries` times.
 
     Returns:
@@ -82,7 +82,7 @@ def launch(config: TrainConfig, say: Callable[[str], None]) -> int:
             return outcome.code
         if outcome.code in _FINAL or attempt == config.workers.retries:
             raise WorkerFailedError(outcome, config.workers.world_size)
-        say(f"process {outcome.rank} failed ({outcome.cause}); starting afresh, retry {attempt + 1}")
+        notify(f"process {outcome.rank} failed ({outcome.cause}); starting afresh, retry {attempt + 1}")
         time.sleep(_PAUSE)
     raise AssertionError("unreachable")
 
@@ -158,7 +158,7 @@ def _outcome(logs: Path, rank: int, code: int, first_rank: int) -> Outcome:
         return Outcome(70, rank, "the other processes no longer answered: NCCL's watchdog ended this one", log)
     if code < 0:
         return Outcome(70, rank, f"ended by {signal.Signals(-code).name}", log)
-    # A process whose neighbour died reports a broken connection; a cause of its own comes first.
+    # A process whose neighbor died reports a broken connection; a cause of its own comes first.
     own = [report for report in reports if not report["connection"]] or reports
     if own:
         return Outcome(own[0]["code"], own[0]["rank"], own[0]["cause"], log)

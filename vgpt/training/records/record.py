@@ -11,14 +11,14 @@ from vgpt.attention.kernels.backends import Backend
 from vgpt.attention.plugin_record import plugin_record
 from vgpt.attention.stamps import stamp_for
 from vgpt.data.dataset import Dataset
-from vgpt.data.overlap import find_overlap
+from vgpt.data.split import find_overlap
 from vgpt.evaluation.loss import Evaluation, Evaluator
 from vgpt.files.digests import json_digest
 from vgpt.settings.fields import format_value
 from vgpt.settings.train import TrainConfig
+from vgpt.tracking.record import WindowLosses
 from vgpt.tracking.schema import TAGS, THEN, Tag
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
-from vgpt.tracking.windows import WindowLosses
 from vgpt.training.checkpoints.checkpoint import TrainingState
 from vgpt.training.checkpoints.files import write_json
 from vgpt.training.hardware.devices import Compute
@@ -39,7 +39,7 @@ class RunSetup:
 
 
 def open_record(
-    setup: RunSetup, state: TrainingState, *, resume_step: int | None, say: Callable[[str], None]
+    setup: RunSetup, state: TrainingState, *, resume_step: int | None, notify: Callable[[str], None]
 ) -> Tracker:
     """Start the run's record, or continue it from `resume_step`.
 
@@ -93,7 +93,7 @@ def open_record(
         kind=config.run.tracker,
         resume_step=resume_step,
         tracking_uri=config.run.tracking_uri,
-        say=say,
+        notify=notify,
     )
     for name in ("settings.json", "environment.json", "conditions.json"):
         tracker.artifact(config.directory / name)
@@ -130,7 +130,9 @@ def fair_conditions(
     }
 
 
-def record_windows(setup: RunSetup, final: Evaluation, step: int, tracker: Tracker, say: Callable[[str], None]) -> None:
+def record_windows(
+    setup: RunSetup, final: Evaluation, step: int, tracker: Tracker, notify: Callable[[str], None]
+) -> None:
     """Keep the final loss of each window, its document, and that of each position. A full disk costs only that.
 
     Comparisons tell evaluation noise from the first two, and what more context is worth from the last.
@@ -141,4 +143,4 @@ def record_windows(setup: RunSetup, final: Evaluation, step: int, tracker: Track
     try:
         tracker.artifact(losses.save(setup.config.directory))
     except OSError as error:
-        say(f"the losses per window are NOT saved: {error.strerror or error}")
+        notify(f"the losses per window are NOT saved: {error.strerror or error}")

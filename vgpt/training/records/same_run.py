@@ -122,8 +122,8 @@ def refuse_other_settings(config: TrainConfig) -> None:
 def under_its_name(config: TrainConfig) -> tuple[TrainConfig, str]:
     """Give a run that nobody named the name it goes by, where that is not the hash of its settings.
 
-    One that was begun with the same settings, spelt in another way, keeps its name; one on data that was prepared anew
-    in the place of other data gets a name of its own.
+    One that was begun with the same settings, spelled in another way, keeps its name; one on data that was prepared
+    anew in the place of other data gets a name of its own.
 
     Returns:
         The settings, and what is to be said of the name; empty for nothing.
@@ -139,7 +139,9 @@ def under_its_name(config: TrainConfig) -> tuple[TrainConfig, str]:
     for directory, before in _begun(config):
         if same_settings(before, config, digest=recorded_digest(directory)):
             name = directory.name
-            return _named(config, name), f"{name} was begun with these settings, spelt in another way: this is that run"
+            return _named(
+                config, name
+            ), f"{name} was begun with these settings, spelled in another way: this is that run"
     return config, ""
 
 

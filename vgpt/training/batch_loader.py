@@ -23,13 +23,13 @@ class StepBatches:
     digest: str
 
 
-class Feed:
+class BatchLoader:
     """Reads the batches of any step.
 
     Batches are a function of the step alone: reading ahead changes when they are read, never what is read.
 
     Args:
-        source: the rows of every step. Nothing else may read it while the feed is in use.
+        source: the rows of every step. Nothing else may read it while the loader is in use.
         accumulate: micro-steps of a step.
         world: which process this is.
         device: where batches go; to CUDA from pinned memory, without waiting for the copy.
@@ -58,7 +58,7 @@ class Feed:
         return StepBatches([(self._moved(ids), self._moved(targets)) for ids, targets in found.micro], found.digest)
 
     def close(self) -> None:
-        """End the reading; a step that is asked for later is an error where the feed reads ahead."""
+        """End the reading; a step that is asked for later is an error where the loader reads ahead."""
         if self._thread is not None:
             self._thread.shutdown(cancel_futures=True)
 

@@ -8,9 +8,9 @@ import torch
 from vgpt.data.batches import BatchSource
 from vgpt.tracking.journal import read_metrics
 from vgpt.tracking.schema import HISTORY_METRICS
+from vgpt.training.batch_loader import BatchLoader
 from vgpt.training.display import Quiet
-from vgpt.training.feed import Feed
-from vgpt.training.hardware.usage import Usage
+from vgpt.training.hardware.memory import Usage
 from vgpt.training.parallel.distributed import World
 from vgpt.training.run import train_run
 
@@ -25,7 +25,7 @@ def source(seed: int = 7) -> BatchSource:
 @pytest.mark.parametrize("ahead", [False, True])
 @pytest.mark.parametrize("world", [World(), World(1, 2, 1)])
 def test_batches_are_those_of_the_source_in_any_order_of_asking(ahead, world):
-    feed = Feed(source(), 2, world, CPU, ahead=ahead)
+    feed = BatchLoader(source(), 2, world, CPU, ahead=ahead)
     plain = source()
     for step in [*range(30), 5, 6, 7, 100, 3]:
         found = feed.step(step)
@@ -45,11 +45,11 @@ def test_the_next_step_is_read_before_it_is_asked_for():
             read.append(step)
             return super().batch(step, **place)
 
-    feed = Feed(Watched(np.arange(400, dtype=np.uint16), 8, 3, 7), 1, World(), CPU, ahead=True)
+    feed = BatchLoader(Watched(np.arange(400, dtype=np.uint16), 8, 3, 7), 1, World(), CPU, ahead=True)
     feed.step(0)
     feed.close()
     assert read in ([0], [0, 1])  # closing may come before the thread has begun
-    feed = Feed(Watched(np.arange(400, dtype=np.uint16), 8, 3, 7), 1, World(), CPU, ahead=True)
+    feed = BatchLoader(Watched(np.arange(400, dtype=np.uint16), 8, 3, 7), 1, World(), CPU, ahead=True)
     read.clear()
     for step in range(5):
         feed.step(step)
@@ -62,7 +62,7 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_step_is_asked_for():
         def batch(self, step, **place):
             raise OSError("the disk is gone")
 
-    feed = Feed(Broken(np.arange(400, dtype=np.uint16), 8, 3, 7), 1, World(), CPU, ahead=True)
+    feed = BatchLoader(Broken(np.arange(400, dtype=np.uint16), 8, 3, 7), 1, World(), CPU, ahead=True)
     with pytest.raises(OSError, match="gone"):
         feed.step(0)
     feed.close()
@@ -75,7 +75,7 @@ def test_training_on_batches_read_ahead_ends_in_the_same_bits(settings, monkeypa
     for name in ("plain", "ahead"):
         config = settings(run__run_name=name, train__grad_accum=2)
         ahead = name == "ahead"
-        monkeypatch.setattr(trainer, "Feed", lambda *words, ahead=ahead: Feed(*words, ahead=ahead))
+        monkeypatch.setattr(trainer, "BatchLoader", lambda *words, ahead=ahead: BatchLoader(*words, ahead=ahead))
         train_run(config, Quiet())
         log = (config.directory / "mha.log").read_text().splitlines()
         losses[name] = [line.split()[3::8] + line.split()[-1:] for line in log]
@@ -85,7 +85,7 @@ def test_training_on_batches_read_ahead_ends_in_the_same_bits(settings, monkeypa
 @pytest.mark.gpu
 def test_pinned_batches_arrive_on_the_gpu_unchanged():
     device = torch.device("cuda", 0)
-    feed, plain = Feed(source(), 2, World(), device), source()
+    feed, plain = BatchLoader(source(), 2, World(), device), source()
     for step in range(20):
         for micro, (ids, targets) in enumerate(feed.step(step).micro):
             want = plain.batch(step, micro_step=micro, grad_accum=2)
