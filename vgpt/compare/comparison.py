@@ -12,6 +12,7 @@ from vgpt.compare.rows import Row
 from vgpt.compare.sealed import Sealing
 from vgpt.compare.snapshot import Snapshot, SnapshotPoint
 from vgpt.compare.statistics.differences import RowStatistics, in_family, members
+from vgpt.compare.steps import Climb
 from vgpt.settings.compare import SortKey
 from vgpt.settings.matching import Match
 from vgpt.tracking.run_info import RunInfo
@@ -163,6 +164,7 @@ class Comparison:
         sweep: the learning rates that each variant was tuned over; None where they were not.
         speeds: what was measured of the rows side by side; None where nothing was, and training logs alone tell.
         sealing: how it stands to the sealed plan of its study; None where nobody asked.
+        climb: the staircase whose stairs the rows are, step by step; None where variants were named one by one.
     """
 
     rows: tuple[Row, ...]
@@ -180,6 +182,7 @@ class Comparison:
     power: float | None = None
     speeds: "Speeds | None" = None
     sealing: Sealing | None = None
+    climb: Climb | None = None
 
     @property
     def recorded(self) -> list[RunInfo]:

@@ -8,7 +8,7 @@ are, make one stair.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import permutations
+from itertools import pairwise, permutations
 from typing import Any
 
 from pydantic import ValidationError
@@ -220,7 +220,7 @@ def _merged(stairs: Sequence[Stair], start: ModelAttention, end: ModelAttention,
 def _check(
     stairs: Sequence[Stair], start: ModelAttention, end: ModelAttention, shape: Shape, changing: Sequence[str]
 ) -> None:
-    for before, stair in zip(stairs, stairs[1:], strict=False):
+    for before, stair in pairwise(stairs):
         if not (faults := _faults(stair.attn, shape)):
             continue
         raise UsageError(

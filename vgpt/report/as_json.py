@@ -15,6 +15,7 @@ from vgpt.report.curve_tables import snapshot_json
 from vgpt.report.equal_effort import sweep_json
 from vgpt.report.sealing import unshown_json
 from vgpt.report.speed_tables import speed_json, speeds_json
+from vgpt.report.staircase import staircase_json
 from vgpt.report.study_tables import power_json
 
 
@@ -48,6 +49,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "sweep": sweep_json(comparison.sweep) if comparison.sweep else None,
         "power": power_json(comparison),
         "speeds": speeds_json(comparison),
+        "staircase": staircase_json(comparison),
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),

@@ -41,6 +41,7 @@ from vgpt.report.sealing import sealing_lines
 from vgpt.report.significance import significance
 from vgpt.report.speed_tables import measured_tables as speed_tables
 from vgpt.report.speed_tables import speed_table
+from vgpt.report.staircase import staircase_tables
 from vgpt.report.study_tables import power_tables
 
 
@@ -66,6 +67,7 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
         noise_caption(comparison),
         Text(),
         *(sweep_table(comparison.sweep) if comparison.sweep else []),
+        *staircase_tables(comparison),
         *significance(comparison),
         *power_tables(comparison),
         *(speed_tables(comparison) if comparison.speeds is not None else [_cost(rows), *memory_caption(rows)]),

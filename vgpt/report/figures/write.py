@@ -9,6 +9,7 @@ from vgpt.errors import VgptError
 from vgpt.files.paths import may_replace
 from vgpt.report.figures.costs import draw_caches, draw_tradeoffs
 from vgpt.report.figures.curves import draw_losses, draw_positions
+from vgpt.report.figures.staircase import draw_staircase
 from vgpt.report.figures.style import Figure, as_png, as_svg
 
 
@@ -27,6 +28,7 @@ def draw_all(comparison: Comparison, histories: Histories, windows: Windows) -> 
         draw_tradeoffs(comparison),
         draw_caches(comparison),
         draw_positions(comparison, windows),
+        draw_staircase(comparison),
     ]
     return [one for one in found if one is not None]
 
