@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.request import PlannedRun, Request, make_request, planned_runs
@@ -57,7 +58,7 @@ def with_stairs(words: Sequence[str], sources: Sources) -> Words:
         )
     plain = _without(sources, _OWN)
     first, last = _ends(str(start), str(end), plain)
-    names = via if isinstance(via, list | tuple) else str(via or "").split(",")
+    names = cast("list[Any]", via) if isinstance(via, list | tuple) else str(via or "").split(",")
     order = [name.strip().replace("-", "_") for name in map(str, names) if name.strip()]
     staircase = build_staircase(first.config.model.attn, last.config.model.attn, first.config.model.shape, order)
     of_variants = [name for name, leaf in leaves(CompareConfig).items() if leaf.variants]
