@@ -79,5 +79,5 @@ def printable(text: str) -> str:
 
 
 def flag_of(name: str) -> str:
-    """Return the option that sets a setting: `n_kv_head` -> `--n-kv-head`."""
-    return "--" + name.replace("_", "-")
+    """Return the option that sets a setting: `n_kv_head` -> `--n-kv-head`; `from_`, a keyword of Python, `--from`."""
+    return "--" + name.rstrip("_").replace("_", "-")

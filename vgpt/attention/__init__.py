@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from vgpt.attention.build import build_attention
     from vgpt.attention.cache import Cache, TokenCache
     from vgpt.attention.config import AttentionConfig, CacheCost, Flops, Shape, SoftmaxConfig
+    from vgpt.attention.ground import Ground
     from vgpt.attention.kernels.backends import attend
     from vgpt.attention.kernels.scores import ScoreMods
     from vgpt.attention.place import Place
@@ -25,6 +26,7 @@ __all__ = [
     "CacheCost",
     "CausalSelfAttention",
     "Flops",
+    "Ground",
     "Place",
     "Role",
     "ScoreMods",
@@ -46,6 +48,7 @@ _HOMES = {
     "build": ("build_attention",),
     "cache": ("Cache", "TokenCache"),
     "config": ("AttentionConfig", "CacheCost", "Flops", "Shape", "SoftmaxConfig"),
+    "ground": ("Ground",),
     "place": ("Place",),
     "registry": ("register_attention", "variants"),
     "roles": ("Role",),

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
+from vgpt.attention.ground import Ground
 from vgpt.attention.options import OPTIONS, POSITIONS, SWITCHES, Option, Sizes, chosen, with_switches
 from vgpt.schema import Section
 
@@ -128,6 +129,20 @@ class ModelAttention(Section):
 
     def cache_knob(self) -> str | None:
         """Return the name of the integer setting that the cache grows with, for matched budgets; None without one."""
+        return None
+
+    def same_as(self, shape: Shape) -> "ModelAttention | None":
+        """Return other settings, or another variant, that make the same function of the same weights; None for none.
+
+        `gqa` with as many key/value heads as query heads is `mha`: a comparison needs no runs of both.
+        """
+        return None
+
+    def ground(self, shape: Shape) -> Ground | None:
+        """Return the settings at which this variant is mha, or nearest to it; None where it comes nowhere near.
+
+        A path of single steps from one variant to another leads over them. Without, the two are one step apart.
+        """
         return None
 
     @model_serializer(mode="wrap")

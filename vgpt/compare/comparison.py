@@ -14,6 +14,7 @@ from vgpt.compare.sealed import Sealing
 from vgpt.compare.snapshot import Snapshot, SnapshotPoint
 from vgpt.compare.statistics.differences import RowStatistics, in_family, members
 from vgpt.compare.statistics.margin import Margin, margin_of
+from vgpt.compare.steps import Climb
 from vgpt.settings.compare import SortKey
 from vgpt.settings.matching import Match
 from vgpt.tracking.run_info import RunInfo
@@ -167,6 +168,7 @@ class Comparison:
         speeds: what was measured of the rows side by side; None where nothing was, and training logs alone tell.
         sealing: how it stands to the sealed plan of its study; None where nobody asked.
         equivalents: what training of the baseline the rows are worth; None where that was not asked.
+        climb: the staircase whose stairs the rows are, step by step; None where variants were named one by one.
     """
 
     rows: tuple[Row, ...]
@@ -185,6 +187,7 @@ class Comparison:
     margin: str | None = None
     speeds: "Speeds | None" = None
     sealing: Sealing | None = None
+    climb: Climb | None = None
     equivalents: Equivalents | None = None
 
     @property

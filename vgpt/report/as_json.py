@@ -20,6 +20,7 @@ from vgpt.report.json_schema import SCHEMA
 from vgpt.report.ladder_data import ladder_json
 from vgpt.report.sealing import unshown_json
 from vgpt.report.speed_tables import speed_json, speeds_json
+from vgpt.report.staircase import staircase_json
 from vgpt.report.study_tables import power_json, signs_json
 from vgpt.study.ladder_answers import answer_ladder
 from vgpt.study.requirements import Judgment, judgments
@@ -81,6 +82,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "power": power_json(comparison),
         "equivalents": equivalents_json(comparison),
         "speeds": speeds_json(comparison),
+        "staircase": staircase_json(comparison),
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),

@@ -27,6 +27,7 @@ from vgpt.compare.statistics.differences import LossDifference, RowStatistics
 from vgpt.compare.statistics.family import Judged
 from vgpt.compare.statistics.margin import Bounds
 from vgpt.compare.statistics.seeds import Interval, TTest
+from vgpt.compare.steps import Step
 from vgpt.compare.worth import Value as Equivalence
 from vgpt.errors import UsageError, did_you_mean
 from vgpt.formatting import (
@@ -41,6 +42,7 @@ from vgpt.formatting import (
 )
 from vgpt.report.captions import flags
 from vgpt.report.equivalents import value_of
+from vgpt.report.staircase import step_to
 from vgpt.tracking.schema import Metric
 
 Value = float | str | None
@@ -62,6 +64,8 @@ USUAL = (
     ),
 )
 """The columns of `--csv`, `--markdown` and `--latex` where none are chosen."""
+OF_STEPS = ("step", "step_delta", "step_low", "step_high", "step_p", "step_verdict", "cumulative")
+"""Those that a staircase has beside them."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,11 @@ def chosen_columns(comparison: Comparison, names: Sequence[str]) -> list[Column]
         if name not in COLUMNS and name not in metrics:
             raise _unknown(name, metrics)
     return [COLUMNS.get(name) or Column(name, name, _mean(name)) for name in names]
+
+
+def usual_columns(comparison: Comparison) -> tuple[str, ...]:
+    """Return the names of the columns that are shown where none are chosen."""
+    return USUAL if comparison.climb is None else (*USUAL, *OF_STEPS)
 
 
 def row_contexts(comparison: Comparison) -> list[RowContext]:
@@ -212,6 +221,24 @@ def _worth(read: Callable[[Equivalence], Value]) -> Callable[[RowContext], Value
     return value
 
 
+def _step(read: Callable[[Step], Value]) -> Callable[[RowContext], Value]:
+    return lambda at: None if (found := step_to(at.comparison, at.row)) is None else read(found[1])
+
+
+def _step_end(sign: int) -> Callable[[RowContext], Value]:
+    return _step(lambda one: None if one.delta is None or one.half_width is None else one.delta + sign * one.half_width)
+
+
+def _changes(at: RowContext) -> Value:
+    found = step_to(at.comparison, at.row)
+    return None if found is None else found[0].what
+
+
+def _cumulative(at: RowContext) -> Value:
+    climb = at.comparison.climb
+    return None if climb is None or at.row not in climb.rows else climb.cumulative(climb.rows.index(at.row))
+
+
 def _kv_at(at: RowContext) -> Value:
     return cache_bytes_at(at.row.runs[0], at.comparison.kv_at)
 
@@ -253,6 +280,13 @@ _ALL = (
     Column("equivalent", "worth", _worth(lambda one: one.ratio), "{:.3f}x".format),
     Column("equivalent_low", "worth 95% low", _worth(lambda one: one.low), "{:.3f}x".format),
     Column("equivalent_high", "worth 95% high", _worth(lambda one: one.high), "{:.3f}x".format),
+    Column("step", "changes", _changes),
+    Column("step_delta", "Δ step", _step(lambda one: one.delta), format_change),
+    Column("step_low", "Δ step 95% low", _step_end(-1), format_change),
+    Column("step_high", "Δ step 95% high", _step_end(1), format_change),
+    Column("step_p", "p step (adjusted)", _step(lambda one: one.p), format_p),
+    Column("step_verdict", "verdict of the step", _step(lambda one: one.verdict)),
+    Column("cumulative", "Δ so far", _cumulative, format_change),
     Column("perplexity", "perplexity", _mean(PERPLEXITY), "{:.2f}".format),
     Column("bits", "bits/byte", _mean(BITS), _loss),
     Column("params", "params", _mean(PARAMS), format_count),

@@ -13,7 +13,7 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.rows import row_names
 from vgpt.formatting import printable
 from vgpt.report.captions import audit_lines, confound_lines, fact_lines, forced_line, margin_sentence
-from vgpt.report.columns import USUAL, Column, Value, chosen_columns, row_contexts
+from vgpt.report.columns import Column, Value, chosen_columns, row_contexts, usual_columns
 from vgpt.report.curve_tables import snapshot_table, unequal_lines
 from vgpt.report.layout import add_row, new_table
 from vgpt.report.sealing import sealing_lines, sealing_sentences
@@ -79,7 +79,7 @@ def study_as_csv(parts: Sequence[tuple[Mapping[str, str], Comparison]], names: S
     """Return several comparisons as one table, which begins with the columns of what tells them apart."""
     text = io.StringIO()
     writer = csv.writer(text)
-    columns = chosen_columns(parts[0][1], names or USUAL)
+    columns = chosen_columns(parts[0][1], names or usual_columns(parts[0][1]))
     writer.writerow([*parts[0][0], "attention", *(column.name for column in columns)])
     for values, comparison in parts:
         apart = [_field(value) for value in values.values()]
@@ -153,7 +153,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _cells(comparison: Comparison, names: Sequence[str]) -> tuple[list[Column], list[list[str]]]:
-    columns, labels = chosen_columns(comparison, names or USUAL), row_names(comparison.rows)
+    columns, labels = chosen_columns(comparison, names or usual_columns(comparison)), row_names(comparison.rows)
     return columns, [
         [labels[context.row.label], *(printable(column.format(context)) for column in columns)]
         for context in row_contexts(comparison)

@@ -42,6 +42,7 @@ from vgpt.report.sealing import sealing_lines
 from vgpt.report.significance import significance
 from vgpt.report.speed_tables import measured_tables as speed_tables
 from vgpt.report.speed_tables import speed_table
+from vgpt.report.staircase import staircase_tables
 from vgpt.report.study_tables import power_tables
 
 
@@ -67,6 +68,7 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
         noise_caption(comparison),
         Text(),
         *(sweep_table(comparison.sweep) if comparison.sweep else []),
+        *staircase_tables(comparison),
         *significance(comparison),
         *power_tables(comparison),
         *equivalent_tables(comparison),

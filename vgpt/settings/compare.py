@@ -34,6 +34,13 @@ class ComparisonSettings(Section):
     """TOML file of rungs, models from small to large: the comparison at each, and the trend of its differences"""
     rungs: Annotated[int | None, Field(ge=1, le=100)] = None
     """climb the first so many rungs of --ladder alone and predict the next; none = all"""
+    from_: str | None = None
+    """first variant of a staircase: compare it with that of --to, and all on a path between that changes one thing at a
+    time"""
+    to: str | None = None
+    """last variant of the staircase that begins at --from"""
+    via: tuple[str, ...] = ()
+    """order in which the settings change on that path: kv_lora_rank,qk_rope_head_dim; what is not named comes last"""
     sweep_lr: Annotated[int | None, Field(ge=3, le=9)] = None
     """tune the learning rate of each variant over this many, an odd number: half, once and twice --lr for 3; then
     train each at its own on other seeds"""

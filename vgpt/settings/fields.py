@@ -42,7 +42,7 @@ class Leaf:
     @property
     def env(self) -> str:
         """The environment variable's name."""
-        return "VGPT_" + self.name.upper()
+        return "VGPT_" + self.name.rstrip("_").upper()
 
     @property
     def is_attention(self) -> bool:

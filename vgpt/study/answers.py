@@ -13,6 +13,7 @@ from vgpt.study.keeping import Keeper
 from vgpt.study.ladder_answers import note_predictions
 from vgpt.study.plan import Plan, distinct, make_plan
 from vgpt.study.predictions import FILE as PREDICTIONS
+from vgpt.study.staircase import climbs_as_one_family
 from vgpt.study.study import Answered, Study
 from vgpt.study.train_missing import Failure, train_missing
 from vgpt.tracking.histories import HistoryReader
@@ -167,7 +168,7 @@ def answer_study(study: Study, runs: Sequence[RunInfo], windows: Windows, warn: 
     finally:
         if histories.failure:
             warn(f"losses along the way are missing: {histories.failure}")
-    return [Answered(part, one) for part, one in zip(study.parts, found, strict=True)]
+    return [Answered(part, one) for part, one in zip(study.parts, climbs_as_one_family(found), strict=True)]
 
 
 def histories_of(request: Request, *, details: bool = False) -> HistoryReader:

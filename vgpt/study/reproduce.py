@@ -58,8 +58,9 @@ def compare_command(request: Request) -> str:
 
 
 def study_command(study: Study) -> str:
-    """Return the command of a study: that of its file, of its lists of values, or of its only comparison."""
-    return _command(study.words, study.sources) if study.divided else compare_command(study.first)
+    """Return the command of a study: that of its file, lists of values or staircase, or of its only comparison."""
+    as_typed = study.divided or study.parts[0].staircase is not None
+    return _command(study.words, study.sources) if as_typed else compare_command(study.first)
 
 
 def _command(selectors: Sequence[str], sources: Sources) -> str:

@@ -10,6 +10,7 @@ from vgpt.compare.curves import Histories
 from vgpt.compare.ladder import Rung
 from vgpt.compare.request import Request, make_request, planned_runs
 from vgpt.compare.snapshot import snapshot_point_of
+from vgpt.compare.staircase import Staircase
 from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.compare.tuning import tuned_comparison
 from vgpt.errors import UsageError
@@ -21,6 +22,7 @@ from vgpt.settings.presets import load_preset
 from vgpt.settings.study import StudyFile, combinations, listed_axes, load_study
 from vgpt.study.budgets import budget_requests
 from vgpt.study.ladder import LadderPlan, Settings, plan_ladder
+from vgpt.study.staircase import climbed, refuse_stairs, with_stairs
 from vgpt.tracking.run_info import RunInfo
 
 
@@ -35,6 +37,7 @@ class StudyPart:
         tuning: the same, with the seeds that choose the rate.
         rung: the size that it is made at; None without a ladder.
         budgets: the baseline alone, by multiple of the budget; empty where nobody asked for equivalents.
+        staircase: the path whose stairs are compared; None where variants were named one by one.
     """
 
     values: Mapping[str, str]
@@ -43,6 +46,7 @@ class StudyPart:
     tuning: Mapping[float, Request] = field(default_factory=dict[float, Request])
     rung: Rung | None = None
     budgets: Mapping[float, Request] = field(default_factory=dict[float, Request])
+    staircase: Staircase | None = None
 
     @property
     def title(self) -> str:
@@ -58,6 +62,9 @@ class StudyPart:
         self, runs: Sequence[RunInfo], windows: Windows | None = None, histories: Histories | None = None
     ) -> Comparison:
         """Return the comparison, from all runs on record; see `compare` for what finds losses."""
+        return climbed(self._answer(runs, windows, histories), self.staircase, runs, windows)
+
+    def _answer(self, runs: Sequence[RunInfo], windows: Windows | None, histories: Histories | None) -> Comparison:
         if not self.rates:
             return compare(self.request, runs, windows=windows, histories=histories)
         tried = {rate: compare(request, runs) for rate, request in self.tuning.items()}
@@ -124,6 +131,7 @@ def make_study(words: Sequence[str], sources: Sources) -> Study:
         UsageError: a flag makes no sense here, or settings, words or the file are wrong.
     """
     if (ladder := given_value(CompareConfig, sources, "ladder")) is not None:
+        refuse_stairs(sources, "--ladder scales variants' settings with its rungs")
         return _make_ladder(plan_ladder(str(ladder), words, sources), words, sources)
     if given_value(CompareConfig, sources, "rungs") is not None:
         raise UsageError("--rungs counts rungs, which --ladder names", "Add --ladder presets/ladders/cpu.toml.")
@@ -142,6 +150,7 @@ def make_study(words: Sequence[str], sources: Sources) -> Study:
             f"{place} names the variants already: {', '.join(study.variants)}",
             "Leave out the arguments, or change the file.",
         )
+    refuse_stairs(sources, f"{place} names the variants already")
     preset = sources.preset
     if preset is None and study.preset is not None:
         preset = load_preset(study.preset)
@@ -188,12 +197,14 @@ def _make_part(
     Raises:
         UsageError: a run is named where rates are swept, or no variant at all.
     """
-    request = make_request(words, sources, scaled)
+    asked_for = with_stairs(words, sources)
+    words, sources, staircase = asked_for.words, asked_for.sources, asked_for.staircase
+    request = asked_for.fixed(make_request(words, sources, scaled))
     number = request.settings.compare.sweep_lr
     if number is None:
         if request.settings.compare.sweep_seeds is not None:
             raise UsageError("--sweep-seeds chooses a learning rate, which --sweep-lr asks for", "Add --sweep-lr 3.")
-        return StudyPart(values, request, budgets=budget_requests(request, words, sources))
+        return StudyPart(values, request, budgets=budget_requests(request, words, sources), staircase=staircase)
     if (point := snapshot_point_of(request.settings.compare)) is not None:
         raise UsageError(
             f"--at-{point.axis} and --sweep-lr exclude each other: rates are chosen at the end of each run",
@@ -212,7 +223,7 @@ def _make_part(
         typed = {**sources.command_line, **typed}
         rates[lr] = make_request(words, replace(sources, command_line=typed), scaled)
         tuning[lr] = make_request(words, replace(sources, command_line={**typed, **other}), scaled)
-    return StudyPart(values, request, rates, tuning)
+    return StudyPart(values, request, rates, tuning, staircase=staircase)
 
 
 def _check_budget(part: StudyPart, study: StudyFile, place: str) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from vgpt.attention.config import CacheCost, Shape, SoftmaxConfig
+from vgpt.attention.config import CacheCost, ModelAttention, Shape, SoftmaxConfig
+from vgpt.attention.ground import Ground
 from vgpt.attention.registry import register_attention
 
 _MODULE = "vgpt.attention.grouped.module:GroupedAttention"
@@ -47,6 +48,10 @@ class MHAConfig(GroupedConfig):
         """As many as query heads."""
         return shape.n_head
 
+    def ground(self, shape: Shape) -> Ground:
+        """It is the common ground itself."""
+        return Ground({})
+
 
 @register_attention("mqa", module=_MODULE, summary="multi-query: all query heads share one key/value head", help_rank=1)
 class MQAConfig(GroupedConfig):
@@ -55,6 +60,10 @@ class MQAConfig(GroupedConfig):
     def kv_heads(self, shape: Shape) -> int:
         """One for all."""
         return 1
+
+    def same_as(self, shape: Shape) -> ModelAttention:
+        """Grouped-query attention with a single group."""
+        return GQAConfig(n_kv_head=1)
 
 
 @register_attention(
@@ -73,6 +82,14 @@ class GQAConfig(GroupedConfig):
     def cache_knob(self) -> str | None:
         """The cache is that of the key/value heads."""
         return "n_kv_head"
+
+    def same_as(self, shape: Shape) -> ModelAttention | None:
+        """Multi-head attention, where no head is shared."""
+        return MHAConfig() if self.n_kv_head == shape.n_head else None
+
+    def ground(self, shape: Shape) -> Ground:
+        """Key/value heads of its own for every query head."""
+        return Ground({"n_kv_head": shape.n_head})
 
     def check(self, shape: Shape) -> list[str]:
         """The groups must be of equal size."""

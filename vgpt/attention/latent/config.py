@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from vgpt.attention.config import CacheCost, Flops, Shape, SoftmaxConfig
+from vgpt.attention.config import CacheCost, Flops, ModelAttention, Shape, SoftmaxConfig
+from vgpt.attention.ground import Ground
 from vgpt.attention.registry import register_attention
 
 
@@ -133,6 +134,27 @@ class MLAConfig(SoftmaxConfig):
     def cache_knob(self) -> str | None:
         """The latent decides the size of the cache."""
         return "kv_lora_rank"
+
+    def same_as(self, shape: Shape) -> ModelAttention | None:
+        """The same without a word on the rotary part, where the positions leave no place for one."""
+        if shape.pos in ("learned", "rope") or self.qk_rope_head_dim is None:
+            return None
+        return self.model_copy(update={"qk_rope_head_dim": None})
+
+    def ground(self, shape: Shape) -> Ground:
+        """A latent as wide as the residual stream, which limits no rank, and heads as wide as those of mha.
+
+        The rotary part goes where learned positions stand beside it. Under `--pos rope` it is the only one, and stays.
+        """
+        settings: dict[str, Any] = {"kv_lora_rank": shape.n_embd}
+        differs = "keys and values of all heads from one normed latent of full rank; no biases of queries"
+        if shape.pos == "learned":
+            settings["qk_rope_head_dim"] = 0
+        if shape.pos == "rope":
+            rope, width = self.rope_dim(shape), self.qk_dim(shape)
+            differs += f"; rotary positions in {rope} of {width} features per head, the key's shared by all heads"
+        others = {"q_lora_rank": None, "qk_nope_head_dim": None, "v_head_dim": None}
+        return Ground({**settings, **others}, differs)
 
     def _row(self, shape: Shape) -> int:
         return self.kv_lora_rank + self.rope_dim(shape)

@@ -9,7 +9,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from vgpt.attention.config import AttentionConfig, CacheCost, Flops, Shape
+from vgpt.attention.config import AttentionConfig, CacheCost, Flops, ModelAttention, Shape
+from vgpt.attention.ground import Ground
 from vgpt.attention.options import POSITIONS, SWITCHES
 from vgpt.attention.registry import register_attention
 
@@ -110,6 +111,16 @@ class LinearConfig(AttentionConfig):
         """H m (v + 1) numbers in float32 or wider at any length; H m v without a denominator."""
         fixed = shape.n_head * self.feature_dim(shape) * self.columns(shape)
         return CacheCost(fixed=fixed, state_bytes=_STATE_BYTES)
+
+    def same_as(self, shape: Shape) -> ModelAttention | None:
+        """The same with the usual chunks, which change no result."""
+        usual = type(self)().chunk_size
+        return None if self.chunk_size == usual else self.model_copy(update={"chunk_size": usual})
+
+    def ground(self, shape: Shape) -> Ground:
+        """Features whose products follow exp to second order, over their sum: what comes nearest to a softmax."""
+        differs = "a softmax whose exp is cut off after its second order"
+        return Ground({"linear_norm": "denom", "feature_map": "taylor2"}, differs)
 
     def _recurrence(self, shape: Shape) -> int:
         return 4 * shape.n_head * self.feature_dim(shape) * self.columns(shape)

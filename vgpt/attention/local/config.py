@@ -4,8 +4,9 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from vgpt.attention.config import CacheCost, Shape
-from vgpt.attention.grouped.config import GroupedConfig
+from vgpt.attention.config import CacheCost, ModelAttention, Shape
+from vgpt.attention.ground import Ground
+from vgpt.attention.grouped.config import GroupedConfig, MHAConfig
 from vgpt.attention.registry import register_attention
 
 
@@ -49,3 +50,11 @@ class LocalConfig(GroupedConfig):
     def cache_knob(self) -> str | None:
         """The window decides the size of the cache."""
         return "window_size"
+
+    def same_as(self, shape: Shape) -> ModelAttention | None:
+        """Multi-head attention, where the window holds the whole context."""
+        return MHAConfig() if self.window_size >= shape.block_size else None
+
+    def ground(self, shape: Shape) -> Ground:
+        """A window over the whole context."""
+        return Ground({"window_size": shape.block_size})

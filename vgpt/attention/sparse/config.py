@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from vgpt.attention.config import CacheCost, Shape
-from vgpt.attention.grouped.config import GroupedConfig
+from vgpt.attention.config import CacheCost, ModelAttention, Shape
+from vgpt.attention.ground import Ground
+from vgpt.attention.grouped.config import GroupedConfig, MHAConfig
 from vgpt.attention.registry import register_attention
 from vgpt.attention.sparse.links import column_links, fold, fresh_links
 
@@ -101,3 +102,12 @@ class SparseConfig(GroupedConfig):
         if self.random_mode == "column":
             return CacheCost(per_token=per_token, span=self.span)
         return CacheCost(per_token=per_token, read_span=self.span)
+
+    def same_as(self, shape: Shape) -> ModelAttention | None:
+        """Multi-head attention, where every row sees all blocks of the context."""
+        return MHAConfig() if self.span >= shape.block_size else None
+
+    def ground(self, shape: Shape) -> Ground:
+        """A window over the whole context; narrowed first, since nothing beside it matters before."""
+        blocks = -(-shape.block_size // self.sparse_block_size)
+        return Ground({"window_blocks": blocks, "global_blocks": 0, "random_blocks": 0})

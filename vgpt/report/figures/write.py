@@ -10,6 +10,7 @@ from vgpt.files.paths import may_replace
 from vgpt.report.figures.costs import draw_caches, draw_tradeoffs
 from vgpt.report.figures.curves import draw_losses, draw_positions
 from vgpt.report.figures.equivalents import draw_equivalents
+from vgpt.report.figures.staircase import draw_staircase
 from vgpt.report.figures.style import Figure, as_png, as_svg
 
 
@@ -29,6 +30,7 @@ def draw_all(comparison: Comparison, histories: Histories, windows: Windows) -> 
         draw_caches(comparison),
         draw_positions(comparison, windows),
         draw_equivalents(comparison),
+        draw_staircase(comparison),
     ]
     return [one for one in found if one is not None]
 
