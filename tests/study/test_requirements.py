@@ -1,15 +1,20 @@
 """`--require`: what is judged, how the command ends, and that who asks the judge picks no seeds."""
 
 import json
+from pathlib import Path
 
 import pytest
 
+import vgpt as package
 from tests.cli.tiny import TINY
+from vgpt.data.prepare import prepare
 from vgpt.errors import UsageError
 from vgpt.settings.loader import Sources
+from vgpt.settings.prepare import PrepareConfig
 from vgpt.settings.presets import load_preset
 from vgpt.study.requirements import exit_code, judgments, make_required_study
-from vgpt.study.study import Answered
+from vgpt.study.sealing import plan_path, seal
+from vgpt.study.study import Answered, make_study
 
 
 def study_of(*texts, words=("mha", "mqa", "gqa"), preset="demo", **typed):
@@ -38,8 +43,11 @@ def answered(make_run):
     return make
 
 
-def outcomes(study, answers):
-    return [one.outcome for one in judgments(study, answers)]
+@pytest.fixture
+def prepared(tmp_path, monkeypatch):
+    """A folder of data in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    prepare([str(Path(package.__file__).parent / "text")], PrepareConfig(out="data", vocab_size=300, workers=1))
 
 
 def test_a_claim_is_shown_refuted_or_neither_and_the_worst_decides_the_code(answered):
@@ -123,6 +131,33 @@ def test_seeds_from_the_surroundings_a_preset_or_a_study_file_are_picked_too(tmp
         study_of("mqa better-than 0", words=(), preset=None, study=str(tmp_path / "study.toml"))
 
 
+def test_a_plan_sealed_before_the_first_run_may_name_its_seeds_and_a_later_or_changed_one_may_not(prepared, tmp_path):
+    place = tmp_path / "study.toml"
+    text = 'name = "mine"\nvariants = ["mha", "mqa"]\npreset = "demo"\nseeds = 4\n[settings]\nmargin = "0.01"\n'
+    text += 'data = "data"\nblock_size = 16\neval_windows = 2\n'
+
+    def asked(claim="mqa no-worse-than 0.01"):
+        return study_of(claim, words=(), preset=None, study=str(place))
+
+    place.write_text(text)
+    plain = make_study([], Sources(None, command_line={"study": str(place)}))
+    seal(plain, existed=[], begun=[], looked=0, made=0)
+    assert not asked().first.every_seed
+    assert asked().first.seeds_from(1337) == [1337, 1338, 1339, 1340]
+    assert asked().requirements[0].relation == "no-worse-than"
+    with pytest.raises(UsageError, match="several margins"):
+        asked("mqa no-worse-than 0.02")
+    place.write_text(text.replace("seeds = 4", "seeds = 3"))
+    with pytest.raises(UsageError, match="picks no seeds"):
+        asked()
+    place.write_text(text)
+    assert asked().requirements
+    plan_path(plain).unlink()
+    seal(plain, existed=["id1"], begun=[], looked=0, made=0)
+    with pytest.raises(UsageError, match="picks no seeds"):
+        asked()
+
+
 def test_runs_are_not_judged_by_name():
     with pytest.raises(UsageError, match="who picks runs picks their seeds"):
         study_of("mqa better-than 0", words=("mha", "mqa", "my_run"), preset=None)
@@ -182,15 +217,7 @@ def test_a_claim_holds_in_every_part_of_a_study_or_not_at_all(make_run):
     assert "(pos = rope): refuted" in found[1].sentence
 
 
-def test_the_command_ends_with_0_10_or_11_and_says_why_on_stderr(vgpt, tmp_path, monkeypatch):
-    from pathlib import Path
-
-    import vgpt as package
-    from vgpt.data.prepare import prepare
-    from vgpt.settings.prepare import PrepareConfig
-
-    monkeypatch.chdir(tmp_path)
-    prepare([str(Path(package.__file__).parent / "text")], PrepareConfig(out="data", vocab_size=300, workers=1))
+def test_the_command_ends_with_0_10_or_11_and_says_why_on_stderr(vgpt, prepared):
     for attn, seeds in {"mha": 3, "mqa": 3, "linear": 1}.items():
         for seed in range(seeds):
             done = vgpt("train", "--attn", attn, "--seed", seed, "--data", "data", *TINY)

@@ -213,6 +213,35 @@ class RequirementTable(_Table):
     """in words"""
 
 
+class PlanTable(_Table):
+    """How the comparison stands to a plan that was sealed before looking."""
+
+    status: Literal["sealed", "changed after sealing", "exploratory"]
+    hash: str | None
+    time: int | None
+    """when it was sealed, milliseconds since 1970"""
+    seeds: list[int] | None
+    stopping_rule: str | None
+    margin: str | None
+    sealed_after_runs: int | None
+    """runs of the plan that were on record when it was sealed"""
+    changes: list[str]
+    remarks: list[str]
+    looks: int | None
+    """how often the metric was looked at"""
+
+
+class NotShown(_Table):
+    """A run of the same conditions that stands in no row, or diverged."""
+
+    attention: str
+    seed: str
+    run_name: str
+    run_id: str
+    status: str
+    loss: float | None
+
+
 class ComparisonTable(_Table):
     """One comparison: its rows against the first of them."""
 
@@ -235,6 +264,10 @@ class ComparisonTable(_Table):
     """the baseline first"""
     missing: list[Wanted]
     remarks: list[str]
+    plan: PlanTable | None
+    """null where nothing was asked of a plan"""
+    not_shown: list[NotShown]
+    """runs of the same conditions that are on record and in no row"""
 
 
 class ComparisonDocument(ComparisonTable):

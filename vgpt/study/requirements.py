@@ -16,6 +16,7 @@ from vgpt.errors import UsageError, did_you_mean
 from vgpt.formatting import format_change
 from vgpt.settings.loader import Sources
 from vgpt.settings.margin import Requirement, parse_margin, parse_requirement
+from vgpt.study.sealing import changes, sealed_plan
 from vgpt.study.signs import asked_as
 from vgpt.study.study import Answered, Study, make_study
 
@@ -83,9 +84,13 @@ def make_required_study(words: Sequence[str], sources: Sources, texts: Sequence[
 
 
 def has_sealed_seeds(study: Study) -> bool:
-    """Return whether the seeds of a study were sealed before its first run: none are, as long as nothing seals."""
-    del study
-    return False
+    """Return whether the seeds of a study were sealed before its first run, and the study is still what was sealed.
+
+    Raises:
+        UsageError: the file of the plan is damaged, or was edited.
+    """
+    plan = sealed_plan(study)
+    return plan is not None and not plan.existed and not plan.begun and not changes(study, plan)
 
 
 def judgments(study: Study, answers: Sequence[Answered]) -> list[Judgment]:
