@@ -12,6 +12,7 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.statistics.seeds import POWER
 from vgpt.formatting import DASH, format_time, wrapping_label
 from vgpt.report.layout import add_row, new_table
+from vgpt.report.sequential import looks_json
 from vgpt.study.plan import Plan
 from vgpt.study.power import needs
 from vgpt.study.signs import signs
@@ -39,6 +40,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "missing": len(plan.missing),
         "second_stage": list(plan.later) if plan.later[1] else None,
         "seconds": plan.seconds,
+        "sequential": looks_json(plan),
         "variants": [vars(item) for item in plan.items],
         "runs": [
             {"attention": wanted.label, "seed": wanted.seed, "command": wanted.command} for wanted in plan.missing
