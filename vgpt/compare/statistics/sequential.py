@@ -183,8 +183,9 @@ def at_look(
         return _judged(one, rule, rows) if label in covered else one.judged and again(one.delta, one.judged, total)
 
     found = rejudged(statistics, judge_again)
+    ruled = {found[0].label, *covered} if covered else set()
     pairs = zip(statistics, found, strict=True)
-    return tuple(_in_plan(before, one, rule) if one.label in covered else one for before, one in pairs)
+    return tuple(_in_plan(before, one, rule) if one.label in ruled else one for before, one in pairs)
 
 
 def _judged(one: LossDifference, rule: SeedRule, rows: int) -> Judged | None:
