@@ -183,7 +183,7 @@ def at_look(
         return _judged(one, rule, rows) if label in covered else one.judged and again(one.delta, one.judged, total)
 
     found = rejudged(statistics, judge_again)
-    ruled = {found[0].label, *covered} if covered else set()
+    ruled = {found[0].label, *covered} if covered else set[str]()
     pairs = zip(statistics, found, strict=True)
     return tuple(_in_plan(before, one, rule) if one.label in ruled else one for before, one in pairs)
 
