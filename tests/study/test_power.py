@@ -13,7 +13,7 @@ from vgpt.errors import SettingsError
 from vgpt.report.as_json import as_json
 from vgpt.report.study_tables import power_lines
 from vgpt.report.tables import tables
-from vgpt.study.power import MOST_SEEDS, needs, seeds_needed
+from vgpt.study.power import MOST_SEEDS, needs, seeds_for_margin, seeds_needed
 
 
 @pytest.mark.parametrize(("effect", "expected"), [(2.0, 5), (1.0, 10), (0.5, 34)])
@@ -92,3 +92,43 @@ def test_the_runs_on_record_are_a_pilot_and_are_not_counted_in(pilot):
 def test_a_difference_of_nothing_is_refused(ask):
     with pytest.raises(SettingsError, match="power"):
         ask("mha", "mqa", power="0")
+
+
+@pytest.mark.parametrize(("margin", "table"), [(1.0, {7: 1.943, 8: 1.895}), (0.5, {26: 1.708, 27: 1.706})])
+def test_with_the_seeds_for_a_margin_four_of_five_simulated_equal_variants_are_shown_no_worse(margin, table):
+    # 95 % points of Student's t from a printed table; G*Power 3, one-sided: 8 pairs for d = 1, 27 for 0.5.
+    def share(pairs):
+        values = np.random.default_rng(pairs).normal(0, 1, (40_000, pairs))
+        upper = values.mean(1) + table[pairs] * values.std(1, ddof=1) / math.sqrt(pairs)
+        return np.mean(upper < margin)
+
+    fewer, needed = table
+    assert seeds_for_margin(margin, 1.0) == needed
+    assert share(needed) > 0.8 - 0.006
+    assert share(fewer) < 0.8 + 0.006
+
+
+def test_a_margin_takes_evaluation_noise_and_nonsense_as_a_difference_does():
+    assert seeds_for_margin(0.01, 0.005, windows=0.005**2, windows_df=200) is None
+    assert seeds_for_margin(0.0, 0.01) is None
+    assert seeds_for_margin(0.01, 0.01, alpha=0.05 / 6) > seeds_for_margin(0.01, 0.01)
+
+
+def test_a_pilot_says_what_a_margin_takes_in_seeds_and_hours(make_run, ask):
+    runs = [
+        make_run(attn, settings={"seed": seed}, metrics={"val/loss": loss, "train/seconds": seconds})
+        for attn, losses, seconds in (("mha", [2.31, 2.33, 2.29], 1000.0), ("mqa", [2.36, 2.40, 2.35], 800.0))
+        for seed, loss in enumerate(losses, start=1)
+    ]
+    found = compare(ask("mha", "mqa", power="0.02", margin="0.02"), runs)
+    (need,) = needs(found, 0.02)
+    assert need.no_worse == max(3, seeds_for_margin(0.02, need.sd))
+    assert need.no_worse_at_limit > need.no_worse
+    assert need.time(need.no_worse) == need.no_worse * 1800.0
+    console = Console(file=io.StringIO(), width=140)
+    for part in tables(found):
+        console.print(part)
+    assert "no worse than" in console.file.getvalue()
+    assert "show that an equal variant is no worse than 0.02" in power_lines(found)[0]
+    assert as_json(found)["power"]["rows"][0]["no_worse"] == need.no_worse
+    assert needs(compare(ask("mha", "mqa", power="0.02"), runs), 0.02)[0].no_worse is None

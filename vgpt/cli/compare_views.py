@@ -124,6 +124,8 @@ class Views:
             if columns or self.stdout is _write_csv:  # which have no place for it
                 for line in sealing_lines(comparison):
                     notify(line.plain.strip())
+            if self.stdout is not _write_json and comparison.sequential is not None:
+                notify(comparison.sequential.sentence)
             return
         parts = compact_table(comparison, columns) if columns else tables(comparison)
         if study.divided and parts:

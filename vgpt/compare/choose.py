@@ -228,7 +228,7 @@ def _mention_other_seeds(draft: _Draft, request: Request, run: RunInfo, done: It
     first, count = request.settings.train.seed, 0
     while str(first + count) in recorded:
         count += 1
-    if count > request.settings.compare.seeds:
+    if count > request.seeds and not request.adds_seeds:
         draft.remarks.append(f"{run.attention_label} has {count} seeds on record: --seeds {count}")
 
 

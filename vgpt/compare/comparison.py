@@ -14,6 +14,7 @@ from vgpt.compare.sealed import Sealing
 from vgpt.compare.snapshot import Snapshot, SnapshotPoint
 from vgpt.compare.statistics.differences import RowStatistics, in_family, members
 from vgpt.compare.statistics.margin import Margin, margin_of
+from vgpt.compare.statistics.sequential import Sequential
 from vgpt.compare.steps import Climb
 from vgpt.settings.compare import SortKey
 from vgpt.settings.matching import Match
@@ -165,6 +166,7 @@ class Comparison:
         power: the difference for which the seeds of a new study are wanted, nats; None where that was not asked.
         sweep: the learning rates that each variant was tuned over; None where they were not.
         margin: the largest loss that its user would not mind, as typed; None where none was given.
+        sequential: the plan that added its seeds, and the look at hand; None where none did.
         speeds: what was measured of the rows side by side; None where nothing was, and training logs alone tell.
         sealing: how it stands to the sealed plan of its study; None where nobody asked.
         equivalents: what training of the baseline the rows are worth; None where that was not asked.
@@ -185,6 +187,7 @@ class Comparison:
     sweep: "LearningRateSweep | None" = None
     power: float | None = None
     margin: str | None = None
+    sequential: Sequential | None = None
     speeds: "Speeds | None" = None
     sealing: Sealing | None = None
     climb: Climb | None = None

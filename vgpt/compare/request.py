@@ -10,6 +10,7 @@ from vgpt.attention.grammar import full_label
 from vgpt.attention.plugin_record import plugin_flags
 from vgpt.compare.audit.conditions import BACKEND, THREADS, condition_settings
 from vgpt.compare.selectors import Selector, parse_selectors, with_own_settings, with_variant_flags
+from vgpt.compare.statistics.differences import LEAST_SEEDS
 from vgpt.errors import UsageError
 from vgpt.formatting import flag_of
 from vgpt.settings.compare import CompareConfig
@@ -37,6 +38,7 @@ class Request:
         seeds_given: whether the number of seeds was given.
         backbone_of: a variant that fits the conditions where any does; where budgets are matched, their reference.
         every_seed: whether all seeds on record under the conditions count, rather than those of its settings.
+        look: seeds at the look at hand, where a plan adds them.
     """
 
     selectors: tuple[Selector, ...]
@@ -47,10 +49,22 @@ class Request:
     seeds_given: bool
     backbone_of: str
     every_seed: bool = False
+    look: int = LEAST_SEEDS
+
+    @property
+    def adds_seeds(self) -> bool:
+        """Whether seeds are added until all is decided."""
+        return self.settings.compare.seeds == "auto"
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds are wanted: as the settings say, or at the look at hand."""
+        wanted = self.settings.compare.seeds
+        return self.look if wanted == "auto" else wanted
 
     def seeds_from(self, first: int) -> list[int]:
         """Return the wanted seeds."""
-        return [first + number for number in range(self.settings.compare.seeds)]
+        return [first + number for number in range(self.seeds)]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from vgpt.report.equivalents import equivalents_json
 from vgpt.report.json_schema import SCHEMA
 from vgpt.report.ladder_data import ladder_json
 from vgpt.report.sealing import unshown_json
+from vgpt.report.sequential import sequential_json
 from vgpt.report.speed_tables import speed_json, speeds_json
 from vgpt.report.staircase import staircase_json
 from vgpt.report.study_tables import power_json, signs_json
@@ -75,6 +76,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
                 for entry in comparison.audit.differences
             ],
         },
+        "sequential": sequential_json(comparison),
         "forced": comparison.force,
         "match": asdict(comparison.match) if comparison.match else None,
         "milestone": {"axis": point.axis, "amount": point.amount} if (point := comparison.snapshot_point) else None,

@@ -12,6 +12,7 @@ from vgpt.compare.rows import Row
 from vgpt.compare.statistics.evaluation_noise import CLUSTERS
 from vgpt.compare.statistics.margin import Answer, Margin
 from vgpt.compare.unfinished import lost
+from vgpt.report.sequential import sequential_lines
 
 _FACTS = {
     "n_layer": "{} layers",
@@ -97,13 +98,14 @@ def margin_sentence(margin: Margin) -> str:
 
 
 def fact_lines(comparison: Comparison) -> list[Text]:
-    """Say of every row what its verdict leaves out: that a difference within the margin has a sign, and so on."""
+    """Say what verdicts leave out: a plan that added seeds, the sign of a difference within the margin, and so on."""
     found = [
         (row.title, _beside_verdict(said))
         for row, one in zip(comparison.rows, comparison.statistics, strict=True)
         if one.difference is not None and (said := one.difference.answer) is not None
     ]
-    return [Text(f"  {title}: {sentence}", "dim") for title, sentence in found if sentence]
+    facts = [Text(f"  {title}: {sentence}", "dim") for title, sentence in found if sentence]
+    return [*sequential_lines(comparison), *facts]
 
 
 def _beside_verdict(said: Answer) -> str:

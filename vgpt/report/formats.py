@@ -139,7 +139,7 @@ def notes(comparison: Comparison) -> list[str]:
         found += [f"{line.plain.strip()}." for line in unequal_lines(comparison)]
     if (margin := comparison.known_margin) is not None:
         found.append(margin_sentence(margin))
-        found += [f"{line.plain.strip()}." for line in fact_lines(comparison)]
+    found += [f"{line.plain.strip()}." for line in fact_lines(comparison)]
     found += [f"{names[one.label]}: {one.lost}, no verdict." for one in comparison.statistics if one.lost]
     found += [f"{line.plain.strip()}." for line in forced_line(comparison)]
     if comparison.audit.equal:

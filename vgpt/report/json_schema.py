@@ -242,6 +242,25 @@ class NotShown(_Table):
     loss: float | None
 
 
+class SequentialTable(_Table):
+    """The plan that added seeds until all was decided: intervals, bounds and verdicts hold at all its looks."""
+
+    look: int
+    """the look at hand, the first being 1; 0 before it"""
+    looks: int
+    """how many there are at most"""
+    seeds: int
+    """pairs of the row that has the most"""
+    max_seeds: int
+    """seeds per row at the last look"""
+    family_rows: int
+    """rows that were planned; the level is shared out among no fewer"""
+    margin: str | None
+    """what the plan was to decide against; null for zero"""
+    seeds_before: int
+    """seeds of all rows that were on record when the plan was made"""
+
+
 class ComparisonTable(_Table):
     """One comparison: its rows against the first of them."""
 
@@ -253,6 +272,8 @@ class ComparisonTable(_Table):
     """null where none was given"""
     kv_at: int
     conditions: Conditions
+    sequential: SequentialTable | None = None
+    """null where the number of seeds was fixed"""
     forced: bool
     """whether verdicts across unequal conditions were asked for"""
     match: dict[str, Any] | None

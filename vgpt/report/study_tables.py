@@ -12,8 +12,9 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.statistics.seeds import POWER
 from vgpt.formatting import DASH, format_time, wrapping_label
 from vgpt.report.layout import add_row, new_table
+from vgpt.report.sequential import looks_json
 from vgpt.study.plan import Plan
-from vgpt.study.power import needs
+from vgpt.study.power import Need, needs
 from vgpt.study.signs import signs
 from vgpt.study.study import Answered
 
@@ -39,6 +40,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "missing": len(plan.missing),
         "second_stage": list(plan.later) if plan.later[1] else None,
         "seconds": plan.seconds,
+        "sequential": looks_json(plan),
         "variants": [vars(item) for item in plan.items],
         "runs": [
             {"attention": wanted.label, "seed": wanted.seed, "command": wanted.command} for wanted in plan.missing
@@ -51,23 +53,23 @@ def power_tables(comparison: Comparison) -> list[RenderableType]:
     delta = comparison.power
     if delta is None or len(comparison.rows) < 2:
         return []
+    margin = comparison.known_margin
     columns = ["sd within\npairs", "its 80%\nlimit", "seeds", "seeds at\nthe limit"]
+    columns += [f"no worse than\n{margin.text}", "at the\nlimit"] if margin else []
+    columns += ["time of\na seed"]
     table = new_table(f"Seeds that a new study takes to show a difference of {delta:g} nats", columns)
     for row, one in zip(comparison.rows[1:], needs(comparison, delta), strict=True):
-        cells = [DASH] * 4
+        cells = [DASH] * len(columns)
         if one is not None:
-            cells = [
-                f"{one.sd:.4f}",
-                f"{one.sd_limit:.4f}",
-                _seeds(one.seeds),
-                _seeds(one.seeds_at_limit),
-            ]
+            cells = [f"{one.sd:.4f}", f"{one.sd_limit:.4f}", _seeds(one.seeds), _seeds(one.seeds_at_limit)]
+            cells += [_seeds(one.no_worse), _seeds(one.no_worse_at_limit)] if margin else []
+            cells += [DASH if one.seconds is None else format_time(one.seconds)]
         add_row(table, row, *cells)
     text = (
         f"Per variant, with a chance of {POWER:.0%}, if all {len(comparison.rows) - 1} rows get a verdict. The runs "
         "above are the pilot: begin at a seed that none of them has, and do not count them in. The limit is "
         "what the sd may be, with 80% confidence, on so few seeds. none: evaluation noise alone hides it; "
-        "more --eval-windows help."
+        "more --eval-windows help. Time: training of the row and of the baseline, with one seed each."
     )
     return [table, Text(text, "dim"), Text()]
 
@@ -77,8 +79,14 @@ def power_lines(comparison: Comparison) -> list[str]:
     delta = comparison.power
     if delta is None:
         return []
-    found = needs(comparison, delta)
-    return [
+    found, margin = needs(comparison, delta), comparison.known_margin
+    sentences = [
+        f"{row.title}: {_seeds(one.no_worse)} seeds ({_hours(one, one.no_worse)}), {_seeds(one.no_worse_at_limit)} to "
+        f"be safe ({_hours(one, one.no_worse_at_limit)}), show that an equal variant is no worse than {margin.text}"
+        for row, one in zip(comparison.rows[1:], found, strict=True)
+        if one is not None and margin is not None
+    ]
+    return sentences + [
         f"{row.title}: {_seeds(one.seeds)} seeds, {_seeds(one.seeds_at_limit)} to be safe, show a difference of "
         f"{delta:g} nats in a new study; these runs are its pilot, and are not to be counted in"
         for row, one in zip(comparison.rows[1:], found, strict=True)
@@ -102,10 +110,18 @@ def power_json(comparison: Comparison) -> dict[str, Any] | None:
                 "sd_limit": one.sd_limit if one else None,
                 "seeds": one.seeds if one else None,
                 "seeds_at_limit": one.seeds_at_limit if one else None,
+                "no_worse": one.no_worse if one else None,
+                "no_worse_at_limit": one.no_worse_at_limit if one else None,
+                "seconds_per_seed": one.seconds if one else None,
             }
             for row, one in zip(comparison.rows[1:], found, strict=True)
         ],
     }
+
+
+def _hours(one: Need, seeds: int | None) -> str:
+    time = one.time(seeds)
+    return "time not known" if time is None else format_time(time)
 
 
 def _seeds(seeds: int | None) -> str:

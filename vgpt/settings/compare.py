@@ -16,8 +16,11 @@ Worth = Literal["tokens", "flops", "seconds"]
 class ComparisonSettings(Section):
     """Which runs are wanted and how they are shown."""
 
-    seeds: Annotated[int, Field(ge=1, le=1000)] = 1
-    """runs per variant, with the seeds --seed, --seed + 1, ..."""
+    seeds: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = 1
+    """runs per variant, with the seeds --seed, --seed + 1, ...; auto = from 3 on one more at a time, until each variant
+    is decided against --margin, or without one is better or worse, by intervals that hold at all looks"""
+    max_seeds: Annotated[int | None, Field(ge=3, le=50)] = None
+    """where --seeds auto ends, decided or not; none = 12"""
     run_missing: bool = False
     """first train the runs that are missing, one after another"""
     bench: bool = True
@@ -78,6 +81,14 @@ class ComparisonSettings(Section):
         given = [flag for flag, amount in asked.items() if amount is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} name different points: choose one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _auto_alone(self) -> Self:
+        if self.max_seeds is not None and self.seeds != "auto":
+            raise ValueError("--max-seeds limits --seeds auto: add that, or leave it out")
+        if self.seeds == "auto" and self.sweep_lr is not None:
+            raise ValueError("--seeds auto and --sweep-lr exclude each other: a rate is chosen over seeds fixed before")
         return self
 
     @field_validator("margin")

@@ -1,6 +1,7 @@
 """A study answered from the runs on record, and from those that it trains: what `vgpt compare` does before it shows."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vgpt.compare.comparison import Comparison, as_one_family
@@ -13,6 +14,19 @@ from vgpt.study.keeping import Keeper
 from vgpt.study.ladder_answers import note_predictions
 from vgpt.study.plan import Plan, distinct, make_plan
 from vgpt.study.predictions import FILE as PREDICTIONS
+from vgpt.study.sequential import (
+    SeedPlan,
+    follow,
+    in_plans,
+    looks_ahead,
+    plan_of,
+    read_plans,
+    refuse_another,
+    rule_of,
+    study_at,
+    without_lost,
+    write_plan,
+)
 from vgpt.study.staircase import climbs_as_one_family
 from vgpt.study.study import Answered, Study
 from vgpt.study.train_missing import Failure, train_missing
@@ -48,6 +62,7 @@ class StudyAnswers:
     def __init__(self, study: Study, windows: Windows, notify: Notify, warn: Notify) -> None:
         self.study, self.failures = study, list[Failure]()
         self._windows, self._notify, self._warn = windows, notify, warn
+        self._rule, self._seed_plan = rule_of(study), None
         runs = recorded_runs(study.first, warn)
         self.keeper = Keeper(study, runs, notify, warn)
         self._throughput = ThroughputEstimate(runs)
@@ -56,8 +71,11 @@ class StudyAnswers:
     def train_missing(self) -> None:
         """Train what is missing, and answer anew; a sweep of learning rates trains twice: it chooses, then reports.
 
+        A plan of seeds trains once for each look, and is written down before.
+
         Raises:
             TrainingInterrupted: it was stopped from outside; what was trained is saved.
+            TrackingError: the plan of seeds cannot be written.
         """
         for number in range(len(self.answers)) if self.study.ladder else (None,):
             self._note_predictions()
@@ -66,8 +84,10 @@ class StudyAnswers:
 
     def _train_part(self, number: int | None) -> None:
         """Train what one rung of a ladder lacks, or all that is missing; see `train_missing`."""
-        options = self.study.first.settings.compare
-        stages = 2 if options.sweep_lr else 1
+        options, runs_dir = self.study.first.settings.compare, self.study.first.settings.run.runs_dir
+        stages = 2 if options.sweep_lr else self._rule.looks if self._rule else 1
+        if self._seed_plan is not None and self.plan.missing:
+            write_plan(runs_dir, self._seed_plan, read_plans(runs_dir))
         while (missing := self._missing_of(number)) and stages and not self.failures:
             self._notify(
                 self.plan.sentence() + (f"; now {self.answers[number].part.title}" if number is not None else "")
@@ -76,6 +96,9 @@ class StudyAnswers:
             if options.sweep_lr:  # a rate that is too high is an answer, and no failure
                 self.failures = [failure for failure in self.failures if failure.code != DivergedError.exit_code]
             self._answer(recorded_runs(self.study.first, self._warn))
+            if self._rule:  # a row that lost a seed gets no more of them: the others go on
+                wanted = {run.config.settings_hash for run in self.plan.missing}
+                self.failures = [one for one in self.failures if one.planned.config.settings_hash in wanted]
             stages -= 1
             self._gather()
 
@@ -140,8 +163,22 @@ class StudyAnswers:
 
     def _answer(self, runs: Sequence[RunInfo]) -> None:
         self._runs = runs
-        self.answers: list[Answered] = answer_study(self.study, runs, self._windows, self._warn)
+
+        def answer(study: Study) -> list[Answered]:
+            return answer_study(study, runs, self._windows, self._warn, self._seed_plan)
+
+        rule = self._rule
+        if rule is not None and self._seed_plan is None:
+            at_the_limit = answer(study_at(self.study, rule.most))
+            self._seed_plan = plan_of(self.study, rule, at_the_limit)
+            made = read_plans(self.study.first.settings.run.runs_dir)
+            refuse_another(self._seed_plan, made, [one.comparison for one in at_the_limit])
+        self.answers: list[Answered] = answer(self.study) if rule is None else follow(self.study, rule, answer)
         self.plan: Plan = make_plan([answer.comparison for answer in self.answers], self._throughput)
+        if rule is not None:
+            last = [without_lost(one).comparison for one in answer(study_at(self.study, rule.most))]
+            most = make_plan(last, self._throughput) if self.plan.missing else self.plan
+            self.plan = replace(self.plan, looks=looks_ahead(self.study, self.answers, rule, most))
 
     def _gather(self) -> None:
         """Put the runs of a study under its name in MLflow; what MLflow refuses is a note, and no failure."""
@@ -159,8 +196,24 @@ class StudyAnswers:
             self._warn(f"the runs are not gathered under {study.name!r} in MLflow: {error.message}")
 
 
-def answer_study(study: Study, runs: Sequence[RunInfo], windows: Windows, warn: Notify) -> list[Answered]:
-    """Return the answer to each part of a study from these runs; intervals and verdicts hold jointly over all."""
+def answer_study(
+    study: Study, runs: Sequence[RunInfo], windows: Windows, warn: Notify, plan: SeedPlan | None = None
+) -> list[Answered]:
+    """Return the answer to each part of a study from these runs; intervals and verdicts hold jointly over all.
+
+    Of runs that a plan of seeds gathered, they hold at all its looks too, whoever asks.
+
+    Args:
+        study: what is asked.
+        runs: all runs on record.
+        windows: finds the losses of a run per window.
+        warn: takes one remark that people should see.
+        plan: the plan of seeds that the study itself makes, which may not be written yet.
+
+    Raises:
+        TrackingError: a plan beside the runs cannot be read.
+    """
+    plans = [*read_plans(study.first.settings.run.runs_dir), *([plan] if plan else [])]
     histories = histories_of(study.first, details=True)
     try:
         found: list[Comparison] = as_one_family([part.answer(runs, windows, histories) for part in study.parts])
@@ -168,7 +221,8 @@ def answer_study(study: Study, runs: Sequence[RunInfo], windows: Windows, warn: 
     finally:
         if histories.failure:
             warn(f"losses along the way are missing: {histories.failure}")
-    return [Answered(part, one) for part, one in zip(study.parts, climbs_as_one_family(found), strict=True)]
+    told = climbs_as_one_family(in_plans(found, plans))
+    return [Answered(part, one) for part, one in zip(study.parts, told, strict=True)]
 
 
 def histories_of(request: Request, *, details: bool = False) -> HistoryReader:

@@ -35,16 +35,50 @@ class Item:
 
 
 @dataclass(frozen=True)
+class LooksAhead:
+    """Where a plan that adds seeds stands.
+
+    Attributes:
+        seeds: per row at the look at hand.
+        look: which it is, the first being 1.
+        looks: how many there are at most.
+        max_seeds: per row at the last.
+        missing: runs that are missing up to the last look: the most that will be trained.
+        seconds: how long those should take; None where that is unknown.
+        undecided: rows or requirements that are not decided at the look at hand; nothing before its runs are there.
+    """
+
+    seeds: int
+    look: int
+    looks: int
+    max_seeds: int
+    missing: int
+    seconds: float | None
+    undecided: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """Say it in one line."""
+        where = f"look {self.look} of at most {self.looks}, at {self.seeds} seeds"
+        if self.missing:
+            ahead = f"at most {self.missing} runs up to {self.max_seeds} seeds, time: {format_time(self.seconds)}"
+            return f"{where}, may decide; {ahead}"
+        return f"{where}: not decided: {', '.join(self.undecided)}" if self.undecided else f"{where}: all is decided"
+
+
+@dataclass(frozen=True)
 class Plan:
     """The whole plan; `missing` holds the runs in the order in which they are trained, each once.
 
-    `later` are the fewest and the most runs of a second stage: which they are depends on what these come to.
+    `later` are the fewest and the most runs of a second stage: which they are depends on what these come to; `looks`,
+    where seeds are added until all is decided, how far that may go.
     """
 
     items: tuple[Item, ...]
     missing: tuple[PlannedRun, ...]
     seconds: float | None
     later: tuple[int, int] = (0, 0)
+    looks: "LooksAhead | None" = None
 
     @property
     def there(self) -> int:
@@ -53,7 +87,7 @@ class Plan:
 
     def sentence(self) -> str:
         """Return the plan in one line."""
-        return f"{self._now()}{self._then()}"
+        return f"{self._now()}{self._then()}{f'; {self.looks.sentence}' if self.looks else ''}"
 
     def _now(self) -> str:
         if not self.missing:

@@ -7,7 +7,9 @@ care about. Runs of the pilot are not counted in, for to add seeds until somethi
 # pyright: reportMissingTypeStubs=false
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import median
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from vgpt.compare.rows import Row
 from vgpt.compare.statistics.differences import LEAST_SEEDS, LossDifference
 from vgpt.compare.statistics.family import Noise
 from vgpt.compare.statistics.seeds import ALPHA, POWER
+from vgpt.tracking.schema import Metric
 
 MOST_SEEDS = 10_000
 """Above this `seeds_needed` stops counting."""
@@ -33,6 +36,10 @@ class Need:
         sd_limit: its upper limit at 80% confidence.
         seeds: per variant, if `sd` is true; None where no number of seeds is enough.
         seeds_at_limit: likewise, if `sd_limit` is true.
+        no_worse: seeds per variant to show "no worse than the margin" of a variant that is equal to the baseline, if
+            `sd` is true; None without a margin, or where no number is enough.
+        no_worse_at_limit: likewise, if `sd_limit` is true.
+        seconds: training time of one seed of the row and of the baseline, both runs together; None where not recorded.
     """
 
     row: Row
@@ -40,6 +47,13 @@ class Need:
     sd_limit: float
     seeds: int | None
     seeds_at_limit: int | None
+    no_worse: int | None = None
+    no_worse_at_limit: int | None = None
+    seconds: float | None = None
+
+    def time(self, seeds: int | None) -> float | None:
+        """Return how long so many seeds of the row and the baseline take, seconds; None where that is unknown."""
+        return None if seeds is None or self.seconds is None else seeds * self.seconds
 
 
 def needs(comparison: Comparison, delta: float) -> list[Need | None]:
@@ -48,7 +62,37 @@ def needs(comparison: Comparison, delta: float) -> list[Need | None]:
     A row is one if it shares two seeds with the baseline and lost none.
     """
     found = [one.difference for one in comparison.statistics[1:]]
-    return [_need(row, one, delta, len(found)) for row, one in zip(comparison.rows[1:], found, strict=True)]
+    known = [_need(row, one, delta, len(found)) for row, one in zip(comparison.rows[1:], found, strict=True)]
+    return [one and replace(one, seconds=_seconds(one.row, comparison.rows[0])) for one in known]
+
+
+def seeds_for_margin(
+    margin: float, sd: float, *, alpha: float = ALPHA, windows: float = 0.0, windows_df: float = 1.0
+) -> int | None:
+    """Return the pairs with which a variant that is equal to the baseline is shown to be no worse than a margin.
+
+    Its chance is `POWER`, by the one-sided test at `alpha`: the upper bound must fall below the margin.
+
+    Args:
+        margin: nats per token, above zero.
+        sd: standard deviation of the differences within pairs, taken as the true one.
+        alpha: level of the test, one-sided.
+        windows: variance by the text of the evaluation, which more seeds do not lower.
+        windows_df: its degrees of freedom.
+
+    Returns:
+        The smallest number, at least 2; None where it exceeds `MOST_SEEDS`.
+
+    Source: power of the one-sided t-test by the noncentral t distribution, as in Julious 2004, "Sample sizes for
+    clinical trials with normal data", section 4.
+    """
+    if not 0 < margin < math.inf or not math.isfinite(sd):
+        return None
+
+    def enough(pairs: int) -> bool:
+        return _power(margin, Noise(sd**2 / pairs, pairs - 1, windows, windows_df), 2 * alpha, sides=1) >= POWER
+
+    return _smallest(enough)
 
 
 def seeds_needed(
@@ -75,6 +119,10 @@ def seeds_needed(
     def enough(pairs: int) -> bool:
         return _power(delta, Noise(sd**2 / pairs, pairs - 1, windows, windows_df), alpha) >= POWER
 
+    return _smallest(enough)
+
+
+def _smallest(enough: Callable[[int], bool]) -> int | None:
     if not enough(MOST_SEEDS):
         return None
     low, high = 1, MOST_SEEDS  # too few, enough
@@ -93,15 +141,22 @@ def _need(row: Row, one: LossDifference | None, delta: float, rows: int) -> Need
     sd = math.sqrt(variance * one.seeds)
     limit = sd * math.sqrt(df / float(chdtri(df, _LIMIT)))
     windows = (one.noise.beyond_seeds**2, one.noise.df) if one.noise else (0.0, 1.0)
-    found = [
-        seeds_needed(delta, spread, alpha=ALPHA / rows, windows=windows[0], windows_df=windows[1])
-        for spread in (sd, limit)
+    shape: dict[str, float] = {"alpha": ALPHA / rows, "windows": windows[0], "windows_df": windows[1]}
+    found = [seeds_needed(delta, spread, **shape) for spread in (sd, limit)]
+    found += [seeds_for_margin(one.margin.nats, spread, **shape) if one.margin else None for spread in (sd, limit)]
+    return Need(row, sd, limit, *(None if number is None else max(LEAST_SEEDS, number) for number in found))
+
+
+def _seconds(row: Row, baseline: Row) -> float | None:
+    """Return the training time of one seed of a row and of the baseline: medians over their runs."""
+    times = [
+        [seconds for run in one.runs if (seconds := run.metrics.get(Metric.TRAIN_SECONDS, math.nan)) > 0]
+        for one in (row, baseline)
     ]
-    seeds, at_limit = (None if number is None else max(LEAST_SEEDS, number) for number in found)
-    return Need(row, sd, limit, seeds, at_limit)
+    return sum(map(median, times)) if all(times) else None
 
 
-def _power(delta: float, noise: Noise, alpha: float) -> float:
+def _power(delta: float, noise: Noise, alpha: float, sides: int = 2) -> float:
     from scipy.special import nctdtr  # a quarter of a second to import: not for `vgpt --help`
 
     if noise.error == 0:
@@ -110,4 +165,4 @@ def _power(delta: float, noise: Noise, alpha: float) -> float:
     if shift > 37:  # beyond the reach of float64
         return 1.0 if shift > critical else 0.0
     missed, wrong_sign = (float(np.nan_to_num(nctdtr(noise.df, shift, edge))) for edge in (critical, -critical))
-    return 1 - missed + wrong_sign  # scipy answers NaN instead of numbers below 1e-15
+    return 1 - missed + (wrong_sign if sides == 2 else 0.0)  # scipy answers NaN instead of numbers below 1e-15

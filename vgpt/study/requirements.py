@@ -77,6 +77,7 @@ def make_required_study(words: Sequence[str], sources: Sources, texts: Sequence[
             _meant(requirement, study.first.selectors)
     if not has_sealed_seeds(study):
         _refuse_chosen_seeds(study)
+    if not (has_sealed_seeds(study) or study.first.adds_seeds):  # a rule that adds seeds picks none
         study = replace(
             study, parts=tuple(replace(one, request=replace(one.request, every_seed=True)) for one in study.parts)
         )
@@ -169,7 +170,8 @@ def _refuse_chosen_seeds(study: Study) -> None:
     """
     origins = study.first.origins
     for name, flag in _SEED_FLAGS.items():
-        if (origin := origins.get(name, "default")) != "default":
+        by_rule = name == "seeds" and study.first.adds_seeds
+        if (origin := origins.get(name, "default")) != "default" and not by_rule:
             if origin == "command line" and study.first.settings.compare.study is not None:
                 origin = "study file or command line"
             raise UsageError(

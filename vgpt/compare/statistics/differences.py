@@ -1,7 +1,7 @@
 """Rows against the baseline: the difference of losses, the noise it carries, and what may be said of it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -167,8 +167,23 @@ def in_family(statistics: Sequence[RowStatistics], rows: int, alpha: float = ALP
         rows: of the family.
         alpha: level at which the whole family errs: smaller where it is looked at several times.
     """
+    return rejudged(
+        statistics,
+        lambda _, one: None if one.judged is None else again(one.delta, one.judged, rows, alpha),
+    )
+
+
+def rejudged(
+    statistics: Sequence[RowStatistics], judge_again: Callable[[str, LossDifference], Judged | None]
+) -> tuple[RowStatistics, ...]:
+    """Return the same statistics with other places in their family, and the verdicts that follow.
+
+    Args:
+        statistics: of the rows.
+        judge_again: from label and difference of a row that gets a verdict, its place; None takes the verdict away.
+    """
     return tuple(
-        replace(found, difference=_with(one, again(one.delta, one.judged, rows, alpha)))
+        replace(found, difference=_with(one, judge_again(found.label, one)))
         if (one := found.difference) is not None and one.judged is not None
         else found
         for found in statistics
@@ -237,8 +252,8 @@ def _block(own: Sequence[tuple[LossDifference, Pairing]]) -> tuple[list[Noise], 
     return noises, block_of(noises, own[0][0].seeds)
 
 
-def _with(one: LossDifference, judged: Judged) -> LossDifference:
-    """Return a difference with its verdict, which is its interval's."""
+def _with(one: LossDifference, judged: Judged | None) -> LossDifference:
+    """Return a difference with its verdict, which is its interval's; with none where it has no place in a family."""
     found = replace(one, judged=judged)
     return replace(found, verdict=told.verdict) if (told := found.answer) is not None else found
 
