@@ -12,7 +12,7 @@ from vgpt.report.figures.ladder import draw_ladder
 from vgpt.report.figures.style import as_svg
 from vgpt.report.ladder import ladder_tables
 from vgpt.settings.loader import Sources
-from vgpt.study.ladder_answers import answer_ladder
+from vgpt.study.ladders.answers import answer_ladder
 from vgpt.study.study import Answered, make_study
 
 LADDER = """

@@ -12,8 +12,8 @@ from vgpt.errors import SettingsError, UsageError
 from vgpt.settings.loader import Sources
 from vgpt.settings.presets import preset_directory
 from vgpt.study.answers import answer_study
-from vgpt.study.ladder_answers import answer_ladder, note_predictions
-from vgpt.study.predictions import FILE, read_predictions
+from vgpt.study.ladders.answers import answer_ladder, note_predictions
+from vgpt.study.ladders.predictions import FILE, read_predictions
 from vgpt.study.reproduce import study_command
 from vgpt.study.study import make_study
 

@@ -89,7 +89,7 @@ class Comparison:
     def _parts(self) -> list[RenderableType]:
         from vgpt.report.ladder import ladder_tables
         from vgpt.report.tables import tables
-        from vgpt.study.ladder_answers import answer_ladder
+        from vgpt.study.ladders.answers import answer_ladder
 
         found: list[RenderableType] = []
         for answer in self.answers:
@@ -106,7 +106,7 @@ class Comparison:
         from vgpt.report.html.page import ReportSection, as_html
         from vgpt.report.ladder import ladder_tables
         from vgpt.study.answers import histories_of
-        from vgpt.study.ladder_answers import answer_ladder
+        from vgpt.study.ladders.answers import answer_ladder
         from vgpt.study.reproduce import study_command
 
         histories = histories_of(self.study.first)

@@ -33,7 +33,7 @@ from vgpt.report.sealing import sealing_lines
 from vgpt.report.study_tables import power_lines, signs_table
 from vgpt.report.tables import tables
 from vgpt.study.answers import histories_of
-from vgpt.study.ladder_answers import answer_ladder
+from vgpt.study.ladders.answers import answer_ladder
 from vgpt.study.reproduce import study_command
 from vgpt.study.study import Answered, Study
 from vgpt.tracking.histories import HistoryReader

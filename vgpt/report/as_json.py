@@ -23,7 +23,7 @@ from vgpt.report.sequential import sequential_json
 from vgpt.report.speed_tables import speed_json, speeds_json
 from vgpt.report.staircase import staircase_json
 from vgpt.report.study_tables import power_json, signs_json
-from vgpt.study.ladder_answers import answer_ladder
+from vgpt.study.ladders.answers import answer_ladder
 from vgpt.study.requirements import Judgment, judgments
 from vgpt.study.study import Answered, Study
 

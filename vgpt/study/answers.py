@@ -11,9 +11,9 @@ from vgpt.errors import DivergedError, TrackingError, VgptError
 from vgpt.study.equivalents import with_equivalents
 from vgpt.study.estimate import ThroughputEstimate
 from vgpt.study.keeping import Keeper
-from vgpt.study.ladder_answers import note_predictions
+from vgpt.study.ladders.answers import note_predictions
+from vgpt.study.ladders.predictions import FILE as PREDICTIONS
 from vgpt.study.plan import Plan, distinct, make_plan
-from vgpt.study.predictions import FILE as PREDICTIONS
 from vgpt.study.sequential import (
     SeedPlan,
     follow,

@@ -21,7 +21,7 @@ from vgpt.settings.margin import Requirement
 from vgpt.settings.presets import load_preset
 from vgpt.settings.study import StudyFile, combinations, listed_axes, load_study
 from vgpt.study.budgets import budget_requests
-from vgpt.study.ladder import LadderPlan, Settings, plan_ladder
+from vgpt.study.ladders.plan import LadderPlan, Settings, plan_ladder
 from vgpt.study.staircase import climbed, refuse_stairs, with_stairs
 from vgpt.tracking.run_info import RunInfo
 

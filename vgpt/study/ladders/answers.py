@@ -11,8 +11,8 @@ from vgpt.compare.metrics import LOSS
 from vgpt.compare.rows import Row
 from vgpt.compare.selectors import Selector
 from vgpt.compare.statistics.rank_agreement import Agreement, rank_agreement
-from vgpt.study.ladder import LadderPlan
-from vgpt.study.predictions import dated, read_predictions, record_predictions, scored
+from vgpt.study.ladders.plan import LadderPlan
+from vgpt.study.ladders.predictions import dated, read_predictions, record_predictions, scored
 from vgpt.study.signs import asked_as
 from vgpt.study.study import Answered, Study
 from vgpt.tracking.run_info import RunInfo
@@ -23,7 +23,7 @@ Rows = dict[str, Row]
 def answer_ladder(study: Study, answers: Sequence[Answered]) -> Ladder | None:
     """Return what the rungs together say; None for a study that is no ladder.
 
-    Predictions that were recorded before a rung was run are scored; see `vgpt.study.predictions`.
+    Predictions that were recorded before a rung was run are scored; see `vgpt.study.ladders.predictions`.
     """
     plan = study.ladder
     if plan is None:
