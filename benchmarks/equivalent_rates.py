@@ -18,8 +18,8 @@ from _hardware import add_out, hardware, write
 from vgpt.compare.audit.conditions import Audit
 from vgpt.compare.equivalents import FACTORS, BudgetRow, Equivalents, inquire
 from vgpt.compare.rows import Row, make_row
+from vgpt.tracking.record import WindowLosses
 from vgpt.tracking.run_info import RunInfo
-from vgpt.tracking.windows import WindowLosses
 
 EQUAL = Audit((), {}, (), {})
 CURVES = {"demo": (2.30, 1.49, 0.55), "long training": (1.69, 0.70, 0.28)}

@@ -9,8 +9,8 @@ import vgpt as package
 from tests.cli.tiny import TINY
 from vgpt.data.prepare import prepare
 from vgpt.errors import UsageError
+from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.loader import Sources
-from vgpt.settings.prepare import PrepareConfig
 from vgpt.settings.presets import load_preset
 from vgpt.study.requirements import exit_code, judgments, make_required_study
 from vgpt.study.sealing import plan_path, seal

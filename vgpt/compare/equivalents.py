@@ -28,8 +28,8 @@ from vgpt.compare.statistics.differences import LEAST_SEEDS, UNEQUAL
 from vgpt.compare.statistics.evaluation_noise import Windows, evaluation_noise
 from vgpt.compare.unfinished import lost
 from vgpt.settings.compare import Worth
+from vgpt.tracking.record import WindowLosses
 from vgpt.tracking.run_info import RunInfo
-from vgpt.tracking.windows import WindowLosses
 
 FACTORS = (0.7, 0.85, 1.0, 1.2, 1.45)
 """Budgets of the baseline, as multiples of the common one; the common one is among them."""
