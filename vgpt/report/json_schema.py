@@ -281,6 +281,10 @@ class ComparisonTable(_Table):
     sweep: dict[str, Any] | None
     power: dict[str, Any] | None
     speeds: dict[str, Any] | None
+    equivalents: dict[str, Any] | None = None
+    """training of the baseline that a loss is worth; null where nobody asked"""
+    staircase: dict[str, Any] | None = None
+    """steps between the variants of --from and --to; null without them"""
     rows: list[RowTable]
     """the baseline first"""
     missing: list[Wanted]
