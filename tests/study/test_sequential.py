@@ -19,6 +19,7 @@ from vgpt.settings.loader import Sources
 from vgpt.settings.presets import load_preset
 from vgpt.study.answers import answer_study
 from vgpt.study.requirements import make_required_study
+from vgpt.study.sealing import allowed_seeds
 from vgpt.study.sequential import follow, plan_of, read_plans, refuse_another, rule_of, study_at, write_plan
 from vgpt.study.study import make_study
 
@@ -171,6 +172,12 @@ def test_a_plan_that_cannot_be_read_is_an_error_and_no_fixed_number(text):
     (RUNS / "seed-plan-0.json").write_text(text)
     with pytest.raises(TrackingError, match=r"seed-plan-0\.json cannot be read"):
         read_plans(RUNS)
+
+
+def test_sealing_allows_every_seed_up_to_the_limit():
+    assert allowed_seeds(study_of().first) == list(range(1337, 1343))
+    unlimited = make_study(["mha", "mqa"], Sources(load_preset("demo"), command_line={"seeds": "auto"}))
+    assert len(allowed_seeds(unlimited.first)) == rule_of(unlimited).most == 12
 
 
 def test_what_makes_no_sense_is_refused():

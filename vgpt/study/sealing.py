@@ -14,6 +14,7 @@ from typing import Any, cast
 from vgpt.attention.plugin_record import plugin_record
 from vgpt.compare.request import PlannedRun, Request, planned_runs
 from vgpt.compare.sealed import SealedPlan
+from vgpt.compare.statistics.sequential import MOST_SEEDS
 from vgpt.errors import UsageError, VgptError
 from vgpt.files.digests import digest_if_there, json_digest
 from vgpt.files.text import table_of
@@ -113,9 +114,7 @@ def planned(study: Study) -> list[tuple[str, list[PlannedRun]]]:
 def allowed_seeds(request: Request) -> list[int]:
     """Return the seeds that a request may train: with a stopping rule, all up to its limit."""
     options = request.settings.compare
-    count: Any = options.seeds
-    if not isinstance(count, int):
-        count = int(getattr(options, "max_seeds", None) or 1)
+    count = (options.max_seeds or MOST_SEEDS) if options.seeds == "auto" else options.seeds
     first = request.settings.train.seed
     return [first + number for number in range(count)]
 
