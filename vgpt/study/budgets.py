@@ -1,6 +1,6 @@
 """The baseline's runs at other budgets, as requests: each a whole run with a schedule of its own length."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from vgpt.compare.equivalents import FACTORS, FURTHER
@@ -27,7 +27,12 @@ def budget_factors(further: Sequence[float]) -> tuple[float, ...]:
     return tuple(sorted(found))
 
 
-def budget_requests(request: Request, words: Sequence[str], sources: Sources) -> dict[float, Request]:
+def budget_requests(
+    request: Request,
+    words: Sequence[str],
+    sources: Sources,
+    scaled: Mapping[str, Mapping[str, str]] | None = None,
+) -> dict[float, Request]:
     """Return what asks for the baseline at every budget, by factor; empty where nobody asked for equivalents.
 
     Steps and steps of warm-up are multiplied alike, so that the schedule keeps its shape. The factor is that of the
@@ -37,6 +42,7 @@ def budget_requests(request: Request, words: Sequence[str], sources: Sources) ->
         request: of the comparison.
         words: its words.
         sources: where its settings come from.
+        scaled: settings of variants at the size of a rung; None without a ladder.
 
     Raises:
         UsageError: the comparison is none whose baseline can be trained at other budgets.
@@ -54,7 +60,7 @@ def budget_requests(request: Request, words: Sequence[str], sources: Sources) ->
             typed["max_tokens"] = "none"
         if number == steps:
             typed = {}  # the comparison's own runs
-        one = make_request(words, replace(sources, command_line={**sources.command_line, **typed}))
+        one = make_request(words, replace(sources, command_line={**sources.command_line, **typed}), scaled)
         if number / steps in found:
             raise UsageError(
                 f"--equivalent: {steps} steps are too few for budgets that differ", "Raise --max-steps, to 20 or more."

@@ -204,7 +204,7 @@ def _make_part(
     if number is None:
         if request.settings.compare.sweep_seeds is not None:
             raise UsageError("--sweep-seeds chooses a learning rate, which --sweep-lr asks for", "Add --sweep-lr 3.")
-        return StudyPart(values, request, budgets=budget_requests(request, words, sources), staircase=staircase)
+        return StudyPart(values, request, budgets=budget_requests(request, words, sources, scaled), staircase=staircase)
     if (point := snapshot_point_of(request.settings.compare)) is not None:
         raise UsageError(
             f"--at-{point.axis} and --sweep-lr exclude each other: rates are chosen at the end of each run",
