@@ -68,7 +68,7 @@ def by_the_equations(module: LatentAttention, x: torch.Tensor) -> torch.Tensor:
         torch.ones(T, T, dtype=torch.bool).tril(),
         ScoreMods(
             (n + e) ** -0.5,
-            module.extra.sink_bias,
+            getattr(module.extra, "sink_bias", None),
             alibi_slopes(H).to(x.dtype) if shape.pos == "alibi" else None,
         ),
     ).transpose(1, 2)  # (B, T, H, v)

@@ -355,7 +355,7 @@ MODULE_BUGS = [
     (DrawsFromNumpy, "construction", "draws from the random state of NumPy"),
     (IdleParameter, "construction", "no gradient reaches idle_bias"),
     (OtherNameForTheProjection, "construction", "no `c_proj`"),
-    (IgnoresTheNorm, "switches", "--qk-norm True is accepted, yet changes nothing"),
+    (IgnoresTheNorm, "switches", "--qk-norm is accepted, yet changes nothing"),
     (IgnoresAlibi, "switches", "--pos alibi is accepted, yet changes nothing"),
     (OtherScaleWhenFused, "fast_is_naive", "float64, T="),
     (DifferentiatesWrongly, "gradients", "T=4: finite differences give another gradient of the input, c_attn.weight"),

@@ -203,12 +203,12 @@ def test_a_place_under_a_file_or_a_missing_parent(settings, tmp_path, vgpt):
     assert train_run(config, Quiet()).status == "finished"
 
 
-@pytest.mark.parametrize("kilobytes", [16, 64, 256, 512, 4096])
+@pytest.mark.parametrize("kilobytes", [16, 64, 256, 512, 16_384])
 def test_preparing_on_a_disk_without_room_is_a_clear_error_and_leaves_nothing(disk, kilobytes):
     disk.mount(kilobytes * 1024)
     source = str(Path(vgpt.__file__).parent)
     config = PrepareConfig(out=disk.place / "data", vocab_size=300, workers=1)
-    if kilobytes == 4096:
+    if kilobytes == 16_384:
         prepare([source], config)
         assert (disk.place / "data" / "manifest.json").exists()
         return
