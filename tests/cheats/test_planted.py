@@ -71,6 +71,11 @@ def other_rule(world, patch):
     return world.says(at_tokens="128")
 
 
+@cheat("a margin chosen after looking", "refused", "compare.margin: none when sealed, 0.5 now")
+def other_margin(world, patch):
+    return world.says(margin="0.5")
+
+
 @cheat("verdicts across unequal conditions asked for after looking", "refused", "compare.force: false when sealed")
 def forced(world, patch):
     return world.says(force=True)
