@@ -190,6 +190,20 @@ def test_what_makes_no_sense_is_refused():
             rule_of(study_of(words=words))
 
 
+@pytest.mark.parametrize(
+    ("words", "typed"),
+    [
+        (["mha", "mqa"], {"equivalent": "tokens"}),
+        (["mha", "mqa"], {"ladder": "presets/ladders/cpu.toml"}),
+        ([], {"from_": "mha", "to": "mqa"}),
+    ],
+)
+def test_intervals_of_a_fixed_number_of_seeds_are_not_mixed_with_those_of_looks(words, typed, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    with pytest.raises(UsageError, match="exclude each other"):
+        rule_of(make_study(words, Sources(command_line={"seeds": "auto", **typed}, preset=load_preset("demo"))))
+
+
 @pytest.mark.slow
 def test_real_runs_stop_where_they_are_decided_and_go_on_where_they_were_left(vgpt):
     words = ["compare", "mha", "mqa", *TINY, "--n-layer", "2", "--json", "--no-bench"]
