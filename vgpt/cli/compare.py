@@ -21,6 +21,29 @@ if TYPE_CHECKING:
     from vgpt.study.plan import Plan
     from vgpt.study.study import Answered
 
+TermsArgument = Annotated[
+    list[str] | None,
+    variant_argument(
+        "variants (gqa, gqa:n_kv_head=4) or names of runs, the baseline first; none = all that have runs",
+        metavar="VARIANT|RUN",
+    ),
+]
+CsvOption = Annotated[bool, typer.Option("--csv", help="print one table as CSV, numbers raw")]
+MarkdownOption = Annotated[bool, typer.Option("--markdown", help="print one table as Markdown")]
+LatexOption = Annotated[bool, typer.Option("--latex", help="print one table for LaTeX, with booktabs")]
+CurvesOption = Annotated[bool, typer.Option("--curves", help="show loss curves under the tables")]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="DIR", parser=user_path, help="draw figures, as PNG and SVG, into a directory"),
+]
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="FILE", parser=user_path, help="write a report of one file for a browser"),
+]
+LogOption = Annotated[
+    bool, typer.Option("--log", help="log figures, tables and report to MLflow, as a run of their own")
+]
+
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
@@ -30,29 +53,15 @@ def add_to(app: typer.Typer) -> None:
 def compare_runs(
     sources: Sources,
     show_settings: bool,
-    terms: Annotated[
-        list[str] | None,
-        variant_argument(
-            "variants (gqa, gqa:n_kv_head=4) or names of runs, the baseline first; none = all that have runs",
-            metavar="VARIANT|RUN",
-        ),
-    ] = None,
+    terms: TermsArgument = None,
     json: JsonOption = False,
-    csv: Annotated[bool, typer.Option("--csv", help="print one table as CSV, numbers raw")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="print one table as Markdown")] = False,
-    latex: Annotated[bool, typer.Option("--latex", help="print one table for LaTeX, with booktabs")] = False,
-    curves: Annotated[bool, typer.Option("--curves", help="show loss curves under the tables")] = False,
-    plot: Annotated[
-        Path | None,
-        typer.Option("--plot", metavar="DIR", parser=user_path, help="draw figures, as PNG and SVG, into a directory"),
-    ] = None,
-    html: Annotated[
-        Path | None,
-        typer.Option("--html", metavar="FILE", parser=user_path, help="write a report of one file for a browser"),
-    ] = None,
-    log: Annotated[
-        bool, typer.Option("--log", help="log figures, tables and report to MLflow, as a run of their own")
-    ] = False,
+    csv: CsvOption = False,
+    markdown: MarkdownOption = False,
+    latex: LatexOption = False,
+    curves: CurvesOption = False,
+    plot: PlotOption = None,
+    html: HtmlOption = None,
+    log: LogOption = False,
     require: RequireOption = None,
 ) -> None:
     """Lay variants side by side: loss, cost and cache, with what is equal and what is not.
