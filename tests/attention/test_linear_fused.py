@@ -123,6 +123,7 @@ def compiled(tasks: list) -> list[dict[str, int]]:
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
 def test_the_compiler_for_hopper_takes_every_kernel(monkeypatch, tmp_path):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     (found,) = compiled([{"capability": 90, "dtype": "bfloat16", "width": 64, "normalize": True, "decay": False}])

@@ -150,6 +150,7 @@ def test_explain_names_it_and_the_reason_where_it_does_not_apply(told):
     assert "not --temperature: there is no softmax whose scores it could scale" in told["linear"][1]
 
 
+@pytest.mark.slow
 def test_the_kit_tries_it_and_passes_what_honors_it(package):
     ((code, out, err),) = commands(package, f"verify mha gqa mla --checks {CHECKS} --json")
     assert code == 0, out + err

@@ -131,7 +131,7 @@ def test_the_shape_is_tested_by_the_cubic_part_of_every_seed():
     assert BudgetCurve(BUDGETS, straight).bend_p(0.0) == pytest.approx(stats.ttest_1samp(parts, 0).pvalue)
 
 
-@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("rows", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_intervals_hold_the_truth_together_in_about_95_percent(rows):
     generator, number, truths, held = np.random.default_rng(3), 250, np.array([0.9, 1.17])[:rows], 0
     for _ in range(number):
