@@ -16,35 +16,24 @@ class Processors:
         own: processor time of this process, over all its threads.
         busy: processor time of all processes together, on the CPUs that this one is bound to; None where the system
             does not say.
-        polite: the part of `busy` that processes of low priority (`nice`) took, which give way to this one; 0 where
-            this one is of low priority itself.
     """
 
     wall: float
     own: float
     busy: float | None
-    polite: float = 0.0
 
 
 def read_processors() -> Processors:
     """Return a reading of now."""
     used = os.times()
-    return Processors(time.perf_counter(), used.user + used.system, *_busy())
+    return Processors(time.perf_counter(), used.user + used.system, _busy())
 
 
-def cores_of_others(before: Processors, after: Processors, *, rivals: bool = False) -> float | None:
-    """Return how many cores other processes used on average between two readings; None where it is not known.
-
-    Args:
-        before: the first reading.
-        after: the second one.
-        rivals: leave out processes of low priority.
-    """
+def cores_of_others(before: Processors, after: Processors) -> float | None:
+    """Return how many cores other processes used on average between two readings; None where it is not known."""
     if before.busy is None or after.busy is None:
         return None
     used = max(0.0, after.busy - before.busy) - (after.own - before.own)
-    if rivals:
-        used -= max(0.0, after.polite - before.polite)
     return max(0.0, used / max(1e-6, after.wall - before.wall))
 
 
@@ -53,18 +42,13 @@ def bound_cpus() -> set[int]:
     return set(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
 
 
-def _busy() -> tuple[float | None, float]:
-    """Seconds that the CPUs of this process have worked, for whomever, and those for processes of low priority.
-
-    Time that a host took from them counts too.
-    """
+def _busy() -> float | None:
+    """Seconds that the CPUs of this process have worked, for whomever; time that a host took from them counts too."""
     try:
         each = psutil.cpu_times(percpu=True)
     except (OSError, RuntimeError):
-        return None, 0.0
+        return None
     bound = bound_cpus()
     mine = [times for cpu, times in enumerate(each) if cpu in bound]
     # Linux counts the time of guests in that of users already.
-    busy = sum(sum(t) - t.idle - getattr(t, "iowait", 0.0) - getattr(t, "guest", 0.0) for t in mine)
-    low = hasattr(os, "getpriority") and os.getpriority(os.PRIO_PROCESS, 0) > 0
-    return busy, 0.0 if low else sum(getattr(t, "nice", 0.0) for t in mine)
+    return sum(sum(t) - t.idle - getattr(t, "iowait", 0.0) - getattr(t, "guest", 0.0) for t in mine)

@@ -104,7 +104,7 @@ def _watch(waits: ShortWaits, threads: int) -> None:
     while True:
         pause.wait(INTERVAL)
         now = read_processors()
-        taken = crowded(cores_of_others(before, now, rivals=True), threads, len(bound_cpus()))
+        taken = crowded(cores_of_others(before, now), threads, len(bound_cpus()))
         before, quiet = now, quiet + 1 if taken <= QUIET else 0
         if taken > CROWDED:
             waits.switch(True)
