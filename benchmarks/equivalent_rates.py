@@ -7,13 +7,11 @@ variants.
     python benchmarks/equivalent_rates.py --out benchmarks/results/equivalent_rates.json
 """
 
-import argparse
 import math
-import time
 from typing import Any
 
 import numpy as np
-from _hardware import add_out, hardware, write
+from _rates import Cells, options_of
 
 from vgpt.compare.audit.conditions import Audit
 from vgpt.compare.equivalents import FACTORS, BudgetRow, Equivalents, inquire
@@ -145,16 +143,10 @@ def _holds(low: float | None, high: float | None, truth: float) -> bool:
 
 def main() -> None:
     """Simulate every cell and print or write the rates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--studies", type=int, default=2_000, help="per cell")
-    add_out(parser)
-    options = parser.parse_args()
-    begun = time.monotonic()
-    cells: list[dict[str, Any]] = []
+    options, cells = options_of(__doc__, studies=(2_000, "per cell")), Cells()
 
     def add(study: Study) -> None:
-        cells.append(study.rates(options.studies, start=len(cells)))
-        print(cells[-1], flush=True)
+        cells.add(study.rates(options.studies, start=len(cells.list)))
 
     for curve in CURVES:
         for seeds in (3, 5):
@@ -165,14 +157,8 @@ def main() -> None:
         add(Study("demo", (0.9,), seeds, shared=False, apart=True))
         add(Study("demo", (0.9, 1.1, 1.17), seeds, shared=True))
         add(Study("demo", (0.9,), seeds, shared=True, text=1.0))
-    result = {
-        "what": "joint coverage of the 95% intervals of compute-equivalents, through the code of the tables",
-        "studies_per_cell": options.studies,
-        "hardware": hardware("numpy", "scipy"),
-        "cells": cells,
-        "seconds": round(time.monotonic() - begun),
-    }
-    write(options.out, result)
+    what = "joint coverage of the 95% intervals of compute-equivalents, through the code of the tables"
+    cells.write(options.out, what, studies_per_cell=options.studies)
 
 
 if __name__ == "__main__":

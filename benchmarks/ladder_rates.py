@@ -8,13 +8,10 @@ measured, with deviation and noise of its own.
     python benchmarks/ladder_rates.py --out benchmarks/results/ladder_rates.json
 """
 
-import argparse
 import math
-import time
-from typing import Any
 
 import numpy as np
-from _hardware import add_out, hardware, write
+from _rates import Cells, options_of
 from verdict_rates import EQUAL, SD, rows_of
 
 from vgpt.compare.ladder import Rung, RungDifference, VariantLadder, climb, rung_difference
@@ -102,12 +99,7 @@ def cell(number: int, rungs: int, seeds: int, deviation: float, **truth: float) 
 
 def main() -> None:
     """Simulate every cell and print or write the rates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ladders", type=int, default=600, help="per cell, of three variants each")
-    add_out(parser)
-    options = parser.parse_args()
-    begun = time.monotonic()
-    cells: list[dict[str, Any]] = []
+    options, cells = options_of(__doc__, ladders=(600, "per cell, of three variants each")), Cells()
     wanted = [
         {"rungs": rungs, "seeds": seeds, "deviation": deviation}
         for seeds in (3, 5)
@@ -117,17 +109,9 @@ def main() -> None:
     wanted += [{"rungs": rungs, "seeds": 3, "deviation": d, "fall": 0.5} for rungs in (3, 4) for d in (0.0, 1.0)]
     wanted += [{"rungs": rungs, "seeds": 3, "deviation": 0.0, "bend": 6.0} for rungs in (2, 3, 4)]
     for one in wanted:
-        cells.append({**one, **cell(options.ladders, **one)})
-        print(cells[-1], flush=True)
-    result = {
-        "what": "coverage of 95% intervals of a ladder's trend and of its predictions, through the code of the tables",
-        "ladders_per_cell": options.ladders,
-        "variants": VARIANTS,
-        "hardware": hardware("numpy", "scipy"),
-        "cells": cells,
-        "seconds": round(time.monotonic() - begun),
-    }
-    write(options.out, result)
+        cells.add({**one, **cell(options.ladders, **one)})
+    what = "coverage of 95% intervals of a ladder's trend and of its predictions, through the code of the tables"
+    cells.write(options.out, what, ladders_per_cell=options.ladders, variants=VARIANTS)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,11 @@ in turn, where every kind of claim can be false.
     python benchmarks/margin_rates.py --out benchmarks/results/margin_rates.json
 """
 
-import argparse
-import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
-from _hardware import add_out, hardware, write
+from _rates import Cells, options_of
 from verdict_rates import NOISES, comparisons, judged, on_drawn_texts, rows_of
 
 from vgpt.compare.statistics.differences import LossDifference
@@ -75,11 +73,7 @@ def plain(losses: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, None]]:
 
 def main() -> None:
     """Simulate every cell and print or write the rates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nulls", type=int, default=4_000, help="comparisons per cell")
-    add_out(parser)
-    options = parser.parse_args()
-    begun, cells = time.monotonic(), list[dict[str, Any]]()
+    options, cells = options_of(__doc__, nulls=(4_000, "comparisons per cell")), Cells()
     for variants in (1, 6):
         truths = {name: truth for name, truth in TRUTHS.items() if len(truth) <= variants}
         for seeds in (3, 5, 8):
@@ -88,22 +82,14 @@ def main() -> None:
                 shape = {"variants": variants, "seeds": seeds, "truth": name}
                 for noise in ("normal", "t3"):
                     drawn = plain(comparisons(NOISES[noise], variants, seeds, options.nulls, 6))
-                    cells.append({**shape, "noise": noise, "text_over_seeds": 0.0, **rates(drawn, rows, truth)})
-                    print(cells[-1], flush=True)
+                    cells.add({**shape, "noise": noise, "text_over_seeds": 0.0, **rates(drawn, rows, truth)})
                 for ratio in (0.1, 1.0):
                     drawn = on_drawn_texts(rows, seeds, options.nulls // 2, ratio)
                     found = rates(drawn, rows, truth)
-                    cells.append({**shape, "noise": "normal", "text_over_seeds": ratio, **found})
-                    print(cells[-1], flush=True)
-    result = {
-        "what": "rates of false claims against a margin, coverage of intervals and bounds, by the code of the tables",
-        "margin": MARGIN,
-        "comparisons_per_cell": {"seeds alone": options.nulls, "with evaluation noise": options.nulls // 2},
-        "hardware": hardware("numpy", "scipy"),
-        "cells": cells,
-        "seconds": round(time.monotonic() - begun),
-    }
-    write(options.out, result)
+                    cells.add({**shape, "noise": "normal", "text_over_seeds": ratio, **found})
+    what = "rates of false claims against a margin, coverage of intervals and bounds, by the code of the tables"
+    number = {"seeds alone": options.nulls, "with evaluation noise": options.nulls // 2}
+    cells.write(options.out, what, margin=MARGIN, comparisons_per_cell=number)
 
 
 if __name__ == "__main__":

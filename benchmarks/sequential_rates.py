@@ -6,15 +6,13 @@ Made-up losses go through the code that makes the tables, once per look: rows of
     python benchmarks/sequential_rates.py --out benchmarks/results/sequential_rates.json
 """
 
-import argparse
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from _hardware import add_out, hardware, write
+from _rates import Cells, options_of
 from verdict_rates import EQUAL, NOISES, SD, rows_of
 
 from vgpt.compare.rows import Row
@@ -154,15 +152,11 @@ def procedures(most: int, effects: Sequence[float]) -> list[dict[str, Any]]:
 
 def main() -> None:
     """Simulate every cell and print or write the rates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plans", type=int, default=2_000, help="plans per cell")
-    add_out(parser)
-    options = parser.parse_args()
-    begun, number, cells = time.monotonic(), options.plans, list[dict[str, Any]]()
+    options, cells = options_of(__doc__, plans=(2_000, "plans per cell")), Cells()
+    number = options.plans
 
     def note(*arguments: Any, **how: bool) -> None:
-        cells.append(cell(*arguments, **how))
-        print(cells[-1], flush=True)
+        cells.add(cell(*arguments, **how))
 
     for rows in (1, 3):
         for noise in NOISES:
@@ -178,15 +172,12 @@ def main() -> None:
     for true in (0.5, 1.0, 2.0, 4.0):
         note("normal", [true], None, 12, number // 4)
     note("normal", [0.0, 0.0, 3.0], 2.0, 12, number // 4)
-    result = {
-        "what": "plans that add seeds from 3 on until all rows are decided: false claims, and seeds that they take",
-        "units": "standard deviations of a difference within a pair",
-        "hardware": hardware("numpy", "scipy"),
-        "procedures": procedures(12, (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)),
-        "cells": cells,
-        "seconds": round(time.monotonic() - begun),
-    }
-    write(options.out, result)
+    cells.write(
+        options.out,
+        "plans that add seeds from 3 on until all rows are decided: false claims, and seeds that they take",
+        units="standard deviations of a difference within a pair",
+        procedures=procedures(12, (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)),
+    )
 
 
 if __name__ == "__main__":

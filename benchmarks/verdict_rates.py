@@ -6,15 +6,13 @@ learning rates a study part -> `StudyPart.answer`. Nothing is trained.
     python benchmarks/verdict_rates.py --out benchmarks/results/verdict_rates.json
 """
 
-import argparse
 import math
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from _hardware import add_out, hardware, write
+from _rates import Cells, options_of
 
 from vgpt.compare.audit.conditions import Audit
 from vgpt.compare.rows import Row, make_row
@@ -202,21 +200,15 @@ def _recorded(config: Any, label: str) -> RunInfo:
 
 def main() -> None:
     """Simulate every cell and print or write the rates."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nulls", type=int, default=2_000, help="comparisons per cell")
-    parser.add_argument("--sweeps", type=int, default=400, help="tuned comparisons")
-    add_out(parser)
-    options = parser.parse_args()
-    begun, number = time.monotonic(), options.nulls
-    cells: list[dict[str, Any]] = []
+    options = options_of(__doc__, nulls=(2_000, "comparisons per cell"), sweeps=(400, "tuned comparisons"))
+    cells, number = Cells(), options.nulls
     for variants in (1, 6):
         for seeds in (3, 5, 8):
             for name, draw in NOISES.items():
                 cell = {"variants": variants, "seeds": seeds, "noise": name, **errors(draw, variants, seeds, number)}
                 if name in ("normal", "one variant 3x noisier"):
                     cell["power_at_2_sd"] = power(draw, variants, seeds, number // 2, 2.0)
-                cells.append(cell)
-                print(cell, flush=True)
+                cells.add(cell)
     text: list[dict[str, Any]] = []
     for variants, seeds, ratio in ((1, 3, 0.1), (1, 3, 1.0), (1, 8, 1.0), (6, 3, 0.1), (6, 3, 1.0), (6, 8, 1.0)):
         rates = with_evaluation_noise(variants, seeds, number if variants == 1 else number // 2, ratio)
@@ -224,16 +216,8 @@ def main() -> None:
         print(text[-1], flush=True)
     tuned = sweep(options.sweeps)
     print(tuned, flush=True)
-    result = {
-        "what": "rates of wrong verdicts, joint coverage of the intervals and power, through the code of the tables",
-        "nulls_per_cell": number,
-        "hardware": hardware("numpy", "scipy"),
-        "cells": cells,
-        "evaluation_noise": text,
-        "sweep_lr": tuned,
-        "seconds": round(time.monotonic() - begun),
-    }
-    write(options.out, result)
+    what = "rates of wrong verdicts, joint coverage of the intervals and power, through the code of the tables"
+    cells.write(options.out, what, nulls_per_cell=number, evaluation_noise=text, sweep_lr=tuned)
 
 
 if __name__ == "__main__":

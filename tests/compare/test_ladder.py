@@ -79,7 +79,7 @@ def rates(monkeypatch):
     import ladder_rates
 
     yield ladder_rates
-    for name in ("ladder_rates", "verdict_rates", "_hardware"):
+    for name in ("ladder_rates", "verdict_rates", "_rates", "_hardware"):
         sys.modules.pop(name, None)
 
 
