@@ -9,6 +9,7 @@ differs.
 In bfloat16 both ways end in oneDNN, but torch's own first copies the bias to where the product is added to it.
 """
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,24 @@ def _multiply(*arguments: Any) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise.default(*arguments)
 
 
+def _gradients(
+    ctx: Any, grad: Tensor, product: Callable[[Tensor, Tensor], Tensor]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of input, weight and bias, as far as they are asked for.
+
+    Args:
+        ctx: has (..., K) and (N, K), the saved input and weight.
+        grad: of the output, (..., N).
+        product: computes left right^T.
+    """
+    x, weight = ctx.saved_tensors
+    rows = grad.reshape(-1, grad.shape[-1])
+    by_x, by_weight, by_bias = ctx.needs_input_grad
+    d_x = product(rows, weight.t()).view(x.shape) if by_x else None
+    d_weight = product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if by_weight else None
+    return d_x, d_weight, rows.sum(0) if by_bias else None
+
+
 class _Linear(torch.autograd.Function):
     """The product and its two gradients by oneDNN."""
 
@@ -133,13 +152,7 @@ class _Linear(torch.autograd.Function):
         ctx: Any, *grad_outputs: Any
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the gradients of input, weight and bias."""
-        x, weight = ctx.saved_tensors
-        (grad,) = grad_outputs
-        rows = grad.reshape(-1, grad.shape[-1])
-        by_x, by_weight, by_bias = ctx.needs_input_grad
-        d_x = _product(rows, weight.t()).view(x.shape) if by_x else None
-        d_weight = _product(rows.t(), x.reshape(-1, x.shape[-1]).t()) if by_weight else None
-        return d_x, d_weight, rows.sum(0) if by_bias else None
+        return _gradients(ctx, grad_outputs[0], _product)
 
 
 class _HalfLinear(torch.autograd.Function):
@@ -159,11 +172,8 @@ class _HalfLinear(torch.autograd.Function):
         ctx: Any, *grad_outputs: Any
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the gradients of input, weight and bias, each in its own type."""
-        x, weight = ctx.saved_tensors
-        (grad,) = grad_outputs
-        rows = grad.reshape(-1, grad.shape[-1])
-        by_x, by_weight, by_bias = ctx.needs_input_grad
-        x_dtype, weight_dtype, bias_dtype = ctx.dtypes
-        d_x = (rows @ weight).view(x.shape).to(x_dtype) if by_x else None
-        d_weight = (rows.t() @ x.reshape(-1, x.shape[-1])).to(weight_dtype) if by_weight else None
-        return d_x, d_weight, rows.sum(0).to(bias_dtype) if by_bias else None
+        found = _gradients(ctx, grad_outputs[0], lambda left, right: left @ right.t())
+        d_x, d_weight, d_bias = (
+            one if one is None else one.to(dtype) for one, dtype in zip(found, ctx.dtypes, strict=True)
+        )
+        return d_x, d_weight, d_bias
