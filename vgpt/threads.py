@@ -61,9 +61,14 @@ def usable_cpus(root: Path = Path("/")) -> int:
 
     A quota of one and a half counts as one: of two threads each would be stopped for a quarter of the time.
     """
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    bound = len(bound_cpus())
     quota = cpu_quota(root)
     return bound if quota is None else max(1, min(bound, int(quota + 1e-6)))
+
+
+def bound_cpus() -> set[int]:
+    """Return the numbers of the CPUs that this process is bound to."""
+    return set(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
 
 
 def cpu_quota(root: Path = Path("/")) -> float | None:

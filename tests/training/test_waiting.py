@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from vgpt.threads import spins_by_default, wait_asleep
-from vgpt.training.hardware.others import Processors, bound_cpus, cores_of_others
-from vgpt.training.hardware.threads import crowded, openmp_library
+from vgpt.threads import bound_cpus, spins_by_default, wait_asleep
+from vgpt.training.hardware.others import Processors, cores_of_others, crowded
+from vgpt.training.hardware.threads import openmp_library
 
 needs_gnu = pytest.mark.skipif(openmp_library() is None, reason="torch computes with another OpenMP library here")
 

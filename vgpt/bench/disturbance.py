@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from vgpt.training.hardware.others import Processors, bound_cpus, cores_of_others, read_processors
+from vgpt.threads import bound_cpus
+from vgpt.training.hardware.others import Processors, cores_of_others, crowded, read_processors
 
 T = TypeVar("T")
 OTHERS = 0.1
@@ -119,7 +120,7 @@ class Watch:
 
     def _taken(self, found: Evidence) -> float:
         """Return the cores that others took of those it needs: the cores it leaves idle may do what they like."""
-        return 0.0 if found.others is None else found.others - max(0, self.cpus - self.threads)
+        return crowded(found.others, self.threads, self.cpus)
 
     def quiet(self, seconds: float) -> bool:
         """Look on for a while, at rest; return whether others leave the subject the processors it needs."""

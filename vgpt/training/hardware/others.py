@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from vgpt.threads import bound_cpus
+
 
 @dataclass(frozen=True)
 class Processors:
@@ -37,9 +39,9 @@ def cores_of_others(before: Processors, after: Processors) -> float | None:
     return max(0.0, used / max(1e-6, after.wall - before.wall))
 
 
-def bound_cpus() -> set[int]:
-    """Return the numbers of the CPUs that this process is bound to."""
-    return set(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+def crowded(others: float | None, threads: int, cpus: int) -> float:
+    """Return how many cores other processes take of those that this one computes with; 0 where that is not known."""
+    return 0.0 if others is None else max(0.0, others - max(0, cpus - threads))
 
 
 def _busy() -> float | None:

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
-from vgpt.threads import spins_by_default, thread_count
-from vgpt.training.hardware.others import bound_cpus, cores_of_others, read_processors
+from vgpt.threads import bound_cpus, spins_by_default, thread_count
+from vgpt.training.hardware.others import cores_of_others, crowded, read_processors
 
 INTERVAL = 0.5
 """Seconds between two looks; the kernel counts processor time in hundredths of one."""
@@ -63,11 +63,6 @@ class ShortWaits:
         self._library.GOMP_parallel(nothing, None, self._team, 0)
         ready.set()
         off.wait()
-
-
-def crowded(others: float | None, threads: int, cpus: int) -> float:
-    """Return how many cores other processes take of those that this one computes with; 0 where that is not known."""
-    return 0.0 if others is None else max(0.0, others - max(0, cpus - threads))
 
 
 def openmp_library(maps: Path = Path("/proc/self/maps")) -> str | None:
