@@ -152,18 +152,21 @@ def test_patience_ends_a_run_early_and_the_best_is_kept(settings):
 
 
 def test_gradient_accumulation_equals_one_large_batch(settings):
-    # Few steps: AdamW takes whole steps along gradients that are nothing but rounding.
     one = settings(run__run_name="one", train__batch_size=8, train__max_steps=4)
     two = settings(run__run_name="two", train__batch_size=4, train__grad_accum=2, train__max_steps=4)
     train_run(one, Quiet())
     train_run(two, Quiet())
     assert batch_rows(one) == batch_rows(two)
-    left, right = weights(one), weights(two)
-    for name in left:
-        if name.endswith("c_attn.bias"):
-            # Softmax does not see a bias of the keys: its gradient is rounding alone, which AdamW blows up.
-            left[name][16:32] = right[name][16:32] = 0
-        torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-5)
+    left, right = mean_gradients(one), mean_gradients(two)
+    assert left.norm() > 0.01
+    assert (left - right).norm() < 1e-3 * left.norm()
+
+
+def mean_gradients(config):
+    # AdamW takes a whole step along a gradient that is nothing but rounding, so weights may differ visibly where
+    # gradients do not: updates that should agree up to rounding are compared by their first moments.
+    moments = {name: tensor for name, tensor in optimizer(config).items() if name.endswith("exp_avg")}
+    return torch.cat([moments[name].flatten() for name in sorted(moments)])
 
 
 def batch_rows(config):

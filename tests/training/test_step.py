@@ -33,8 +33,11 @@ def test_accumulated_micro_batches_update_as_one_batch_does(batch):
     b = parts(list(zip(batch[0].split(2), batch[1].split(2), strict=True)), 1e-2)
     torch.testing.assert_close(a.loss, b.loss)
     torch.testing.assert_close(a.grad_norm, b.grad_norm)
-    for one, other in zip(weights(whole), weights(parts), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=2e-4)
+    # First moments and not weights: AdamW takes a whole step along a gradient that is nothing but rounding.
+    left, right = (
+        torch.cat([s.optimizer.state[p]["exp_avg"].flatten() for p in s.model.parameters()]) for s in (whole, parts)
+    )
+    torch.testing.assert_close(left, right, rtol=0, atol=1e-5 * float(left.norm()))
 
 
 def test_the_reported_norm_is_that_before_clipping_and_the_optimizer_sees_a_gradient_at_the_limit(batch):
