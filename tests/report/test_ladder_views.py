@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from vgpt.cli.compare_views import Views, chosen_format
+from vgpt.cli.study.compare_views import Views, chosen_format
 from vgpt.report.figures.ladder import draw_ladder
 from vgpt.report.figures.style import as_svg
 from vgpt.report.ladder import ladder_tables

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from vgpt.cli.compare_views import Views, chosen_format
+from vgpt.cli.study.compare_views import Views, chosen_format
 from vgpt.settings.loader import Sources
 from vgpt.study.study import Answered, make_study
 

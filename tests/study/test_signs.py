@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vgpt.cli.compare_views import Views, chosen_format
+from vgpt.cli.study.compare_views import Views, chosen_format
 from vgpt.report.study_tables import signs_table
 from vgpt.settings.loader import Sources
 from vgpt.settings.presets import load_preset

@@ -11,12 +11,10 @@ from typer.core import TyperGroup
 from vgpt.addresses import masked_text
 from vgpt.cli import (
     bench,
-    compare,
     evaluate,
     explain,
     new_variant,
     prepare,
-    reproduce,
     runs,
     sample,
     sync,
@@ -27,6 +25,7 @@ from vgpt.cli import (
 )
 from vgpt.cli.console import make_printable, print_error
 from vgpt.cli.plugins import FLAG, check_flags, load_before_building, split_plugins
+from vgpt.cli.study import compare, reproduce
 from vgpt.cli.switches import plain_switches
 from vgpt.errors import UsageError, VgptError
 from vgpt.package import VERSION

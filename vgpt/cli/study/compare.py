@@ -8,7 +8,7 @@ import typer
 
 from vgpt.cli.console import mention_data, notify, out, print_json, warn
 from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
-from vgpt.cli.require import RequireOption
+from vgpt.cli.study.require import RequireOption
 from vgpt.files.paths import user_path
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.loader import Sources
@@ -70,9 +70,9 @@ def compare_runs(
     A list of values for --pos, --lr, --match or --max-tokens makes a comparison for each: --pos learned,rope.
     """
     from vgpt.api.speeds import attach_speeds, measure_speeds
-    from vgpt.cli.compare_views import Views, chosen_format
     from vgpt.cli.live import data_bars
-    from vgpt.cli.require import end_as_required
+    from vgpt.cli.study.compare_views import Views, chosen_format
+    from vgpt.cli.study.require import end_as_required
     from vgpt.compare.request import settings_of_first
     from vgpt.study.answers import StudyAnswers
     from vgpt.study.requirements import make_required_study

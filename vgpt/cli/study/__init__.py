@@ -1,0 +1,1 @@
+"""The commands that answer with a study: compare runs, train what is missing, reproduce a row."""
