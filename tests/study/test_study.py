@@ -2,12 +2,14 @@ from pathlib import Path
 
 import pytest
 
+from vgpt.compare.statistics.sequential import SeedRule
 from vgpt.errors import SettingsError, UsageError
 from vgpt.settings.loader import Sources
-from vgpt.settings.presets import preset_directory
+from vgpt.settings.presets import load_preset, preset_directory
 from vgpt.study.estimate import ThroughputEstimate
 from vgpt.study.plan import make_plan
 from vgpt.study.reproduce import study_command
+from vgpt.study.sequential import rule_of
 from vgpt.study.study import make_study
 
 STUDY = """
@@ -99,7 +101,10 @@ def test_without_a_file_there_is_one_comparison_without_a_name(ask):
         ("[settings]\ndropuot = 0.1", "settings.dropuot: unknown setting; did you mean 'dropout'?"),
         ('[settings]\nattn = "mha"', "settings.attn: a study sets this itself"),
         ("lr = 0.1\n[settings]\nlr = 0.2", "settings.lr: stands above as lr already"),
-        ("seeds = 0", "seeds = 0: Input should be greater than or equal to 1"),
+        ("seeds = 0", 'seeds = 0: must be a whole number from 1 to 1000, or "auto"'),
+        ('seeds = "many"', "seeds = 'many': must be a whole number"),
+        ('from = "mha"\nto = "mqa"', "variants, and from and to, exclude each other"),
+        ('form = "mha"', "form: unknown key; did you mean 'from'?"),
         ('name = "a/b"', "name = 'a/b': must be letters"),
     ],
 )
@@ -111,8 +116,28 @@ def test_what_is_wrong_in_a_file_is_named_with_the_nearest_name(study, line, sai
 
 
 def test_a_file_without_variants_is_refused(study):
-    with pytest.raises(SettingsError, match="variants: Field required"):
-        study('name = "s"\n')
+    for text in ('name = "s"\n', 'name = "s"\nfrom = "mha"\n', 'name = "s"\nvariants = []\n'):
+        with pytest.raises(SettingsError, match="nothing is compared: name variants"):
+            study(text)
+
+
+def test_a_staircase_stands_in_a_file_as_on_the_command_line(study):
+    text = 'name = "s"\npreset = "demo"\nseeds = 3\nmatch = ["none", "params"]\n'
+    found = study(text + 'from = "gqa:n_kv_head=2"\nto = "mla:kv_lora_rank=16"\n')
+    typed = {"seeds": "3", "from_": "gqa:n_kv_head=2", "to": "mla:kv_lora_rank=16"}
+    alone = make_study([], Sources(preset=load_preset("demo"), command_line=typed))
+    assert len(found.parts) == 2
+    for part in found.parts:
+        assert part.staircase == alone.parts[0].staircase
+        assert [one.text for one in part.request.selectors] == [one.text for one in alone.first.selectors]
+    with pytest.raises(UsageError, match="names the variants already: gqa:n_kv_head=2 to mla"):
+        study(text + 'from = "gqa:n_kv_head=2"\nto = "mla:kv_lora_rank=16"\n', "mha")
+
+
+def test_seeds_by_rule_stand_in_a_file(study):
+    text = 'name = "s"\nvariants = ["mha", "mqa"]\npreset = "demo"\nseeds = "auto"\n'
+    found = study(text + '[settings]\nmax_seeds = 5\nmargin = "0.01"\n')
+    assert rule_of(found) == SeedRule(5, 1)
 
 
 def test_a_budget_that_max_steps_would_cut_is_refused(study):

@@ -11,14 +11,20 @@ pos = ["learned", "rope"]
 
 [settings]                              # any other setting, under the word of its flag
 dropout = 0.1
+
+In place of `variants` stand the two ends of a staircase, and how it goes from one to the other:
+
+from = "gqa:n_kv_head=2"
+to = "mla:kv_lora_rank=16"
+via = ["kind", "qk_rope_head_dim"]      # the order of steps, if not vgpt's own
 """
 
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.files.text import parse_toml, table_of
@@ -55,12 +61,18 @@ class StudyFile(Section):
 
     name: str
     """name of the study"""
-    variants: Annotated[tuple[str, ...], Field(min_length=1)]
+    variants: tuple[str, ...] = ()
     """what is compared, the baseline first"""
+    from_: Annotated[str | None, Field(alias="from")] = None
+    """first stair of a staircase, which is compared in place of variants"""
+    to: str | None = None
+    """its last stair"""
+    via: tuple[str, ...] = ()
+    """the order of its steps"""
     preset: str | None = None
     """preset of all runs"""
-    seeds: Annotated[int | None, Field(ge=1, le=1000)] = None
-    """runs per variant"""
+    seeds: Annotated[int | Literal["auto"] | None, Field(union_mode="left_to_right")] = None
+    """runs per variant; auto adds runs until all is decided"""
     match: tuple[str, ...] = ()
     """budgets to be made equal"""
     max_tokens: tuple[int, ...] = ()
@@ -79,12 +91,36 @@ class StudyFile(Section):
     def _one_is_a_list_of_one(cls, value: Any) -> Any:
         return cast("list[Any]", value) if isinstance(value, list | tuple) else (value,)
 
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _a_number_or_a_rule(cls, value: Any) -> Any:
+        whole = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 1000
+        if not whole and value not in ("auto", None):
+            raise ValueError('must be a whole number from 1 to 1000, or "auto"')
+        return value
+
     @field_validator("name")
     @classmethod
     def _plain_name(cls, name: str) -> str:
         if not RUN_NAME.fullmatch(name):
             raise ValueError("must be letters, digits, '.', '_' or '-', start with a letter or digit, at most 80 long")
         return name
+
+    @model_validator(mode="after")
+    def _something_is_compared(self) -> Self:
+        ends = [self.from_, self.to]
+        if self.variants and (self.via or ends != [None, None]):
+            raise ValueError("variants, and from and to, exclude each other: both say what is compared")
+        if not self.variants and None in ends:
+            raise ValueError(
+                'nothing is compared: name variants = ["mha", "gqa"], or the ends from and to of a staircase'
+            )
+        return self
+
+    def stairs(self) -> dict[str, str]:
+        """Return the staircase, as typed on the command line; nothing where variants are compared."""
+        stated = {"from_": self.from_, "to": self.to, "via": ",".join(self.via)}
+        return {name: value for name, value in stated.items() if value}
 
     def shared(self) -> dict[str, Any]:
         """Return what all its comparisons share, as typed on the command line: flat name -> value."""
@@ -95,7 +131,7 @@ class StudyFile(Section):
             typed["seeds"] = str(self.seeds)
         if self.sweep_lr is not None:
             typed["sweep_lr"] = str(self.sweep_lr)
-        return {**typed, "group": self.name}
+        return {**typed, **self.stairs(), "group": self.name}
 
     def axes(self) -> dict[str, tuple[str, ...]]:
         """Return the axes that have values, as typed on the command line."""
@@ -138,26 +174,24 @@ def load_study(path: Path) -> StudyFile:
     table = read_table("--study", path)
     known = leaves(CompareConfig)
     allowed = [name for name in known if name not in NOT_IN_FILES]
+    keys = {field.alias or name: None for name, field in StudyFile.model_fields.items()}.keys()
     faults = [
-        f"{name}: unknown key{did_you_mean(name, StudyFile.model_fields)}{_belongs_below(name, allowed)}"
-        for name in table.keys() - StudyFile.model_fields.keys()
+        f"{name}: unknown key{did_you_mean(name, keys)}{_belongs_below(name, allowed)}" for name in table.keys() - keys
     ]
     for name in table_of(table.get("settings")):
-        if name in StudyFile.model_fields and table.get(name) is not None:
+        if name in keys and table.get(name) is not None:
             faults.append(f"settings.{name}: stands above as {name} already")
         elif name in NOT_IN_FILES:
             faults.append(f"settings.{name}: a study sets this itself")
         elif name not in known:
             faults.append(f"settings.{name}: unknown setting{did_you_mean(name, allowed)}")
     try:
-        study = StudyFile.model_validate({name: table[name] for name in table.keys() & StudyFile.model_fields.keys()})
+        study = StudyFile.model_validate({name: table[name] for name in table.keys() & keys})
     except ValidationError as error:
         faults += told_faults(error)
         study = None
     if faults or study is None:
-        raise SettingsError(
-            [f"{path}: {fault}" for fault in sorted(faults)], f"Keys: {', '.join(StudyFile.model_fields)}."
-        )
+        raise SettingsError([f"{path}: {fault}" for fault in sorted(faults)], f"Keys: {', '.join(keys)}.")
     return study
 
 
@@ -179,8 +213,9 @@ def told_faults(error: ValidationError) -> list[str]:
     """Return what is wrong with the values of a file, each with its place and the value."""
     found: list[str] = []
     for fault in error.errors():
-        given = "" if fault["type"] == "missing" else f" = {fault['input']!r}"
-        found.append(f"{'.'.join(map(str, fault['loc']))}{given}: {fault['msg'].removeprefix('Value error, ')}")
+        given = "" if fault["type"] == "missing" or not fault["loc"] else f" = {fault['input']!r}"
+        place = f"{'.'.join(map(str, fault['loc']))}{given}: " if fault["loc"] else ""
+        found.append(f"{place}{fault['msg'].removeprefix('Value error, ')}")
     return found
 
 

@@ -59,7 +59,8 @@ def plan_path(study: Study) -> Path:
 def changes(study: Study, plan: SealedPlan) -> tuple[str, ...]:
     """Return what of a study is not as it was sealed, one sentence each."""
     now = fixed(study)
-    names = dict.fromkeys([*plan.fixed, *now])
+    # What holds for the whole study before what each run has: a long list is cut.
+    names = sorted(dict.fromkeys([*plan.fixed, *now]), key=lambda name: ": " in name)
     return tuple(
         f"{name}: {plan.fixed.get(name, 'absent')} when sealed, {now.get(name, 'absent')} now"
         for name in names
@@ -86,6 +87,10 @@ def fixed(study: Study) -> dict[str, str]:
     for name in ComparisonSettings.model_fields:
         if name not in _OF_SHOWING:
             found[f"compare.{name}"] = format_value(getattr(first.compare, name))
+    for part in study.parts:
+        if part.staircase is not None:
+            stairs = " -> ".join(stair.label for stair in part.staircase.stairs)
+            found[", ".join(filter(None, [part.title, "staircase"]))] = stairs
     for place, runs in planned(study):
         config = runs[0].config
         found[f"{place}: seeds"] = ", ".join(str(run.seed) for run in runs)
@@ -173,7 +178,10 @@ def _hash(table: Mapping[str, Any]) -> str:
 
 def _requests(part: StudyPart) -> list[tuple[str, Request]]:
     if not part.rates:
-        return [("", part.request)]
+        return [
+            ("", part.request),
+            *((f"budget x{one:g}", request) for one, request in part.budgets.items() if one != 1),
+        ]
     tuning = [(f"tuning at lr {rate:g}", request) for rate, request in part.tuning.items()]
     return [*tuning, *((f"lr {rate:g}", request) for rate, request in part.rates.items())]
 

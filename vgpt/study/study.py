@@ -145,9 +145,10 @@ def make_study(words: Sequence[str], sources: Sources) -> Study:
         ]
         return Study("", tuple(parts), sources, tuple(words))
     study = load_study(_named(place))
+    compared = ", ".join(study.variants) or f"{study.from_} to {study.to}"
     if words:
         raise UsageError(
-            f"{place} names the variants already: {', '.join(study.variants)}",
+            f"{place} names the variants already: {compared}",
             "Leave out the arguments, or change the file.",
         )
     refuse_stairs(sources, f"{place} names the variants already")
