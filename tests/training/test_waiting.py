@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from vgpt.threads import bound_cpus, spins_by_default, wait_asleep
-from vgpt.training.hardware.others import Processors, cores_of_others, crowded
+from vgpt.training.hardware.others import Processors, cores_of_others, crowded, read_processors
 from vgpt.training.hardware.threads import openmp_library
 
 needs_gnu = pytest.mark.skipif(openmp_library() is None, reason="torch computes with another OpenMP library here")
@@ -28,6 +31,24 @@ def test_others_get_what_the_processors_worked_and_this_process_did_not():
     assert cores_of_others(before, after) == 1.5
     assert cores_of_others(before, Processors(12.0, 4.0, 100.5)) == 0.0
     assert cores_of_others(before, Processors(12.0, 4.0, None)) is None
+
+
+@pytest.mark.skipif(not list(Path("/proc/self/task").glob("*/children")), reason="the system lists no children")
+def test_a_process_that_this_one_started_is_none_of_the_others_whether_it_runs_or_has_ended():
+    before, alone = read_processors(children=True), read_processors()
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        end = time.monotonic() + 20
+        while psutil.Process(child.pid).cpu_times().user < 0.5 and time.monotonic() < end:
+            time.sleep(0.05)
+        running = read_processors(children=True)
+    finally:
+        child.kill()
+        child.wait()
+    ended = read_processors(children=True)
+    assert running.own - before.own >= 0.5
+    assert ended.own >= running.own
+    assert read_processors().own - alone.own < 0.5
 
 
 def test_processors_that_this_process_leaves_idle_may_be_used_by_others():
@@ -84,7 +105,7 @@ print("same")
 @pytest.mark.skipif(len(bound_cpus()) < 2, reason="one processor has no threads that wait for each other")
 def test_beside_other_work_they_spin_shortly_and_the_watch_is_one():
     code = """
-import os, subprocess, sys, threading, time
+import os, threading, time
 from vgpt.threads import wait_asleep
 wait_asleep()
 import torch
@@ -93,17 +114,18 @@ use_threads(len(os.sched_getaffinity(0)))
 use_threads(len(os.sched_getaffinity(0)))
 names = [thread.name for thread in threading.enumerate()]
 assert names.count("watch of waits") == 1, names
-others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in os.sched_getaffinity(0)]
-try:
-    end = time.monotonic() + 60
-    while time.monotonic() < end and "short waits" not in [thread.name for thread in threading.enumerate()]:
-        time.sleep(0.1)
-    print("short waits" in [thread.name for thread in threading.enumerate()])
-finally:
-    for other in others:
-        other.kill()
+end = time.monotonic() + 60
+while time.monotonic() < end and "short waits" not in [thread.name for thread in threading.enumerate()]:
+    time.sleep(0.1)
+print("short waits" in [thread.name for thread in threading.enumerate()])
 """
-    assert python(code) == ["True"]
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in bound_cpus()]
+    try:
+        assert python(code) == ["True"]
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
 
 
 @needs_gnu

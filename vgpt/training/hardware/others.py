@@ -1,8 +1,10 @@
 """What other processes take of the processors that this one may use."""
 
+import contextlib
 import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -25,10 +27,17 @@ class Processors:
     busy: float | None
 
 
-def read_processors() -> Processors:
-    """Return a reading of now."""
+def read_processors(*, children: bool = False) -> Processors:
+    """Return a reading of now.
+
+    Args:
+        children: count what processes use that this one started, and that have ended or still run, as its own.
+    """
     used = os.times()
-    return Processors(time.perf_counter(), used.user + used.system, _busy())
+    own = used.user + used.system
+    if children:
+        own += used.children_user + used.children_system + sum(map(_seconds_of, _running_children()))
+    return Processors(time.perf_counter(), own, _busy())
 
 
 def cores_of_others(before: Processors, after: Processors) -> float | None:
@@ -42,6 +51,24 @@ def cores_of_others(before: Processors, after: Processors) -> float | None:
 def crowded(others: float | None, threads: int, cpus: int) -> float:
     """Return how many cores other processes take of those that this one computes with; 0 where that is not known."""
     return 0.0 if others is None else max(0.0, others - max(0, cpus - threads))
+
+
+def _running_children() -> list[int]:
+    """Return the processes that threads of this one started; none where Linux does not list them."""
+    found: list[int] = []
+    for task in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # the thread has ended
+            found += map(int, task.read_text(encoding="ascii").split())
+    return found
+
+
+def _seconds_of(process: int) -> float:
+    """Return the processor time of a process so far; 0 for one that has ended by now, which `os.times` counts."""
+    try:
+        used = psutil.Process(process).cpu_times()
+    except psutil.Error:
+        return 0.0
+    return used.user + used.system
 
 
 def _busy() -> float | None:

@@ -95,10 +95,11 @@ def watch_waits(threads: int) -> bool:
 
 
 def _watch(waits: ShortWaits, threads: int) -> None:
-    quiet, before, pause = 0, read_processors(), threading.Event()
+    # The run's own process that brings its points to MLflow has a low priority: it waits for the threads that spin.
+    quiet, before, pause = 0, read_processors(children=True), threading.Event()
     while True:
         pause.wait(INTERVAL)
-        now = read_processors()
+        now = read_processors(children=True)
         taken = crowded(cores_of_others(before, now), threads, len(bound_cpus()))
         before, quiet = now, quiet + 1 if taken <= QUIET else 0
         if taken > CROWDED:
