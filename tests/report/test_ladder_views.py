@@ -5,11 +5,13 @@ import io
 import json
 from dataclasses import replace
 
+import jsonschema
 import pytest
 
 from vgpt.cli.study.compare_views import Views, chosen_format
 from vgpt.report.figures.ladder import draw_ladder
 from vgpt.report.figures.style import as_svg
+from vgpt.report.json_schema import json_schema
 from vgpt.report.ladder import ladder_tables
 from vgpt.settings.loader import Sources
 from vgpt.study.ladders.answers import answer_ladder
@@ -75,6 +77,7 @@ def test_the_terminal_shows_differences_trend_scores_and_agreement(study, answer
 def test_json_holds_the_ladder_beside_its_rungs(study, answers, capsys):
     Views(chosen_format(json=True)).show(study, answers)
     found = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator(json_schema()).validate(found)
     assert [part["values"] for part in found["parts"]] == [{"rung": name} for name in "abc"]
     ladder = found["ladder"]
     known = answer_ladder(study, answers)
