@@ -50,12 +50,12 @@ def permute(indices: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 def _feistel(values: np.ndarray, left_size: np.uint64, right_size: np.uint64, keys: np.ndarray) -> np.ndarray:
     left, right = values // right_size, values % right_size
     for key_left, key_right in zip(keys[::2], keys[1::2], strict=True):
-        left = (left + _hash(right, key_left) % left_size) % left_size
-        right = (right + _hash(left, key_right) % right_size) % right_size
+        left = (left + hash64(right, key_left) % left_size) % left_size
+        right = (right + hash64(left, key_right) % right_size) % right_size
     return left * right_size + right
 
 
-def _hash(values: np.ndarray, key: np.uint64) -> np.ndarray:
+def hash64(values: np.ndarray, key: np.uint64) -> np.ndarray:
     """Mix 64 bits (the finalizer of splitmix64); arrays wrap around silently, as wanted."""
     mixed = values + key
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX[0]

@@ -1,0 +1,1 @@
+"""What attention can do: synthetic tasks of recall, state and length, each one file."""
