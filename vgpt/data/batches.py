@@ -55,7 +55,7 @@ def _feistel(values: np.ndarray, left_size: np.uint64, right_size: np.uint64, ke
     return left * right_size + right
 
 
-def hash64(values: np.ndarray, key: np.uint64) -> np.ndarray:
+def hash64(values: np.ndarray, key: np.uint64 | np.ndarray) -> np.ndarray:
     """Mix 64 bits (the finalizer of splitmix64); arrays wrap around silently, as wanted."""
     mixed = values + key
     mixed = (mixed ^ (mixed >> np.uint64(30))) * _MIX[0]
