@@ -33,7 +33,7 @@ ORDER = [
     ("api",),
     ("cli",),
 ]
-FACES = {"vgpt", "vgpt.attention"}
+FACES = {"vgpt", "vgpt.attention", "vgpt.evaluation.tasks"}
 """What users import from: they name everything, import nothing by themselves, and no file inside imports from them."""
 TORCH_FREE = [*LEAVES, "text", "settings", "data", "describe", "compare", "study", "report", "api", "cli"]
 TORCH_FREE_FILES = {
@@ -186,7 +186,9 @@ def test_the_torch_free_side_imports_neither_torch_nor_mlflow():
     modules += [module_name(path) for room in TORCH_FREE_FILES for path in (PACKAGE / room).rglob("__init__.py")]
     families = [module_name(path) for path in (PACKAGE / "attention").glob("*/config.py")]
     assert "vgpt.attention.grouped.config" in families
-    modules += families
+    tasks = [module_name(path) for path in (PACKAGE / "evaluation/tasks").glob("*.py")]
+    assert "vgpt.evaluation.tasks.mqar" in tasks
+    modules += families + tasks
     heavy = ("torch", "mlflow", "matplotlib", "scipy", "pyarrow", "tiktoken", "safetensors", "transformers")
     code = f"import sys, importlib\nfor m in {modules!r}: importlib.import_module(m)\n"
     code += f"print([m for m in {heavy!r} if m in sys.modules])"

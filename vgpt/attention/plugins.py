@@ -1,7 +1,7 @@
-"""Third-party variants: loaded where they are named or installed, each whole or not at all.
+"""Third-party variants and tasks: loaded where they are named or installed, each plug-in whole or not at all.
 
-A plug-in is a file or a module that calls `register_attention` when it is imported. Importing it runs its code: nothing
-is looked for beyond what the command line, the environment and the installed packages name.
+A plug-in is a file or a module that calls `register_attention` or `register_task` when it is imported. Importing it
+runs its code: nothing is looked for beyond what the command line, the environment and the installed packages name.
 """
 
 import hashlib
@@ -18,19 +18,21 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from vgpt.attention.other_registries import check_members, members, undoing
 from vgpt.attention.registry import transaction, variants
 from vgpt.errors import UsageError
 from vgpt.files.digests import file_digest
 from vgpt.package import PACKAGE
 
-GROUP = "vgpt.attention"
-"""Entry points of this group name modules of variants."""
+GROUPS = ("vgpt.attention", "vgpt.tasks")
+"""Entry points of these groups name modules of variants and of tasks."""
 VARIABLE = "VGPT_PLUGINS"
 """Environment variable with files and names of modules, separated as in PATH."""
 
 _PACKAGE = str(PACKAGE)
 _IMPORTER = ("<frozen", str(Path(importlib.__file__).parent))
 _origins: dict[str, "Plugin"] = {}
+_other_origins: dict[tuple[str, str], "Plugin"] = {}
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def installed() -> list[Plugin]:
             point.value.partition(":")[0].partition("[")[0].strip(),
             f"{point.dist.name} {point.dist.version}" if point.dist else point.name,
         )
-        for point in entry_points(group=GROUP)
+        for group in GROUPS
+        for point in entry_points(group=group)
     ]
     return sorted(set(found), key=str)
 
@@ -140,35 +143,48 @@ def load_plugins(words: Sequence[str], warn: Callable[[str], None], check: Calla
 
 
 def load_plugin(plugin: Plugin, check: Callable[[], object]) -> list[str]:
-    """Import a plug-in and return its variants; one that is already there is left alone.
+    """Import a plug-in and return its variants and tasks; one that is already there is left alone.
 
     Args:
         plugin: what to import.
         check: raises where the settings of all variants do not go together, as `vgpt.settings.fields.leaves` does.
 
     Raises:
-        UsageError: it cannot be imported, or does not pass the check; none of its variants stays.
+        UsageError: it cannot be imported, or does not pass the check; none of its variants and tasks stays.
     """
-    if known := [kind for kind, origin in _origins.items() if origin.source == plugin.source]:
+    if known := _brought_by(plugin):
         return known
-    before = variants()
+    before, others = variants(), members()
     try:
         # What it prints is no result of the command.
-        with transaction(), redirect_stdout(sys.stderr):
+        with transaction(), undoing(), redirect_stdout(sys.stderr):
             _import(plugin)
             fresh = [kind for kind in variants() if kind not in before]
             for kind in fresh:
                 _defaults(kind)
+            fresh_others = [key for key in members() if key not in others]
+            check_members(fresh_others)
             check()
     except (Exception, SystemExit) as error:  # foreign code may raise anything
         raise UsageError(f"plug-in {plugin} not loaded: {_reason(error, plugin)}") from error
     _origins.update(dict.fromkeys(fresh, plugin))
-    return fresh
+    _other_origins.update(dict.fromkeys(fresh_others, plugin))
+    return _brought_by(plugin)
 
 
 def origin_of(kind: str) -> Plugin | None:
     """Return the plug-in that a variant comes from; None for those of vgpt itself."""
     return _origins.get(kind)
+
+
+def origin_of_other(word: str, name: str) -> Plugin | None:
+    """Return the plug-in that a member of another registry comes from, as in `("task", "mine")`."""
+    return _other_origins.get((word, name))
+
+
+def _brought_by(plugin: Plugin) -> list[str]:
+    kinds = [kind for kind, origin in _origins.items() if origin.source == plugin.source]
+    return kinds + [name for (_, name), origin in _other_origins.items() if origin.source == plugin.source]
 
 
 def _import(plugin: Plugin) -> None:
@@ -197,9 +213,9 @@ def _defaults(kind: str) -> None:
 
 
 def _note_empty(plugin: Plugin, kinds: list[str], warn: Callable[[str], None]) -> None:
-    inside = (f"{config.__module__}." for config in variants().values())
+    inside = (f"{member.__module__}." for member in [*variants().values(), *members().values()])
     if not kinds and not any(name.startswith(f"{plugin.module}.") for name in inside):
-        warn(f"plug-in {plugin} registers no variant; is @register_attention missing?")
+        warn(f"plug-in {plugin} registers no variant and no task; is @register_attention or @register_task missing?")
 
 
 def _reason(error: BaseException, plugin: Plugin) -> str:

@@ -6,7 +6,9 @@ module that `--plugin` or `VGPT_PLUGINS` names, or from an installed package wit
 """
 
 import re
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import Any, TypeVar, get_origin
 
 from pydantic import ValidationError
 
+from vgpt.attention.other_registries import follow
+from vgpt.attention.plugins import Plugin, origin_of_other
 from vgpt.errors import SettingsError, did_you_mean
-from vgpt.evaluation.tasks.base import Task, unknown_task
+from vgpt.evaluation.tasks.base import SPLITS, Task, unknown_task
 
 Kind = TypeVar("Kind", bound=type[Task])
 
@@ -40,6 +44,8 @@ def register_task(kind: str, *, summary: str = "") -> Callable[[Kind], Kind]:
         # Foreign code, which no type checker need have seen.
         if not (isinstance(task, type) and issubclass(task, Task)):
             raise TypeError(f"task {kind!r}: {task!r} is no Task")
+        if task.__module__ not in _built_in():
+            tasks()  # so that no name of vgpt's own is taken before they are loaded
         if task in _tasks.values():
             raise TypeError(f"task {kind!r}: {task.__name__} is {task.kind!r} already; subclass it")
         if kind in _tasks:
@@ -58,6 +64,11 @@ def tasks() -> dict[str, type[Task]]:
         import_module(name)
     homes = {home: place for place, home in enumerate(_built_in())}
     return dict(sorted(_tasks.items(), key=lambda item: homes.get(item[1].__module__, len(homes))))
+
+
+def origin_of_task(kind: str) -> Plugin | None:
+    """Return the plug-in that a task comes from; None for those of vgpt itself and of notebooks."""
+    return origin_of_other(_Registry.word, kind)
 
 
 def resolve_task(text: str) -> Task:
@@ -113,6 +124,38 @@ def _built_in() -> tuple[str, ...]:
     return tuple(sorted(f"{__package__}.{path.stem}" for path in Path(__file__).parent.glob("[a-z]*.py")))
 
 
+class _Registry:
+    """The tasks of plug-ins, for `vgpt.attention.plugins`."""
+
+    word = "task"
+
+    def members(self) -> dict[str, type[Task]]:
+        return {kind: task for kind, task in _tasks.items() if task.__module__ not in _built_in()}
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        before, imported = self.members(), set(sys.modules)
+        try:
+            yield
+        except BaseException:
+            for kind, task in self.members().items():
+                if kind not in before:
+                    del _tasks[kind]
+                    if task.__module__ not in imported:
+                        sys.modules.pop(task.__module__, None)
+            raise
+
+    def check(self, name: str) -> None:
+        """Build the task with its defaults and draw an instance of each split."""
+        try:
+            task = _tasks[name]()
+        except ValidationError as error:
+            faults = "; ".join(_told(_tasks[name], fault) for fault in error.errors())
+            raise TypeError(f"its defaults are not valid: {faults}") from error
+        for split in SPLITS:
+            task.batch(0, split, range(1))
+
+
 def _typed(task: type[Task], name: str, value: str) -> Any:
     info = task.model_fields.get(name)
     if info is not None and get_origin(info.annotation) is tuple:
@@ -135,3 +178,6 @@ def _told(task: type[Task], fault: Any) -> str:
         known = task.model_fields
         return f"task {task.kind}: unknown setting {name!r}{did_you_mean(name, known)} (known: {', '.join(known)})"
     return f"task {task.kind}: {name} = {fault['input']!r}: {message}"
+
+
+follow(_Registry())
