@@ -1,7 +1,7 @@
 """What each task is by its definition, in plain Python: instances read token by token, in no way as they were drawn.
 
-`ANSWERS[kind](task, inputs, asked)` reads the inputs of one instance and returns {position: what to say there}. Where is
-asked is known to it, and used only where the inputs do not tell. `CONTENTS[kind](task, inputs)` returns what makes the
+`ANSWERS[kind](task, inputs, asked)` reads the inputs of one instance and returns {position: what to say there}. Which
+positions are asked is used only where the inputs do not tell. `CONTENTS[kind](task, inputs)` returns what makes the
 instance another one.
 """
 

@@ -161,19 +161,19 @@ class Task(Section):
     @property
     def n_tokens(self) -> int:
         """Number of token ids: inputs and targets are below it. Equal at every point of the test."""
-        raise NotImplementedError
+        raise NotImplementedError(f"task {self.kind!r} does not define n_tokens")
 
     def content_bits(self) -> float:
         """Return log2 of the number of different contents at these settings."""
-        raise NotImplementedError
+        raise NotImplementedError(f"task {self.kind!r} does not define content_bits")
 
     def chance(self) -> float:
         """Return the accuracy of guessing among all possible answers without looking at the instance."""
-        raise NotImplementedError
+        raise NotImplementedError(f"task {self.kind!r} does not define chance")
 
     def draw(self, draws: Draws) -> Drawn:
         """Return `len(draws)` instances; all that is random in one comes from its row of `draws`."""
-        raise NotImplementedError
+        raise NotImplementedError(f"task {self.kind!r} does not define draw")
 
     def faults(self) -> list[str]:
         """Return what is wrong with settings that are each in range: which of them do not go together."""
