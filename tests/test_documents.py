@@ -25,8 +25,8 @@ FOLDERS = ("vgpt", "tests", "docs", "benchmarks", "presets", "notebooks", ".ci",
 OTHERS_FLAGS = {"--update-golden", "--strict", "--reach"}
 """Flags of pytest, mkdocs and benchmarks, and of the example of a variant."""
 
-TAGS = {"attn", "group", "verified", "conditions", "seed"}
-"""Tags of records, which look like modules."""
+TAGS = {"attn", "group", "verified", "conditions", "seed", "tasks"}
+"""Tags of records, and a group of entry points, which look like modules."""
 APART = {"tracking", "conformance", "describe", "bench"}
 """Rooms that may change places, for they do not know each other."""
 

@@ -54,7 +54,8 @@ def forget(monkeypatch):
     """Forget the tasks and variants of a test at its end."""
     from vgpt.attention import registry as attention
 
-    tasks(), variants()
+    tasks()
+    variants()
     tables = [(registry, "_tasks"), (attention, "_configs"), (attention, "_modules")]
     tables += [(plugins, "_origins"), (plugins, "_other_origins")]
     for module, name in tables:

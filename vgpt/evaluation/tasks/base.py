@@ -8,7 +8,7 @@ seed, number of instances or worker moves it, and draws that belong to another s
 Shapes: N instances, T tokens of one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from math import log2
@@ -203,7 +203,7 @@ class Task(Section):
         """Return where it is tested: the training settings first, then every combination of its axes that fits."""
         return list(self._points())
 
-    def batch(self, seed: int, split: Split, indices: np.ndarray | range) -> Batch:
+    def batch(self, seed: int, split: Split, indices: np.ndarray | Sequence[int]) -> Batch:
         """Return instances by their numbers: the same ones for any division into batches.
 
         Args:

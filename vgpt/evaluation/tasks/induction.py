@@ -24,13 +24,13 @@ class Induction(Task):
         "here at random places, with distinct tokens"
     )
 
-    length: Length = 64
+    length: Length = 32
     """tokens of an instance in training; at least 2 n_segment"""
-    test_lengths: tuple[Length, ...] = (128,)
+    test_lengths: tuple[Length, ...] = (64, 128)
     """lengths of the test beside that of training; what is longer has more filling"""
-    vocab_size: Annotated[int, Field(ge=4, le=1 << 14)] = 64
+    vocab_size: Annotated[int, Field(ge=4, le=1 << 14)] = 32
     """token ids"""
-    n_segment: Annotated[int, Field(ge=2)] = 16
+    n_segment: Annotated[int, Field(ge=2)] = 8
     """tokens of the segment"""
 
     @property
