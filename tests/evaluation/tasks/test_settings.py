@@ -29,7 +29,7 @@ EVIL = {
     "stacked-mqar:n_pairs=9": "n_pairs = 9: takes a length of at least 18, not 16",
     "induction:n_segment=40": "n_segment = 40: takes a length of at least 80, not 32",
     "induction:vocab_size=8": "n_segment = 8: must be below vocab_size 8",
-    "selective-copy:n_copy=33": "n_copy = 33: takes a length of at least 66, not 64",
+    "selective-copy:n_copy=33": "n_copy = 33: takes a length of at least 66, not 32",
     "selective-copy:n_copy=2": "only 196 instances differ",
     "noisy-recall:length=5": "length = 5: must be even, and at least 4",
     "noisy-recall:noise=1.5": "noise = '1.5': Input should be less than or equal to 1",

@@ -46,11 +46,11 @@ def test_the_example_comes_with_every_command(ring, vgpt):
 
 
 def test_the_table_is_that_of_the_built_in_tasks():
-    rows = re.findall(r"^\| `([\w-]+)` \| .* \| ([\d,/]+) \| `(\w+)`(, one layer)? \|$", GUIDE, re.M)
+    rows = re.findall(r"^\| `([\w-]+)` \| .* \| ([\d,/]+) \| `(\w+)`(?:, (one|three) layers?)? \|$", GUIDE, re.M)
     found = {kind: (float(Fraction(chance.replace(",", ""))), control) for kind, chance, control, _ in rows}
     assert found == {kind: (pytest.approx(task().chance()), task.control.attn) for kind, task in tasks().items()}
-    single = [kind for kind, task in tasks().items() if task.control.n_layer == 1]
-    assert [kind for kind, *_, layer in rows if layer] == single
+    layers = {kind: {"one": 1, "three": 3, "": 2}[word] for kind, *_, word in rows}
+    assert layers == {kind: task.control.n_layer for kind, task in tasks().items()}
 
 
 def test_every_name_of_the_guide_is_there():

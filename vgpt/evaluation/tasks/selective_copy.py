@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from vgpt.evaluation.tasks.base import IGNORE, Drawn, Length, Task
+from vgpt.evaluation.tasks.base import IGNORE, Control, Drawn, Length, Task
 from vgpt.evaluation.tasks.draws import Draws
 from vgpt.evaluation.tasks.registry import register_task
 
@@ -15,18 +15,19 @@ from vgpt.evaluation.tasks.registry import register_task
 class SelectiveCopy(Task):
     """`n_copy` tokens at random places among blanks; then `n_copy` marks, each of which asks for the next of them.
 
-    Distances differ from instance to instance, so that no fixed shift solves it. Ids: 0 is the blank, the last one the
-    mark, those between are copied.
+    Distances differ from instance to instance, so that no fixed shift solves it. Without positions a layer has to count
+    and another to compare: hence two mixers. Ids: 0 is the blank, the last one the mark, those between are copied.
     """
 
     source = (
         "Gu and Dao 2023, Mamba, arXiv 2312.00752, section 4.1.1 (vocabulary 16, 16 tokens among 4096); "
         "with one mark per answer as there"
     )
+    control = Control(n_layer=3)
 
-    length: Length = 64
+    length: Length = 32
     """tokens of an instance in training, marks included; at least 2 n_copy"""
-    test_lengths: tuple[Length, ...] = (128,)
+    test_lengths: tuple[Length, ...] = (64, 128)
     """lengths of the test beside that of training; what is longer has more blanks"""
     vocab_size: Annotated[int, Field(ge=4, le=1 << 17)] = 16
     """token ids: blank, tokens to copy, mark"""

@@ -83,6 +83,15 @@ class A5(WordProblem):
     """
 
     n_points, even = 5, True
+    # Sixty times sixty products have to be learned: from longer words the control learned nothing in this time.
+    control = Control(attn="gru", n_embd=128, short_conv=False, steps=3000)
+
+    length: Length = 6
+    """tokens of an instance in training"""
+    test_lengths: tuple[Length, ...] = (12, 24)
+    """lengths of the test beside that of training"""
+    n_scored: Annotated[int, Field(ge=1)] = 4
+    """last tokens that count"""
 
 
 @cache
