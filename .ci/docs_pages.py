@@ -40,6 +40,17 @@ API = {
         "vgpt.attention.cache.TokenCache",
         "vgpt.conformance.kit.check_variant",
     ],
+    "Tasks": [
+        "vgpt.evaluation.tasks.base.Task",
+        "vgpt.evaluation.tasks.base.Drawn",
+        "vgpt.evaluation.tasks.base.Batch",
+        "vgpt.evaluation.tasks.base.Score",
+        "vgpt.evaluation.tasks.base.Control",
+        "vgpt.evaluation.tasks.base.Point",
+        "vgpt.evaluation.tasks.draws.Draws",
+        "vgpt.evaluation.tasks.registry.register_task",
+        "vgpt.evaluation.tasks.registry.resolve_task",
+    ],
     "Models, data and runs": [
         "vgpt.model.gpt2.GPT2Model",
         "vgpt.model.costs",

@@ -105,7 +105,9 @@ def _vgpt(
     ] = False,
     plugin: Annotated[
         list[str] | None,
-        typer.Option(FLAG, metavar="file.py|module", help="load third-party variants; also after the command"),
+        typer.Option(
+            FLAG, metavar="file.py|module", help="load third-party variants and tasks; also after the command"
+        ),
     ] = None,
 ) -> None:
     """A laboratory for attention: GPT-2 models that differ in their attention and in nothing else."""

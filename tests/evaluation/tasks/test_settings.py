@@ -1,5 +1,7 @@
 """What cannot be a task: one message that names every fault, before anything is drawn."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -33,7 +35,7 @@ EVIL = {
     "selective-copy:n_copy=2": "only 196 instances differ",
     "noisy-recall:length=5": "length = 5: must be even, and at least 4",
     "noisy-recall:noise=1.5": "noise = '1.5': Input should be less than or equal to 1",
-    "noisy-recall:noise=1": "only 64 instances differ",
+    "noisy-recall:noise=1": "only 128 instances differ",
     "parity:length=15": "only 32,768 instances differ",
     "parity:length=32,n_scored=40": "n_scored = 40: more than length 32",
     "parity:test_lengths=8": "test_lengths = 8: fits none of the other settings",
@@ -160,3 +162,12 @@ def test_a_generator_that_breaks_the_contract_is_caught(made, phrase):
     Crooked().batch(0, "test", range(20))
     with pytest.raises(TypeError, match=phrase):
         Crooked(made=made).batch(0, "test", range(20))
+
+
+@pytest.mark.parametrize(("length", "n_keys", "n_values"), [(4, 3, 2), (8, 2, 3), (10, 3, 2)])
+def test_contents_of_noisy_recall_are_counted(length, n_keys, n_values):
+    """Against all that there are: every order of keys, the last of which came before, with every value for each."""
+    keys = [order for order in product(range(n_keys), repeat=length // 2) if order[-1] in order[:-1]]
+    count = sum(n_values ** len(set(order)) for order in keys)
+    task = tasks()["noisy-recall"].model_construct(length=length, n_keys=n_keys, n_values=n_values, noise=0.0)
+    assert task.content_bits() == pytest.approx(np.log2(count), abs=1e-9)

@@ -6,7 +6,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from vgpt.evaluation.tasks.base import IGNORE, Drawn, Length, Task
+from vgpt.evaluation.tasks.base import IGNORE, Control, Drawn, Length, Task
 from vgpt.evaluation.tasks.draws import Draws
 from vgpt.evaluation.tasks.registry import register_task
 
@@ -23,6 +23,7 @@ class Induction(Task):
         "Olsson et al. 2022, In-context learning and induction heads, arXiv 2209.11895 (repeated random tokens); "
         "here at random places, with distinct tokens"
     )
+    control = Control(n_embd=32, steps=400)
 
     length: Length = 32
     """tokens of an instance in training; at least 2 n_segment"""

@@ -6,10 +6,11 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from vgpt.evaluation.tasks.base import IGNORE, Drawn, Length, Task
+from vgpt.evaluation.tasks.base import IGNORE, Control, Drawn, Length, Task
 from vgpt.evaluation.tasks.draws import Draws
 from vgpt.evaluation.tasks.registry import register_task
 
+_COUNTED = 32
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -24,15 +25,16 @@ class NoisyRecall(Task):
         "Poli et al. 2024, Mechanistic design and scaling of hybrid architectures, arXiv 2403.17844 (noisy in-context "
         "recall); here the amount of noise is the same in every instance"
     )
+    control = Control(n_embd=32)
     axes: ClassVar[dict[str, str]] = {"test_lengths": "length", "test_noise": "noise"}
 
-    length: Length = 64
+    length: Length = 32
     """tokens of an instance in training; even, at least 4"""
-    test_lengths: tuple[Length, ...] = (128,)
+    test_lengths: tuple[Length, ...] = (64,)
     """lengths of the test beside that of training"""
     n_keys: Annotated[int, Field(ge=2, le=1 << 14)] = 8
     """keys that there are"""
-    n_values: Annotated[int, Field(ge=2, le=1 << 14)] = 8
+    n_values: Annotated[int, Field(ge=2, le=1 << 14)] = 16
     """values that there are"""
     n_noise: Annotated[int, Field(ge=1, le=1 << 14)] = 16
     """token ids that are noise"""
@@ -59,8 +61,16 @@ class NoisyRecall(Task):
         return []
 
     def content_bits(self) -> float:
-        """Which keys, and at least one value: a lower bound."""
-        return (self.n_events - 1) * log2(self.n_keys) + log2(self.n_values)
+        """Keys in their order, the last of which comes again, and a value for each that there is.
+
+        Exact for few pairs, and a lower bound for many.
+        """
+        orders = [1]  # of the keys so far, by how many are different
+        for _ in range(min(self.n_events - 1, _COUNTED)):
+            again = [count * d for d, count in enumerate([*orders, 0])]
+            new = [0, *(count * max(0, self.n_keys - d) for d, count in enumerate(orders))]
+            orders = [sum(both) for both in zip(again, new, strict=True)]
+        return log2(sum(count * d * self.n_values**d for d, count in enumerate(orders)))
 
     def chance(self) -> float:
         """One of all values."""

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from vgpt.evaluation.tasks.base import IGNORE, Batch, Drawn, Length, Score, Task
+from vgpt.evaluation.tasks.base import IGNORE, Batch, Control, Drawn, Length, Score, Task
 from vgpt.evaluation.tasks.draws import Draws
 from vgpt.evaluation.tasks.registry import register_task
 
@@ -27,6 +27,7 @@ class Passkey(Task):
         "Mohtashami and Jaggi 2023, Landmark attention, arXiv 2305.16300, section 4.2 (passkey retrieval); here with "
         "random tokens as filling"
     )
+    control = Control(n_embd=32)
     axes: ClassVar[dict[str, str]] = {"test_lengths": "length", "test_depths": "depth"}
 
     length: Length = 64

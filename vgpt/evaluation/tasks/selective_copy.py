@@ -23,7 +23,7 @@ class SelectiveCopy(Task):
         "Gu and Dao 2023, Mamba, arXiv 2312.00752, section 4.1.1 (vocabulary 16, 16 tokens among 4096); "
         "with one mark per answer as there"
     )
-    control = Control(n_layer=3)
+    control = Control(n_layer=3, n_embd=32)
 
     length: Length = 32
     """tokens of an instance in training, marks included; at least 2 n_copy"""

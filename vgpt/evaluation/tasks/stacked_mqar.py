@@ -23,7 +23,7 @@ class StackedMQAR(Task):
         "MQAR (Arora et al. 2023, Zoology, arXiv 2312.04927) with stacked inputs, as in that project's later code; "
         "here a token per pair stands for the two joined vectors, and values may repeat"
     )
-    control = Control(n_layer=1, short_conv=False)
+    control = Control(n_layer=1, n_embd=32, short_conv=False, steps=400)
     axes: ClassVar[dict[str, str]] = {"test_lengths": "length", "test_pairs": "n_pairs"}
 
     length: Length = 16

@@ -23,7 +23,6 @@ class WordProblem(Task):
     """Random elements of a group; at each the product of all up to it, the first one leftmost."""
 
     source = _SOURCE
-    control = Control(attn="gru", short_conv=False)
     n_points: ClassVar[int]
     """the group permutes so many points"""
     even: ClassVar[bool] = False
@@ -72,6 +71,7 @@ class S3(WordProblem):
     """Products of the six permutations of three points: a solvable group that is not commutative."""
 
     n_points = 3
+    control = Control(attn="gru", n_embd=32, short_conv=False, steps=400)
 
 
 @register_task("a5", summary="word problem of A5, which is not solvable: no circuit of constant depth is known")
