@@ -1,0 +1,106 @@
+"""The breakdowns of a comparison as tables: what each part loses or gains against the baseline, with its interval."""
+
+from collections.abc import Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from vgpt.compare.breakdowns.collect import KindBreakdown, RowBreakdown, RowPart
+from vgpt.compare.breakdowns.differences import PartDifference
+from vgpt.compare.comparison import Comparison
+from vgpt.compare.statistics.evaluation_noise import CLUSTERS
+from vgpt.formatting import DASH, format_change, format_percent
+from vgpt.report.breakdowns.one_run import AXES, TITLES
+from vgpt.report.layout import add_row, new_table
+from vgpt.tracking.breakdowns.record import LENGTHS, POSITIONS, REACH, RECALL, TEXT
+
+_FLAGS = {POSITIONS: "--by-position", RECALL: "--recall"}
+_MOST_NAMED = 3
+_MOST_LINES = 6
+"""Of the spans of one row: the others are in the figure, in --json and in --csv --columns."""
+
+
+def breakdown_tables(comparison: Comparison) -> list[RenderableType]:
+    """Return a table of each breakdown that runs have on record."""
+    return [part for found in comparison.breakdowns.values() for part in (*_of_kind(comparison, found), Text())]
+
+
+def _of_kind(comparison: Comparison, found: KindBreakdown) -> list[RenderableType]:
+    rows = comparison.rows
+    recall = found.kind == RECALL
+    columns = [AXES[found.kind], *([] if found.kind in (LENGTHS, TEXT) else ["share"]), "loss", "Δ", "95%"]
+    table = new_table(TITLES[found.kind], [*columns, *(["of the gap"] if recall else [])])
+    for row in rows:
+        one = found.rows[row.label]
+        if not one.parts:
+            add_row(table, row, *[DASH] * (len(columns) + recall))
+        for number, part in enumerate(_shown(found, one)):
+            cells = _cells(found, part)
+            if recall:
+                cells.append(_gap(one) if number == 0 else "")
+            if number == 0:
+                add_row(table, row, *cells)
+            else:
+                table.add_row("", *map(Text, cells))
+    return [table, *_captions(comparison, found)]
+
+
+def _shown(found: KindBreakdown, one: RowBreakdown) -> Sequence[RowPart]:
+    """Return the parts that a terminal has room for: of spans every so manyth, the last ones always."""
+    if found.kind not in (POSITIONS, REACH):
+        return one.parts
+    parts = one.parts
+    step = -(-len(parts) // _MOST_LINES)
+    return [part for number, part in enumerate(parts) if (len(parts) - 1 - number) % step == 0]
+
+
+def _cells(found: KindBreakdown, part: RowPart) -> list[str]:
+    beyond = found.kind in (LENGTHS, REACH) and found.block_size and part.at > found.block_size
+    share = [] if found.kind in (LENGTHS, TEXT) else [format_percent(part.share)]
+    change = DASH if part.difference is None else format_change(part.difference.delta)
+    return [f"{part.name} *" if beyond else part.name, *share, f"{part.loss:.4f}", change, _half(part.difference)]
+
+
+def _half(one: PartDifference | None) -> str:
+    return DASH if one is None or one.half_width is None else f"±{one.half_width:.4f}"
+
+
+def _gap(one: RowBreakdown) -> str:
+    if one.gap is None:
+        return DASH
+    half = "" if one.gap.half_width is None else f" ±{100 * one.gap.half_width:.0f}"
+    return f"{100 * one.gap.share:.0f}{half}%"
+
+
+def _captions(comparison: Comparison, found: KindBreakdown) -> list[Text]:
+    windows, _, rest = found.windows.partition("x")
+    length = rest.partition(":")[0]
+    differences = [part.difference for one in found.rows.values() for part in one.parts if part.difference]
+    said = [f"{int(windows):,} windows of {length} tokens of {found.text}, the same for all rows."]
+    if overs := sorted({one.over for one in differences}):
+        kinds = sorted({CLUSTERS[one.clusters] for one in differences if one.clusters})
+        said.append(f"Intervals are over {' or '.join(overs)} ({'; '.join(kinds)}), of each number alone, no verdicts.")
+    lines = [Text(" ".join(said), "dim")]
+    if found.kind == RECALL:
+        lines.append(
+            Text("repeated: tokens that end a bigram which stood in the window before. of the gap: the share of", "dim")
+        )
+        lines.append(Text("Δ over all tokens that they hold, where that is shown to be a difference.", "dim"))
+    if found.kind in (LENGTHS, REACH) and found.block_size:
+        lines.append(Text(f"* beyond the {found.block_size:,} tokens of training", "dim"))
+    missing = [name for row in comparison.rows for name in found.rows[row.label].missing]
+    if missing:
+        lines.append(Text(_missing(found, missing), "dim"))
+    return lines
+
+
+def _missing(found: KindBreakdown, names: Sequence[str]) -> str:
+    several = ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else "")
+    return f"Not recorded on these windows: {several}; vgpt eval RUN {_flag(found)} does."
+
+
+def _flag(found: KindBreakdown) -> str:
+    if found.kind == TEXT:
+        return "--text FILE"
+    lengths = next((",".join(part.name for part in one.parts) for one in found.rows.values() if one.parts), "")
+    return _FLAGS.get(found.kind) or f"--lengths {lengths if found.kind == LENGTHS else '...'}"
