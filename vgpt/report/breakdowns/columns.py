@@ -1,4 +1,4 @@
-"""The columns of losses by kinds of tokens: of repeated bigrams, beyond the training length, of other lengths, of a text."""
+"""The columns of losses by kinds of tokens: repeated bigrams, beyond the training length, other lengths, a text."""
 
 import math
 from collections.abc import Callable

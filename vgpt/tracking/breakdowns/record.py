@@ -239,12 +239,21 @@ def _as_table(one: Breakdown) -> dict[str, Any]:
 def _of_table(table: dict[str, Any]) -> Breakdown:
     parts = tuple(_part(part) for part in table["parts"])
     lengths = {len(part.losses) for part in parts}
-    numbers = {name: int(table[name]) for name in ("step", "block_size", "made", "bytes")}
-    words = {name: str(table[name]) for name in ("kind", "windows", "text", "dtype")}
     documents = tuple(map(int, table["documents"]))
-    if len(lengths) != 1 or len(documents) not in (0, *lengths) or words["kind"] not in KINDS:
+    if len(lengths) != 1 or len(documents) not in (0, *lengths) or table["kind"] not in KINDS:
         raise ValueError("its parts are not of the same windows")
-    found = Breakdown(**words, **numbers, parts=parts, documents=documents)
+    found = Breakdown(
+        kind=table["kind"],
+        step=int(table["step"]),
+        windows=str(table["windows"]),
+        text=str(table["text"]),
+        dtype=str(table["dtype"]),
+        block_size=int(table["block_size"]),
+        made=int(table["made"]),
+        parts=parts,
+        documents=documents,
+        bytes=int(table["bytes"]),
+    )
     if found.kind == RECALL and {part.name for part in parts} != {REPEATED, OTHER}:
         raise ValueError("recall has other parts")
     return found
