@@ -82,7 +82,7 @@ def test_a_comparison_shows_differences_with_intervals_in_every_form(evaluated, 
         assert share == pytest.approx(repeated["share"] * repeated["difference"]["delta"] / total)
 
     shown = run(*COMPARE)
-    for title in ("Loss by position", "Recall: bigrams", "Loss by length of the window", "in the longest windows"):
+    for title in ("Loss by position", "Recall: repeated", "Loss by length of the window", "in the longest windows"):
         assert title in shown.out
     assert "64 *" in shown.out
     assert max(map(len, shown.out.splitlines())) <= 100

@@ -14,7 +14,7 @@ from vgpt.tracking.breakdowns.record import LENGTHS, POSITIONS, REACH, RECALL, T
 
 TITLES = {
     POSITIONS: "Loss by position",
-    RECALL: "Recall: bigrams that stood in the window before",
+    RECALL: "Recall: repeated bigrams",
     LENGTHS: "Loss by length of the window, over the same text",
     REACH: "Loss by position in the longest windows",
     TEXT: "Loss on a text",
@@ -36,12 +36,13 @@ def breakdown_tables(found: Sequence[Breakdown]) -> list[RenderableType]:
 
 
 def _table(one: Breakdown) -> Table:
-    table = plain_columns(TITLES[one.kind], [AXES[one.kind], "loss", "± SE", "share of tokens"])
-    total = max(1, one.tokens)
+    # Every length is evaluated on the same tokens: they have no shares.
+    shares = one.kind != LENGTHS
+    columns = [AXES[one.kind], "loss", "± SE", *(["share of tokens"] if shares else [])]
+    table = plain_columns(TITLES[one.kind], columns)
     for part in one.parts:
-        # Every length is evaluated on the same tokens.
-        share = DASH if one.kind == LENGTHS else format_percent(part.tokens / total)
-        table.add_row(_name(one, part), _figure(part.loss), _figure(part.loss_se), share)
+        share = [format_percent(part.tokens / max(1, one.tokens))] if shares else []
+        table.add_row(_name(one, part), _figure(part.loss), _figure(part.loss_se), *share)
     return table
 
 
@@ -55,6 +56,8 @@ def _captions(one: Breakdown) -> list[Text]:
     length = rest.partition(":")[0]
     said = f"{int(windows):,} windows of {length} tokens of {one.text}; SE: standard error over these windows."
     lines = [Text(said, "dim")]
+    if one.kind == RECALL:
+        lines.append(Text("repeated: tokens that end a bigram which stood in the window before", "dim"))
     if one.kind in (POSITIONS, REACH):
         losses = [part.loss for part in one.parts]
         lines.append(Text(f"{sparkline(losses, _SPARKS)}  from the first to the last span", "dim"))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from vgpt.compare.breakdowns.collect import KindBreakdown, RowBreakdown, RowPart
+from vgpt.compare.breakdowns.collect import BEYOND, KindBreakdown, RowBreakdown, RowPart
 from vgpt.compare.breakdowns.differences import PartDifference
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.statistics.evaluation_noise import CLUSTERS
@@ -22,7 +22,9 @@ _MOST_LINES = 6
 
 def breakdown_tables(comparison: Comparison) -> list[RenderableType]:
     """Return a table of each breakdown that runs have on record."""
-    return [part for found in comparison.breakdowns.values() for part in (*_of_kind(comparison, found), Text())]
+    found = comparison.breakdowns.values()
+    parts = [part for one in found for part in (*_of_kind(comparison, one), Text())]
+    return [*parts[:-1], *_intervals(comparison), Text()] if parts else []
 
 
 def _of_kind(comparison: Comparison, found: KindBreakdown) -> list[RenderableType]:
@@ -49,16 +51,18 @@ def _shown(found: KindBreakdown, one: RowBreakdown) -> Sequence[RowPart]:
     """Return the parts that a terminal has room for: of spans every so manyth, the last ones always."""
     if found.kind not in (POSITIONS, REACH):
         return one.parts
-    parts = one.parts
-    step = -(-len(parts) // _MOST_LINES)
-    return [part for number, part in enumerate(parts) if (len(parts) - 1 - number) % step == 0]
+    spans = [part for part in one.parts if part.name != BEYOND]
+    step = -(-len(spans) // _MOST_LINES)
+    kept = [part for number, part in enumerate(spans) if (len(spans) - 1 - number) % step == 0]
+    return [*kept, *(part for part in one.parts if part.name == BEYOND)]
 
 
 def _cells(found: KindBreakdown, part: RowPart) -> list[str]:
     beyond = found.kind in (LENGTHS, REACH) and found.block_size and part.at > found.block_size
     share = [] if found.kind in (LENGTHS, TEXT) else [format_percent(part.share)]
     change = DASH if part.difference is None else format_change(part.difference.delta)
-    return [f"{part.name} *" if beyond else part.name, *share, f"{part.loss:.4f}", change, _half(part.difference)]
+    name = "all beyond" if part.name == BEYOND else part.name
+    return [f"{name} *" if beyond else name, *share, f"{part.loss:.4f}", change, _half(part.difference)]
 
 
 def _half(one: PartDifference | None) -> str:
@@ -75,23 +79,29 @@ def _gap(one: RowBreakdown) -> str:
 def _captions(comparison: Comparison, found: KindBreakdown) -> list[Text]:
     windows, _, rest = found.windows.partition("x")
     length = rest.partition(":")[0]
-    differences = [part.difference for one in found.rows.values() for part in one.parts if part.difference]
     said = [f"{int(windows):,} windows of {length} tokens of {found.text}, the same for all rows."]
-    if overs := sorted({one.over for one in differences}):
-        kinds = sorted({CLUSTERS[one.clusters] for one in differences if one.clusters})
-        said.append(f"Intervals are over {' or '.join(overs)} ({'; '.join(kinds)}), of each number alone, no verdicts.")
-    lines = [Text(" ".join(said), "dim")]
     if found.kind == RECALL:
-        lines.append(
-            Text("repeated: tokens that end a bigram which stood in the window before. of the gap: the share of", "dim")
-        )
-        lines.append(Text("Δ over all tokens that they hold, where that is shown to be a difference.", "dim"))
+        said.append("repeated: tokens that end a bigram which stood in the window before.")
+        said.append("of the gap: their share in Δ over all tokens, where that is shown to be a difference.")
+    lines = [Text(" ".join(said), "dim")]
     if found.kind in (LENGTHS, REACH) and found.block_size:
         lines.append(Text(f"* beyond the {found.block_size:,} tokens of training", "dim"))
     missing = [name for row in comparison.rows for name in found.rows[row.label].missing]
     if missing:
         lines.append(Text(_missing(found, missing), "dim"))
     return lines
+
+
+def _intervals(comparison: Comparison) -> list[Text]:
+    """Return what the intervals of all these tables are over; nothing where there is none."""
+    every = [part for found in comparison.breakdowns.values() for one in found.rows.values() for part in one.parts]
+    differences = [part.difference for part in every if part.difference]
+    overs = sorted({one.over for one in differences if one.half_width is not None})
+    if not overs:
+        return []
+    kinds = sorted({CLUSTERS[one.clusters] for one in differences if one.clusters})
+    said = f"95% of parts: over {' or '.join(overs)} ({'; '.join(kinds)}), of each number alone; no verdict is given."
+    return [Text(said, "dim")]
 
 
 def _missing(found: KindBreakdown, names: Sequence[str]) -> str:

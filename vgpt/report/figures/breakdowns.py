@@ -1,6 +1,6 @@
 """Losses by position and by length, and differences to the baseline by kinds of tokens."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from vgpt.compare.breakdowns.collect import BEYOND, KindBreakdown, RowPart
@@ -142,11 +142,11 @@ def _draw_recall(comparison: Comparison, one: KindBreakdown) -> Figure:
     handles: dict[str, Any] = {}
     said: list[str] = []
     rows = _differing(comparison, one)
-    shift: Callable[[int], float] = lambda number: 0.5 * ((number + 0.5) / len(rows) - 0.5)  # noqa: E731
     for number, (style, parts) in enumerate(rows):
         delta, low = _read(parts, "delta"), _read(parts, "low")
+        beside = 0.4 * ((number + 0.5) / len(rows) - 0.5)
         handles[style.name] = panel.errorbar(
-            [place + shift(number) for place in range(len(parts))],
+            [place + beside for place in range(len(parts))],
             delta,
             yerr=[abs(value - end) for value, end in zip(delta, low, strict=True)],
             color=style.color,
@@ -157,6 +157,7 @@ def _draw_recall(comparison: Comparison, one: KindBreakdown) -> Figure:
         said.append(f"{style.name} " + ", ".join(f"{d:+.4f} on {p.name}" for d, p in zip(delta, parts, strict=True)))
     names = max((parts for _, parts in rows), key=len)
     panel.set_xticks(range(len(names)), [f"{part.name}\n{100 * part.share:.0f}% of tokens" for part in names])
+    panel.set_xlim(-0.5, len(names) - 0.5)
     panel.set_ylabel("Δ loss (nats per token)")
     add_legend(figure, handles, "bars: 95% interval of each number alone; below zero is better")
     return Figure("recall", title, f"{title}: {'; '.join(said)}.", figure)
