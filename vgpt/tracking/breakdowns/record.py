@@ -11,14 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from vgpt.files.digests import json_digest
 from vgpt.files.writing import replace_bytes
 from vgpt.tracking.record import RunRecord
 from vgpt.tracking.schema import Metric, Tag
+
+# Commands that only look whether there is such a file are spared the import.
+if TYPE_CHECKING:
+    import numpy as np
 
 EVALUATIONS_FILE = "evaluations.json"
 POSITIONS, RECALL, LENGTHS, REACH, TEXT = "positions", "recall", "lengths", "long_positions", "text"
@@ -40,8 +42,8 @@ class Part:
 
     name: str
     at: int
-    losses: np.ndarray
-    counts: np.ndarray
+    losses: "np.ndarray"
+    counts: "np.ndarray"
 
     @cached_property
     def tokens(self) -> int:
@@ -63,7 +65,7 @@ class Part:
         return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
     @cached_property
-    def influence(self) -> np.ndarray:
+    def influence(self) -> "np.ndarray":
         """What stands for each window where the noise of `loss` is computed, (windows,): its mean is `loss`.
 
         The linearized ratio: a window with twice the tokens moves `loss` twice as far. With equally many tokens in all
@@ -74,6 +76,8 @@ class Part:
 
 def pooled(name: str, parts: Sequence[Part]) -> Part:
     """Return several parts of the same windows as one, at the place of the last."""
+    import numpy as np
+
     counts = sum((part.counts for part in parts), np.zeros_like(parts[0].counts))
     sums = sum((part.losses * part.counts for part in parts), np.zeros_like(parts[0].losses))
     return Part(name, parts[-1].at, sums / np.maximum(counts, 1), counts)
@@ -260,6 +264,8 @@ def _of_table(table: dict[str, Any]) -> Breakdown:
 
 
 def _part(table: dict[str, Any]) -> Part:
+    import numpy as np
+
     losses, counts = np.asarray(table["losses"], dtype=np.float64), np.asarray(table["counts"], dtype=np.int64)
     if losses.ndim != 1 or not losses.size or not np.isfinite(losses).all() or (counts < 0).any():
         raise ValueError("a loss is no number")
