@@ -36,7 +36,11 @@ def evaluate(
     json: JsonOption = False,
     plot: PlotOption = None,
 ) -> None:
-    """Evaluate a trained model on fixed windows of text that is held out, or on a text of one's own."""
+    """Evaluate a trained model on fixed windows of text that is held out.
+
+    Beside the loss: by tokens of context, on bigrams of the window that come again, in windows of other lengths. With
+    --text, the loss on a text of one's own.
+    """
     from vgpt.api.evaluating import evaluate_run
     from vgpt.api.found import chosen_run
     from vgpt.cli.live import data_bars
