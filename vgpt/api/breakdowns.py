@@ -16,7 +16,9 @@ def attach_breakdowns(answers: Sequence[Answered]) -> list[Answered]:
         run = answer.part.request.settings.run
         read = BreakdownReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
         comparison = answer.comparison
-        kinds = collect(comparison.rows, read) if comparison.rows else {}
+        # They are of whole runs, and say nothing of losses at an earlier point.
+        whole = bool(comparison.rows) and comparison.snapshot_point is None
+        kinds = collect(comparison.rows, read) if whole else {}
         remarks = (*comparison.remarks, *dict.fromkeys(read.problems))
         found.append(replace(answer, comparison=replace(comparison, breakdowns=kinds, remarks=remarks)))
     return found

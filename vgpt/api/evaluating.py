@@ -74,6 +74,16 @@ class Evaluation:
 
         return pd.DataFrame({"window": range(self.windows), "loss": self.window_losses})
 
+    def parts_to_pandas(self) -> "pd.DataFrame":
+        """Return one row per part of the breakdowns: kind, name, tokens, loss and its standard error over windows."""
+        import pandas as pd
+
+        columns = ["kind", "name", "tokens", "loss", "loss_se"]
+        parts = [
+            (one.kind, part.name, part.tokens, part.loss, part.loss_se) for one in self.breakdowns for part in one.parts
+        ]
+        return pd.DataFrame(parts, columns=columns)
+
     def _repr_html_(self) -> str:
         facts = [
             ("checkpoint", f"{self.checkpoint} (step {self.step:,})"),
@@ -201,7 +211,7 @@ def _of_text(
         loss_se=part.loss_se,
         perplexity=math.exp(min(part.loss, 700.0)),
         bits_per_byte=whole.bits_per_byte,
-        bits_per_byte_se=part.loss_se * whole.bits_per_byte / part.loss,
+        bits_per_byte_se=part.loss_se * part.tokens / (math.log(2) * spelled),
         dtype=compute.dtype_name,
         window_losses=part.losses,
         breakdowns=(whole,),

@@ -1,5 +1,6 @@
 """What an evaluation tells of a run's own text, kept with the run and brought to MLflow."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,8 @@ def keep(checkpoint: "Checkpoint", data: "Dataset | None", found: "Sequence[Brea
         return [f"not recorded: {checkpoint.directory} lies in no run's directory"]
     if lock_owner(run_dir) is not None:
         return [f"not recorded: {run_dir} is being trained; evaluate it again when it has ended"]
+    if not all(math.isfinite(float(part.losses.sum())) for one in found for part in one.parts):
+        return ["not recorded: a loss is no finite number"]
     if reason := _of_others(checkpoint, data, split):
         return [f"not recorded with the run: {reason}"]
     try:

@@ -8,6 +8,7 @@ from vgpt.compare.breakdowns.differences import GapShare, PartDifference, Side, 
 from vgpt.compare.rows import Row
 from vgpt.tracking.breakdowns.record import KINDS, LENGTHS, REACH, RECALL, REPEATED, Breakdown, Part, pooled
 from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Metric
 
 Reader = Callable[[RunInfo], Mapping[str, Breakdown]]
 BEYOND = "beyond"
@@ -48,6 +49,7 @@ class RowBreakdown:
         parts: in order; empty where it is known of none.
         gap: which share of the row's difference to the baseline the repeated bigrams hold; of recall alone.
         missing: names of the runs that it is not recorded of, or on other windows.
+        earlier: names of the runs whose best checkpoint, which it is of, is not their last step, which losses are of.
         bits_per_byte: mean over the runs; NaN where bytes were not counted.
     """
 
@@ -56,6 +58,7 @@ class RowBreakdown:
     parts: tuple[RowPart, ...] = ()
     gap: GapShare | None = None
     missing: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
     bits_per_byte: float = float("nan")
 
     def part(self, name: str) -> RowPart | None:
@@ -72,6 +75,7 @@ class KindBreakdown:
         windows: number, length and hash of the windows.
         text: what they are of.
         block_size: tokens that the models were trained on at once; 0 where rows differ.
+        dtypes: precisions that it was computed in; several where rows differ.
         rows: by label, in the order of the comparison.
     """
 
@@ -79,6 +83,7 @@ class KindBreakdown:
     windows: str
     text: str
     block_size: int
+    dtypes: tuple[str, ...] = ()
     rows: Mapping[str, RowBreakdown] = field(default_factory=dict[str, RowBreakdown])
 
 
@@ -108,7 +113,8 @@ def _of_kind(
     }
     of_these = [one for pairs in same.values() for _, one in pairs]
     sizes = {one.block_size for one in of_these}
-    return KindBreakdown(kind, windows, of_these[0].text, sizes.pop() if len(sizes) == 1 else 0, made)
+    dtypes = tuple(sorted({one.dtype for one in of_these}))
+    return KindBreakdown(kind, windows, of_these[0].text, sizes.pop() if len(sizes) == 1 else 0, dtypes, made)
 
 
 def _row(
@@ -125,8 +131,15 @@ def _row(
     if here[0][1].kind == RECALL and there and not baseline:
         sides = (_side(here, REPEATED), _side(there, REPEATED))
         gap = gap_share(sides, (_whole(here), _whole(there)), documents)
-    bits = fmean(one.bits_per_byte for _, one in here)
-    return RowBreakdown(row.label, len(here), tuple(part for part in parts if part), gap, missing, bits)
+    return RowBreakdown(
+        label=row.label,
+        runs=len(here),
+        parts=tuple(part for part in parts if part),
+        gap=gap,
+        missing=missing,
+        earlier=tuple(run.run_name for run, one in here if one.step < run.metrics.get(Metric.TRAIN_STEPS, 0)),
+        bits_per_byte=fmean(one.bits_per_byte for _, one in here),
+    )
 
 
 def _row_part(

@@ -23,6 +23,7 @@ def _kind(one: KindBreakdown) -> dict[str, Any]:
         "windows": one.windows,
         "text": one.text,
         "trained_on": one.block_size or None,
+        "dtypes": list(one.dtypes),
         "rows": {label: _row(row) for label, row in one.rows.items()},
     }
 
@@ -34,6 +35,7 @@ def _row(one: RowBreakdown) -> dict[str, Any]:
         "share_of_gap": None if one.gap is None else {"share": one.gap.share, "half_width": one.gap.half_width},
         "bits_per_byte": one.bits_per_byte if math.isfinite(one.bits_per_byte) else None,
         "not_recorded": list(one.missing),
+        "before_the_last_step": list(one.earlier),
     }
 
 

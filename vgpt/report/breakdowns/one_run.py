@@ -92,6 +92,7 @@ def _as_json(one: Breakdown) -> dict[str, Any]:
     beyond = one.beyond
     return {
         "windows": one.windows,
+        "count": len(one.parts[0].losses),
         "text": one.text,
         "trained_on": one.block_size,
         "parts": parts,

@@ -86,9 +86,13 @@ def _captions(comparison: Comparison, found: KindBreakdown) -> list[Text]:
     lines = [Text(" ".join(said), "dim")]
     if found.kind in (LENGTHS, REACH) and found.block_size:
         lines.append(Text(f"* beyond the {found.block_size:,} tokens of training", "dim"))
-    missing = [name for row in comparison.rows for name in found.rows[row.label].missing]
-    if missing:
-        lines.append(Text(_missing(found, missing), "dim"))
+    every = [found.rows[row.label] for row in comparison.rows]
+    if missing := [name for one in every for name in one.missing]:
+        lines.append(Text(f"Not recorded on these windows: {_few(missing)}; vgpt eval RUN {_flag(found)} does.", "dim"))
+    if earlier := [name for one in every for name in one.earlier]:
+        lines.append(Text(f"Of the best checkpoint, which is not the last step: {_few(earlier)}.", "dim"))
+    if len(found.dtypes) > 1:
+        lines.append(Text(f"Not evaluated in one precision: {', '.join(found.dtypes)}.", "yellow"))
     return lines
 
 
@@ -104,9 +108,8 @@ def _intervals(comparison: Comparison) -> list[Text]:
     return [Text(said, "dim")]
 
 
-def _missing(found: KindBreakdown, names: Sequence[str]) -> str:
-    several = ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else "")
-    return f"Not recorded on these windows: {several}; vgpt eval RUN {_flag(found)} does."
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else "")
 
 
 def _flag(found: KindBreakdown) -> str:
