@@ -172,3 +172,14 @@ def test_every_name_of_the_attention_face_is_that_of_its_home():
     assert face.CausalSelfAttention is CausalSelfAttention
     assert face.SoftmaxConfig is SoftmaxConfig
     assert all(getattr(face, name).__doc__ for name in face.__all__)
+
+
+def test_an_evaluation_holds_the_parts_of_its_loss(run):
+    found = run.evaluate(windows=6, recall=True, by_position=True, lengths=[8, 16], record=False)
+    parts = found.parts_to_pandas()
+    for kind in ("positions", "recall"):
+        own = parts[parts["kind"] == kind]
+        assert own["tokens"].sum() == found.tokens
+        assert (own["loss"].fillna(0) * own["tokens"]).sum() / found.tokens == pytest.approx(found.loss)
+    assert parts[parts["kind"] == "lengths"]["name"].tolist() == ["8", "16"]
+    assert found.notes == ()

@@ -148,6 +148,7 @@ def compare(*selectors: str, preset: str | Path | None = None, quiet: bool = Fal
         VgptError: there is nothing to compare, or a missing run failed.
         KeyboardInterrupt: training was interrupted; what was trained is saved.
     """
+    from vgpt.api.breakdowns import attach_breakdowns
     from vgpt.api.speeds import attach_speeds, measure_speeds
     from vgpt.report.columns import check_columns
     from vgpt.study.answers import StudyAnswers
@@ -178,9 +179,10 @@ def compare(*selectors: str, preset: str | Path | None = None, quiet: bool = Fal
     finally:
         line.end()
     found.conclude()
-    notes += [remark for answer in found.answers for remark in answer.comparison.remarks]
+    answers = attach_breakdowns(attach_speeds(found.look()))
+    notes += [remark for answer in answers for remark in answer.comparison.remarks]
     notes += [f"missing: {one.label} with seed {one.seed}; this trains it: {one.command}" for one in found.missing]
-    return Comparison(study, tuple(attach_speeds(found.look())), tuple(notes))
+    return Comparison(study, tuple(answers), tuple(notes))
 
 
 def _windows(study: "Study") -> Any:

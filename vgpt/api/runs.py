@@ -178,7 +178,8 @@ def evaluate(run: Run | str | Path | None = None, *, quiet: bool = False, **sett
     Args:
         run: the run: what `train` or `load` returned, a name, a directory; None = the one that finished last.
         quiet: show no progress.
-        settings: what the flags of `vgpt eval` are called: `split="train"`, `windows=64`.
+        settings: what the flags of `vgpt eval` are called: `split="train"`, `windows=64`, `recall=True`,
+            `lengths=[128, 512]`, `text="letter.txt"`.
 
     Raises:
         SettingsError: unknown or wrong settings.

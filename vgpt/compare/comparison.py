@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from vgpt.bench.result import DECODE, TRAIN, Bench, Case, Measured
 from vgpt.bench.statistics import Ratio
 from vgpt.compare.audit.conditions import Audit
+from vgpt.compare.breakdowns.collect import KindBreakdown
 from vgpt.compare.equivalents import Equivalents
 from vgpt.compare.metrics import FLOPS, KV_CONTEXT, LOSS, MEMORY, PARAMS, SPEED, stat
 from vgpt.compare.request import PlannedRun
@@ -171,6 +172,7 @@ class Comparison:
         sealing: how it stands to the sealed plan of its study; None where nobody asked.
         equivalents: what training of the baseline the rows are worth; None where that was not asked.
         climb: the staircase whose stairs the rows are, step by step; None where variants were named one by one.
+        breakdowns: by kind, the losses of the rows broken down by their tokens, as far as runs have them on record.
     """
 
     rows: tuple[Row, ...]
@@ -192,6 +194,7 @@ class Comparison:
     sealing: Sealing | None = None
     climb: Climb | None = None
     equivalents: Equivalents | None = None
+    breakdowns: Mapping[str, KindBreakdown] = field(default_factory=dict[str, KindBreakdown])
 
     @property
     def known_margin(self) -> Margin | None:

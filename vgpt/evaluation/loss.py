@@ -96,10 +96,20 @@ class Evaluator:
         Raises:
             DataError: the split is shorter than one window.
         """
-        self.starts = evaluation_windows(split.tokens, block_size, windows)
+        self._take(split.tokens, byte_lengths, block_size, evaluation_windows(split.tokens, block_size, windows))
+
+    def _take(self, ids: np.ndarray, byte_lengths: np.ndarray, block_size: int, starts: np.ndarray) -> None:
+        self.starts = starts
         self.block_size = block_size
-        self._ids = split.tokens
+        self._ids = ids
         self.bytes = sum(int(byte_lengths[rows[:, 1:]].sum()) for rows in self._in_turn())
+
+    @classmethod
+    def at(cls, ids: np.ndarray, byte_lengths: np.ndarray, block_size: int, starts: np.ndarray) -> "Evaluator":
+        """Take windows of `block_size` predicted tokens that begin at given places of the ids."""
+        made = cls.__new__(cls)
+        made._take(ids, byte_lengths, block_size, starts)
+        return made
 
     @classmethod
     def of(cls, data: Dataset, block_size: int, windows: int) -> "Evaluator":
@@ -146,11 +156,26 @@ class Evaluator:
         """
         each: list[np.ndarray] = []
         positions = np.zeros(self.block_size)
-        for part in self._losses(model, np.arange(len(self)), dtype=dtype, losses=losses):
-            wide = exact(part)
-            each.append(wide.mean(1).numpy())
-            positions += wide.sum(0).numpy()
+        for _, found in self.walk(model, dtype=dtype, losses=losses):
+            each.append(found.mean(1))
+            positions += found.sum(0)
         return Evaluation(np.concatenate(each), len(self) * self.block_size, self.bytes, positions / len(self))
+
+    def walk(
+        self, model: GPT2Model, *, dtype: torch.dtype, losses: Losses = token_losses
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield ids (n, block_size + 1) int64 and losses (n, block_size) float64 of all windows, in their order.
+
+        Args:
+            model: as in `evaluate`.
+            dtype: as in `evaluate`.
+            losses: as in `token_losses`.
+        """
+        first = 0
+        for part in self._losses(model, np.arange(len(self)), dtype=dtype, losses=losses):
+            numbers = np.arange(first, first + len(part))
+            yield self.rows(numbers), exact(part).numpy()
+            first += len(part)
 
     def token_losses(
         self, model: GPT2Model, *, dtype: torch.dtype, losses: Losses = token_losses, part: int = 0, parts: int = 1

@@ -13,6 +13,7 @@ from vgpt.compare.rows import Row
 from vgpt.compare.statistics.differences import LossDifference, RowStatistics
 from vgpt.compare.statistics.seeds import ALPHA
 from vgpt.compare.unfinished import lost_runs
+from vgpt.report.breakdowns.data import breakdowns_json
 from vgpt.report.curve_tables import snapshot_json
 from vgpt.report.equal_effort import sweep_json
 from vgpt.report.equivalents import equivalents_json
@@ -85,6 +86,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "equivalents": equivalents_json(comparison),
         "speeds": speeds_json(comparison),
         "staircase": staircase_json(comparison),
+        "breakdowns": breakdowns_json(comparison),
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),

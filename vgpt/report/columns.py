@@ -1,7 +1,6 @@
 """The columns that a compact table can be made of: what each holds, raw for programs and shown for people."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from vgpt.compare.architecture import cache_bytes_at
 from vgpt.compare.comparison import Comparison
@@ -22,8 +21,7 @@ from vgpt.compare.metrics import (
     relative_change,
     stat,
 )
-from vgpt.compare.rows import Row
-from vgpt.compare.statistics.differences import LossDifference, RowStatistics
+from vgpt.compare.statistics.differences import LossDifference
 from vgpt.compare.statistics.family import Judged
 from vgpt.compare.statistics.margin import Bounds
 from vgpt.compare.statistics.seeds import Interval, TTest
@@ -31,7 +29,6 @@ from vgpt.compare.steps import Step
 from vgpt.compare.worth import Value as Equivalence
 from vgpt.errors import UsageError, did_you_mean
 from vgpt.formatting import (
-    DASH,
     format_bytes,
     format_change,
     format_count,
@@ -40,12 +37,12 @@ from vgpt.formatting import (
     format_percent,
     format_relative,
 )
+from vgpt.report.breakdowns.columns import BREAKDOWN_COLUMNS, length_column
 from vgpt.report.captions import flags
+from vgpt.report.column import Column, RowContext, Value
 from vgpt.report.equivalents import value_of
 from vgpt.report.staircase import step_to
 from vgpt.tracking.schema import Metric
-
-Value = float | str | None
 
 USUAL = (
     *(
@@ -68,44 +65,6 @@ OF_STEPS = ("step", "step_delta", "step_low", "step_high", "step_p", "step_verdi
 """Those that a staircase has beside them."""
 
 
-@dataclass(frozen=True)
-class RowContext:
-    """A row in its comparison: what a column looks at."""
-
-    comparison: Comparison
-    row: Row
-    found: RowStatistics
-
-    @property
-    def baseline(self) -> Row:
-        """The first row."""
-        return self.comparison.rows[0]
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column.
-
-    Attributes:
-        name: what `--columns` and the head of CSV call it.
-        title: its head for people.
-        value: the raw value of a row: a number, a text, or None where there is none.
-        show: how people read a number.
-    """
-
-    name: str
-    title: str
-    value: Callable[[RowContext], Value]
-    show: Callable[[float], str] = "{:.4g}".format
-
-    def format(self, context: RowContext) -> str:
-        """Return the value as people read it; a dash where there is none."""
-        value = self.value(context)
-        if value is None:
-            return DASH
-        return value if isinstance(value, str) else self.show(value)
-
-
 def check_columns(names: Sequence[str]) -> None:
     """Refuse names that no comparison has, before anything is trained for it; metrics are only known afterwards.
 
@@ -115,7 +74,7 @@ def check_columns(names: Sequence[str]) -> None:
     if twice := [name for name in names if list(names).count(name) > 1]:
         raise UsageError(f"--columns names {twice[0]!r} twice", "Name each column once.")
     for name in names:
-        if name not in COLUMNS and "/" not in name:
+        if name not in COLUMNS and "/" not in name and length_column(name) is None:
             raise _unknown(name, COLUMNS)
 
 
@@ -128,9 +87,9 @@ def chosen_columns(comparison: Comparison, names: Sequence[str]) -> list[Column]
     metrics = {name for row in comparison.rows for run in row.runs for name in run.metrics}
     check_columns(names)
     for name in names:
-        if name not in COLUMNS and name not in metrics:
+        if name not in COLUMNS and name not in metrics and length_column(name) is None:
             raise _unknown(name, metrics)
-    return [COLUMNS.get(name) or Column(name, name, _mean(name)) for name in names]
+    return [COLUMNS.get(name) or length_column(name) or Column(name, name, _mean(name)) for name in names]
 
 
 def usual_columns(comparison: Comparison) -> tuple[str, ...]:
@@ -148,7 +107,8 @@ def row_contexts(comparison: Comparison) -> list[RowContext]:
 def _unknown(name: str, known: Iterable[str]) -> UsageError:
     return UsageError(
         f"--columns: there is no column {name!r}{did_you_mean(name, known)}",
-        f"Columns: {', '.join(COLUMNS)}; or a metric of the runs, such as train/tokens.",
+        f"Columns: {', '.join(COLUMNS)}; loss@512 or delta@512 for windows of 512 tokens; or a metric of the "
+        "runs, such as train/tokens.",
     )
 
 
@@ -289,6 +249,7 @@ _ALL = (
     Column("cumulative", "Δ so far", _cumulative, format_change),
     Column("perplexity", "perplexity", _mean(PERPLEXITY), "{:.2f}".format),
     Column("bits", "bits/byte", _mean(BITS), _loss),
+    *BREAKDOWN_COLUMNS,
     Column("params", "params", _mean(PARAMS), format_count),
     Column("params_delta", "Δ params", _relative(PARAMS), format_relative),
     Column("flops", "FLOPs/token", _mean(FLOPS), format_count),

@@ -13,7 +13,8 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.rows import row_names
 from vgpt.formatting import printable
 from vgpt.report.captions import audit_lines, confound_lines, fact_lines, forced_line, margin_sentence
-from vgpt.report.columns import Column, Value, chosen_columns, row_contexts, usual_columns
+from vgpt.report.column import Column, Value
+from vgpt.report.columns import chosen_columns, row_contexts, usual_columns
 from vgpt.report.curve_tables import snapshot_table, unequal_lines
 from vgpt.report.layout import add_row, new_table
 from vgpt.report.sealing import sealing_lines, sealing_sentences

@@ -285,6 +285,8 @@ class ComparisonTable(_Table):
     """training of the baseline that a loss is worth; null where nobody asked"""
     staircase: dict[str, Any] | None = None
     """steps between the variants of --from and --to; null without them"""
+    breakdowns: dict[str, Any] | None = None
+    """losses by kinds of tokens, as `vgpt eval` left them with the runs; null where it left none"""
     rows: list[RowTable]
     """the baseline first"""
     missing: list[Wanted]

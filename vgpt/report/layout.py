@@ -18,7 +18,25 @@ Cell = Text | str
 
 def new_table(title: str, columns: Sequence[str], *, words: str = "") -> Table:
     """Return an empty table: a column for the label, one for each number, and last one for `words` where named."""
-    table = Table(
+    table = _empty(title)
+    table.add_column("attention", min_width=_LEAST_LABEL, max_width=_LABEL_WIDTH, overflow="fold")
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    if words:
+        table.add_column(words, min_width=_LEAST_WORDS, overflow="fold")
+    return table
+
+
+def plain_columns(title: str, columns: Sequence[str]) -> Table:
+    """Return an empty table of numbers alone, the first of which name its lines."""
+    table = _empty(title)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _empty(title: str) -> Table:
+    return Table(
         title=title,
         title_justify="left",
         title_style="bold",
@@ -27,12 +45,6 @@ def new_table(title: str, columns: Sequence[str], *, words: str = "") -> Table:
         pad_edge=False,
         collapse_padding=True,
     )
-    table.add_column("attention", min_width=_LEAST_LABEL, max_width=_LABEL_WIDTH, overflow="fold")
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    if words:
-        table.add_column(words, min_width=_LEAST_WORDS, overflow="fold")
-    return table
 
 
 def add_row(table: Table, row: Row, *cells: Cell) -> None:

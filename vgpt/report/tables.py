@@ -33,6 +33,7 @@ from vgpt.formatting import (
     format_count,
     format_relative,
 )
+from vgpt.report.breakdowns.tables import breakdown_tables
 from vgpt.report.captions import audit_lines, confound_lines, flags, memory_caption, noise_caption
 from vgpt.report.curve_tables import snapshot_table
 from vgpt.report.equal_effort import matched_budgets, sweep_table
@@ -72,6 +73,7 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
         *significance(comparison),
         *power_tables(comparison),
         *equivalent_tables(comparison),
+        *breakdown_tables(comparison),
         *(speed_tables(comparison) if comparison.speeds is not None else [_cost(rows), *memory_caption(rows)]),
         Text(),
         *([] if comparison.speeds is not None else speed_table(rows)),

@@ -108,6 +108,16 @@ class EvalConfig(Section):
     """which part of the data"""
     windows: Annotated[int | None, Field(ge=1)] = None
     """fixed windows of block_size tokens; none = all that the split holds"""
+    by_position: bool = False
+    """also tell the loss by the tokens of context before a token"""
+    recall: bool = False
+    """also tell the loss on tokens that end a bigram which stood in the window before"""
+    lengths: tuple[Annotated[int, Field(ge=1, le=1_000_000_000)], ...] = ()
+    """also evaluate in windows of these many tokens, separated by commas: 128,512,2048"""
+    text: Path | None = None
+    """score this file in place of the data; it is read as text, and never executed"""
+    record: bool = True
+    """keep what these tell with the run and in MLflow, for vgpt compare"""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
     """auto, cpu, cuda, cuda:1 or mps"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -118,6 +128,17 @@ class EvalConfig(Section):
     """fused attention kernels; --no-flash computes the naive formula"""
     runs_dir: Path = Path("runs")
     """directory of all runs"""
+
+    @model_validator(mode="after")
+    def _text_alone(self) -> "EvalConfig":
+        if self.text is not None:
+            of_data = ("data", "windows", "by_position", "recall", "lengths")
+            idle = [name for name in of_data if getattr(self, name)] + (["split"] if self.split != "val" else [])
+            if idle:
+                raise ValueError(f"--text scores one whole file; {flag_of(idle[0])} is of the data, leave it out")
+        if len(set(self.lengths)) < len(self.lengths):
+            raise ValueError("--lengths names a length twice; name each once")
+        return self
 
 
 class SampleConfig(Section):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from vgpt.files.text import table_of
 from vgpt.files.writing import replace_json
+from vgpt.tracking.breakdowns.record import EVALUATIONS_FILE, breakdowns_in, owner_of
 from vgpt.tracking.journal import JournalReader, Point, now_ms, read_metrics
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.mlflow_client import MlflowStore
@@ -119,6 +120,7 @@ class Delivery:
         self._send_descriptions(self._store, status)
         sent = self._send_points(self._store)
         self._send_artifacts(self._store)
+        sent += self._send_evaluations(self._store)
         self._send_status(self._store, status)
         return sent
 
@@ -189,16 +191,30 @@ class Delivery:
     def _send_artifacts(self, store: MlflowStore) -> None:
         """Upload the listed files that are new or have changed."""
         for path, folder in self._record.artifacts:
-            try:
-                found = Path(path).stat()
-            except OSError:
-                continue
-            state = [found.st_size, found.st_mtime_ns]
-            key = f"{folder}/{Path(path).name}"
-            if self._marks.artifacts.get(key) != state:
-                self._send_or_refuse(lambda: store.upload(self._marks.run_id, Path(path), folder), f"file {path}")  # noqa: B023
-                self._marks.artifacts[key] = state
-                self._save()
+            self._send_artifact(store, Path(path), folder)
+
+    def _send_artifact(self, store: MlflowStore, path: Path, folder: str) -> None:
+        """Upload a file that is new or has changed."""
+        state = _state_of(path)
+        key = f"{folder}/{path.name}"
+        if state is not None and self._marks.artifacts.get(key) != state:
+            self._send_or_refuse(lambda: store.upload(self._marks.run_id, path, folder), f"file {path}")
+            self._marks.artifacts[key] = state
+            self._save()
+
+    def _send_evaluations(self, store: MlflowStore) -> int:
+        """Send what `vgpt eval` left with a run that has ended, with its figures; MLflow keeps equal points once."""
+        path = self._run_dir / EVALUATIONS_FILE
+        if _state_of(path) in (None, self._marks.artifacts.get(f"/{path.name}")):
+            return 0
+        if not (found := breakdowns_in(self._run_dir, owner_of(self._record))):
+            return 0
+        points = [(str(name), value, one.made, step) for one in found for name, value, step in one.figures()]
+        # The file's mark comes last: what is sent again after a failure changes nothing.
+        for begin in range(0, len(points), _BATCH):
+            self._send_batch(store, points[begin : begin + _BATCH])
+        self._send_artifact(store, path, "")
+        return len(points)
 
     def _send_status(self, store: MlflowStore, status: str) -> None:
         if status != "running" and self._marks.status != status:
@@ -231,6 +247,15 @@ def _samples(points: list[Point]) -> Iterator[Sample]:
     for point in points:
         for key, value in point.metrics.items():
             yield key, value, point.time, point.step
+
+
+def _state_of(path: Path) -> list[int] | None:
+    """Return what changes with a file's content; None where there is no file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return [found.st_size, found.st_mtime_ns]
 
 
 def _store_key(target: Target) -> str:

@@ -12,8 +12,8 @@ SCHEMA_VERSION = "2"
 SEALED_SINCE = 2
 """From this version on every finished run carries a seal."""
 
-EVERY_STEP, AT_THE_END = "every step", "at the end"
-"""When a metric is written: with one value per logged step, or with one per run."""
+EVERY_STEP, AT_THE_END, WHEN_ASKED = "every step", "at the end", "by vgpt eval"
+"""When a metric is written: with one value per logged step, with one per run, or where a finished run is evaluated."""
 
 
 class Metric(StrEnum):
@@ -165,6 +165,27 @@ class Metric(StrEnum):
     TRAIN_SKIPPED_STEPS = ("train/skipped_steps", AT_THE_END, "updates left out because the gradient was not finite")
     TRAIN_TOKENS = ("train/tokens", AT_THE_END, "tokens trained on")
     TRAIN_SECONDS = ("train/seconds", AT_THE_END, "time spent in training steps, seconds")
+    EVAL_POSITION_LOSS = (
+        "eval/position_loss",
+        WHEN_ASKED,
+        "loss of tokens by their context in the window, nats; step: most tokens of context of the span",
+    )
+    EVAL_LENGTH_LOSS = ("eval/length_loss", WHEN_ASKED, "loss in windows of other lengths, nats; step: the length")
+    EVAL_LENGTH_LOSS_SE = ("eval/length_loss_se", WHEN_ASKED, "standard error of eval/length_loss over the text")
+    EVAL_BEYOND_LOSS = ("eval/beyond_loss", WHEN_ASKED, "loss of tokens with more context than in training, nats")
+    EVAL_BEYOND_LOSS_SE = ("eval/beyond_loss_se", WHEN_ASKED, "standard error of eval/beyond_loss over windows")
+    EVAL_REPEATED_LOSS = (
+        "eval/repeated_loss",
+        WHEN_ASKED,
+        "loss of tokens that end a bigram which stood in the window before, nats",
+    )
+    EVAL_REPEATED_LOSS_SE = ("eval/repeated_loss_se", WHEN_ASKED, "standard error of eval/repeated_loss over windows")
+    EVAL_OTHER_LOSS = ("eval/other_loss", WHEN_ASKED, "loss of all other tokens, nats")
+    EVAL_OTHER_LOSS_SE = ("eval/other_loss_se", WHEN_ASKED, "standard error of eval/other_loss over windows")
+    EVAL_REPEATED_SHARE = ("eval/repeated_share", WHEN_ASKED, "share of the former in all tokens, 0 to 1")
+    EVAL_TEXT_LOSS = ("eval/text_loss", WHEN_ASKED, "loss on the text of --text that was scored last, nats per token")
+    EVAL_TEXT_LOSS_SE = ("eval/text_loss_se", WHEN_ASKED, "standard error of eval/text_loss over windows")
+    EVAL_TEXT_BITS_PER_BYTE = ("eval/text_bits_per_byte", WHEN_ASKED, "the same in bits per byte of that text")
 
 
 class Tag(StrEnum):

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from vgpt.tracking.breakdowns.record import breakdowns_in, metrics_of, owner_of
 from vgpt.tracking.delivery import SYNC_FILE
 from vgpt.tracking.integrity import disagreements
 from vgpt.tracking.journal import latest_metrics, read_metrics
@@ -119,7 +120,8 @@ def read_local_run(run_dir: Path) -> RunInfo | None:
     if status == "running" and lock_owner(run_dir) is None:
         status = "killed"
     tags = {**record.tags, Tag.ID: record.id, Tag.STATUS: status}
-    metrics = latest_metrics(read_metrics(run_dir))
+    evaluated = metrics_of(breakdowns_in(run_dir, owner_of(record)))
+    metrics = latest_metrics(read_metrics(run_dir)) | evaluated
     run_id = _local_run_id(run_dir, record.id)
     return RunInfo(
         run_id,

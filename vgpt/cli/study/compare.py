@@ -69,6 +69,7 @@ def compare_runs(
     With a preset or any setting of the runs, the runs of exactly those settings are shown; without, the newest ones.
     A list of values for --pos, --lr, --match or --max-tokens makes a comparison for each: --pos learned,rope.
     """
+    from vgpt.api.breakdowns import attach_breakdowns
     from vgpt.api.speeds import attach_speeds, measure_speeds
     from vgpt.cli.live import data_bars
     from vgpt.cli.study.compare_views import Views, chosen_format
@@ -99,7 +100,7 @@ def compare_runs(
         _train(found)
         if options.bench and not found.failures:
             measure_speeds(found.answers, notify, warn, data_bars())
-    answers = attach_speeds(found.look())
+    answers = attach_breakdowns(attach_speeds(found.look()))
     views.show(study, answers)
     _tell_what_is_missing(answers, found.missing)
     found.conclude()

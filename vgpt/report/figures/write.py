@@ -7,6 +7,7 @@ from vgpt.compare.curves import Histories
 from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.errors import VgptError
 from vgpt.files.paths import may_replace
+from vgpt.report.figures.breakdowns import draw_breakdowns
 from vgpt.report.figures.costs import draw_caches, draw_tradeoffs
 from vgpt.report.figures.curves import draw_losses, draw_positions
 from vgpt.report.figures.equivalents import draw_equivalents
@@ -31,6 +32,7 @@ def draw_all(comparison: Comparison, histories: Histories, windows: Windows) -> 
         draw_positions(comparison, windows),
         draw_equivalents(comparison),
         draw_staircase(comparison),
+        *draw_breakdowns(comparison),
     ]
     return [one for one in found if one is not None]
 

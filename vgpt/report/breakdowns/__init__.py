@@ -1,0 +1,1 @@
+"""Losses broken down by the tokens they are of, for people and for programs."""
