@@ -1,0 +1,37 @@
+"""Results of standard suites as tables: of one run."""
+
+import math
+from collections.abc import Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+from rich.text import Text
+
+from vgpt.formatting import DASH
+from vgpt.tracking.suites.record import TaskResult
+
+
+def suite_table(tasks: Sequence[TaskResult]) -> Table:
+    """Return a line for each figure of each task; an arrow says which way is better."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
+    table.add_column("task", overflow="fold")
+    for head in ("shots", "documents"):
+        table.add_column(head, justify="right", no_wrap=True)
+    table.add_column("metric", overflow="fold")
+    for head in ("value", "± SE"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for one in tasks:
+        whole = f"{one.documents:,}" if one.documents == one.of else f"{one.documents:,} of {one.of:,}"
+        heads = [one.task, str(one.fewshot), whole]
+        for name, figure in one.figures.items():
+            better = {True: " (higher is better)", False: " (lower is better)"}.get(one.higher_is_better.get(name), "")
+            cells = [*heads, f"{name}{better}", _number(figure.value), _number(figure.se)]
+            table.add_row(*map(Text, cells))
+            heads = ["", "", ""]
+    return table
+
+
+def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return DASH
+    return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
