@@ -49,10 +49,10 @@ def known_metrics() -> set[str]:
 
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
-    """Keep the harness from writing on stdout, from bars of its own, and from starting processes."""
+    """Keep the harness from writing on stdout and from starting processes."""
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub", "evaluate")]
     levels = [logger.level for logger in loggers]
-    settings = {"TQDM_DISABLE": "1", "DISABLE_MULTIPROC": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    settings = {"DISABLE_MULTIPROC": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     with _environment(settings), contextlib.redirect_stdout(io.StringIO()):
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
@@ -65,20 +65,19 @@ def quiet() -> Generator[None]:
 
 @contextlib.contextmanager
 def sandboxed() -> Generator[None]:
-    """Have templates rendered where they reach neither Python's own attributes nor files."""
+    """Have templates rendered where they reach neither Python's own attributes nor files; and no bars drawn."""
     from jinja2 import BaseLoader, StrictUndefined
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    utils = part("utils")
-    plain = utils.env
-    utils.env = ImmutableSandboxedEnvironment(
-        loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True
-    )
-    utils.env.filters |= plain.filters
+    utils, task = part("utils"), part("api.task")
+    plain, bar = utils.env, task.tqdm
+    safe = ImmutableSandboxedEnvironment(loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True)
+    safe.filters |= plain.filters
+    utils.env, task.tqdm = safe, lambda items, **_: items
     try:
         yield
     finally:
-        utils.env = plain
+        utils.env, task.tqdm = plain, bar
 
 
 @contextlib.contextmanager

@@ -2,8 +2,8 @@
 
 The harness itself takes a Python function wherever a file says `!function`, loads metrics that are programs, and
 renders Jinja without a sandbox, so that `{{ x.__class__ ... }}` reaches everything. Here a file is read by YAML's safe
-loader, its templates may reach no underscored name, its data are local files, and the harness gets the dictionary, never
-the file.
+loader, its templates may reach no underscored name, its data are local files, and the harness gets the dictionary and
+never the file.
 """
 
 import re
