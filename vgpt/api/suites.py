@@ -12,9 +12,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vgpt.evaluation.suites.scoring import Scorer
-    from vgpt.tracking.record import RunRecord
     from vgpt.tracking.suites.record import TaskResult
-    from vgpt.training.checkpoints.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class SuiteResults:
         return facts_html(f"Suites on {self.run} at step {self.step:,}", facts)
 
 
-def evaluate_suites(run: str, settings: EvalConfig, progress: Progress) -> SuiteResults:
+def run_suites(run: str, settings: EvalConfig, progress: Progress) -> SuiteResults:
     """Evaluate a trained model on standard suites, and keep what came of it with the run.
 
     Args:
@@ -75,12 +73,14 @@ def evaluate_suites(run: str, settings: EvalConfig, progress: Progress) -> Suite
         CheckpointError: no such run, or a damaged one.
         VgptError: lm-evaluation-harness is not installed, or a suite that it does not have, cannot load or refuses.
     """
+    from vgpt.api.recording import keep_by
     from vgpt.attention.kernels.backends import use_backend
     from vgpt.evaluation.suites.harness import require_harness
-    from vgpt.evaluation.suites.results import run_suites
+    from vgpt.evaluation.suites.results import results_of
     from vgpt.evaluation.suites.scoring import Scorer
     from vgpt.settings.train import SystemSettings
     from vgpt.tracking.journal import now_ms
+    from vgpt.tracking.suites.record import save
     from vgpt.training.checkpoints.checkpoint import find_checkpoint
     from vgpt.training.hardware.devices import resolve
 
@@ -90,10 +90,11 @@ def evaluate_suites(run: str, settings: EvalConfig, progress: Progress) -> Suite
     model = checkpoint.load_model(compute.device, flash=settings.flash)
     scorer = Scorer(model, checkpoint.tokenizer(), compute.dtype, progress)
     with use_backend(checkpoint.state.attention_backend):
-        found = run_suites(settings.suite, scorer, fewshot=settings.fewshot, limit=settings.limit)
+        found = results_of(settings.suite, scorer, fewshot=settings.fewshot, limit=settings.limit)
     step, made = checkpoint.state.step, now_ms()
     tasks = tuple(replace(one, step=step, dtype=compute.dtype_name, made=made) for one in found)
-    notes = (*_met(scorer), *_keep(checkpoint, tasks))
+    kept = keep_by(checkpoint, lambda run_dir, owner: save(run_dir, owner, tasks)) if settings.record else []
+    notes = (*_met(scorer), *kept)
     return SuiteResults(run, checkpoint.directory, step, compute.dtype_name, scorer.context, tasks, notes)
 
 
@@ -110,46 +111,3 @@ def _met(scorer: "Scorer") -> list[str]:
         NO_ROOM: f"for as many new tokens as the model's context of {context}: prompts cut to half of it, which slides",
     }
     return [f"{scorer.met[name]:,} requests {text}" for name, text in said.items() if scorer.met[name]]
-
-
-def _keep(checkpoint: "Checkpoint", tasks: "tuple[TaskResult, ...]") -> list[str]:
-    """Write results into their run's directory and deliver them; return what the user should know.
-
-    Results are no less true for not being recorded: what is in the way is told, and is no failure.
-    """
-    from vgpt.errors import CheckpointError
-    from vgpt.tracking.lock import lock_owner
-    from vgpt.tracking.record import read_record
-    from vgpt.tracking.suites.record import Owner, save
-    from vgpt.training.checkpoints.checkpoint import find_checkpoint
-
-    run_dir = checkpoint.directory.parent.parent
-    record = read_record(run_dir)
-    if record is None:
-        return [f"not recorded: {checkpoint.directory} lies in no run's directory"]
-    if lock_owner(run_dir) is not None:
-        return [f"not recorded: {run_dir} is being trained; evaluate it again when it has ended"]
-    try:
-        meant = find_checkpoint(run_dir).directory
-        if meant.resolve() != checkpoint.directory.resolve():
-            what = f"it is of {checkpoint.directory.name}, and the run stands for its best checkpoint, {meant.name}"
-            return [f"not recorded with the run: {what}"]
-        path = save(run_dir, Owner.of(record), tasks)
-    except CheckpointError as error:
-        return [f"not recorded: {error.message}"]
-    except OSError as error:
-        return [f"not recorded: {run_dir} cannot be written: {error.strerror or error}"]
-    return [f"recorded in {path}{_delivered(run_dir, record)}"]
-
-
-def _delivered(run_dir: Path, record: "RunRecord") -> str:
-    """Bring what is new to the store of the run, where it has one; return what to add to the note."""
-    from vgpt.errors import TrackingError
-    from vgpt.tracking.mirror import sync_run
-
-    if not record.store:
-        return ""
-    try:
-        return f" and in MLflow at {sync_run(run_dir).store}"
-    except TrackingError as error:
-        return f"; MLflow has it not yet ({error.message}): `vgpt sync {run_dir.name}` delivers"

@@ -46,13 +46,13 @@ def evaluate(
     from vgpt.cli.live import data_bars
 
     settings = loaded.settings
-    if settings.suite:
-        _suites(chosen_run(run, settings.runs_dir, notify), settings, as_json=json)
-        return
     if plot is not None and not (settings.by_position or settings.lengths):
         raise UsageError(
             "--plot has nothing to draw: one loss is no curve", "Add --by-position, or --lengths 128,512,2048."
         )
+    if settings.suite:
+        _suites(chosen_run(run, settings.runs_dir, notify), settings, as_json=json)
+        return
     found = evaluate_run(chosen_run(run, settings.runs_dir, notify), settings, data_bars())
     if json:
         _print_json(found)
@@ -96,11 +96,11 @@ def _print_tables(found: "Evaluation") -> None:
 
 def _suites(run: str, settings: EvalConfig, *, as_json: bool) -> None:
     """Evaluate on standard suites."""
-    from vgpt.api.suites import evaluate_suites
+    from vgpt.api.suites import run_suites
     from vgpt.cli.live import data_bars
     from vgpt.report.suites import suite_table
 
-    found = evaluate_suites(run, settings, data_bars())
+    found = run_suites(run, settings, data_bars())
     if as_json:
         print_json(found.table())
     else:

@@ -12,7 +12,7 @@ from vgpt.tracking.suites.record import TaskResult
 
 
 def suite_table(tasks: Sequence[TaskResult]) -> Table:
-    """Return a line for each figure of each task; an arrow says which way is better."""
+    """Return a line for each figure of each task, with the way that is better."""
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     table.add_column("task", overflow="fold")
     for head in ("shots", "documents"):
@@ -24,11 +24,16 @@ def suite_table(tasks: Sequence[TaskResult]) -> Table:
         whole = f"{one.documents:,}" if one.documents == one.of else f"{one.documents:,} of {one.of:,}"
         heads = [one.task, str(one.fewshot), whole]
         for name, figure in one.figures.items():
-            better = {True: " (higher is better)", False: " (lower is better)"}.get(one.higher_is_better.get(name), "")
-            cells = [*heads, f"{name}{better}", _number(figure.value), _number(figure.se)]
+            cells = [*heads, f"{name}{_better(one, name)}", _number(figure.value), _number(figure.se)]
             table.add_row(*map(Text, cells))
             heads = ["", "", ""]
     return table
+
+
+def _better(one: TaskResult, name: str) -> str:
+    if name not in one.higher_is_better:
+        return ""
+    return " (higher is better)" if one.higher_is_better[name] else " (lower is better)"
 
 
 def _number(value: float) -> str:

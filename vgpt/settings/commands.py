@@ -120,7 +120,6 @@ class EvalConfig(Section):
     """also evaluate in windows of these many tokens, separated by commas: 128,512,2048"""
     text: Path | None = None
     """score this file in place of the data; it is read as text, and never executed"""
-    record: bool = True
     suite: tuple[Place, ...] = ()
     """in place of the loss, tasks of lm-evaluation-harness, separated by commas: names, task files, folders of them"""
     fewshot: Annotated[int | None, Field(ge=0, le=1000)] = None

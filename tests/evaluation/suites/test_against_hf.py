@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vgpt.data.progress import Silent
-from vgpt.evaluation.suites.results import run_suites
+from vgpt.evaluation.suites.results import results_of
 from vgpt.evaluation.suites.scoring import Scorer
 from vgpt.model.interchange import to_hf
 
@@ -151,7 +151,7 @@ def test_likelihoods_are_those_of_lm_evals_own_model_of_the_same_weights(
     monkeypatch.setattr(adapter, "ScoredModel", Both)
     with contextlib.redirect_stderr(io.StringIO()):
         files = [str(suites / "choices.yaml"), str(suites / "whole.yaml")]
-        run_suites(files, Scorer(model, tokenizer, torch.float32, Silent()), fewshot=None, limit=None)
+        results_of(files, Scorer(model, tokenizer, torch.float32, Silent()), fewshot=None, limit=None)
     assert len(asked["loglikelihood"]) == 21
     assert len(asked["loglikelihood_rolling"]) == 4
     for (ours, best), (other, other_best) in asked["loglikelihood"]:

@@ -12,14 +12,14 @@ import torch
 from vgpt.data.progress import Silent
 from vgpt.errors import DataError, UsageError, VgptError
 from vgpt.evaluation.suites import harness
-from vgpt.evaluation.suites.results import run_suites
+from vgpt.evaluation.suites.results import results_of
 from vgpt.evaluation.suites.scoring import Scorer
 
 
 def test_without_lm_eval_one_message_says_what_to_install(scorer, monkeypatch):
     monkeypatch.setattr(harness, "find_spec", lambda name: None)
     with pytest.raises(VgptError, match="lm-evaluation-harness, which is not installed") as told:
-        run_suites(["arc_easy"], scorer, fewshot=None, limit=None)
+        results_of(["arc_easy"], scorer, fewshot=None, limit=None)
     assert told.value.hint == 'pip install "vgpt[eval]"'
 
 
@@ -31,7 +31,7 @@ def lm_eval():
 @pytest.fixture
 def ask(lm_eval, scorer, suites):
     def ask(*names, fewshot=None, limit=None):
-        return run_suites([str(suites / name) for name in names], scorer, fewshot=fewshot, limit=limit)
+        return results_of([str(suites / name) for name in names], scorer, fewshot=fewshot, limit=limit)
 
     return ask
 
@@ -93,7 +93,7 @@ def test_what_was_asked_has_a_digest_that_knows_questions_answers_examples_and_l
 
 def test_another_model_is_asked_the_same(ask, suites, make_model, tokenizer):
     other = Scorer(make_model("linear"), tokenizer, torch.float32, Silent())
-    (found,) = run_suites([str(suites / "choices.yaml")], other, fewshot=2, limit=None)
+    (found,) = results_of([str(suites / "choices.yaml")], other, fewshot=2, limit=None)
     (mine,) = ask("choices.yaml", fewshot=2)
     assert mine.digest == found.digest
     assert mine.values != found.values
@@ -151,7 +151,7 @@ def test_a_suite_that_does_not_exist_is_told_with_the_nearest_names(lm_eval, sco
     known = dict.fromkeys(["arc_easy", "arc_challenge", "hellaswag"], harness.Path("/nowhere.yaml"))
     monkeypatch.setattr(harness, "names_in_harness", lambda: known)
     with pytest.raises(UsageError, match=r"no task 'arc_eazy'; the nearest are arc_easy"):
-        run_suites(["arc_eazy"], scorer, fewshot=None, limit=None)
+        results_of(["arc_eazy"], scorer, fewshot=None, limit=None)
 
 
 def test_a_suite_whose_data_cannot_be_had_is_one_message_and_no_wait(lm_eval, scorer, monkeypatch):
@@ -159,7 +159,7 @@ def test_a_suite_whose_data_cannot_be_had_is_one_message_and_no_wait(lm_eval, sc
     monkeypatch.setattr(harness, "names_in_harness", lambda: {"arc_easy": place})
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DataError, match="suite arc_easy: its data are not on this machine, and HF_HUB_OFFLINE forbids"):
-        run_suites(["arc_easy"], scorer, fewshot=None, limit=None)
+        results_of(["arc_easy"], scorer, fewshot=None, limit=None)
 
 
 def test_a_hub_that_does_not_answer_counts_as_none(monkeypatch):

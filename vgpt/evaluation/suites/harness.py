@@ -42,9 +42,8 @@ def part(name: str) -> Any:
 
 def known_metrics() -> set[str]:
     """Return the names of the harness's own metrics."""
-    with quiet():
-        part("api.metrics")
-        return set(part("api.registry").metric_registry)
+    part("api.metrics")
+    return set(part("api.registry").metric_registry)
 
 
 @contextlib.contextmanager
@@ -168,7 +167,8 @@ def load_tasks(words: Sequence[str]) -> dict[str, Any]:
     """
     require_harness()
     files = [file for word in words if looks_like_file(word) for file in task_files(Path(word))]
-    settings = [read_task(file) for file in files]
+    metrics = known_metrics() if files else set[str]()
+    settings = [read_task(file, metrics) for file in files]
     names = [word for word in words if not looks_like_file(word)]
     tasks = [str(one["task"]) for one in settings]
     if twice := [name for name in [*tasks, *names] if [*tasks, *names].count(name) > 1]:

@@ -27,7 +27,7 @@ _FEWSHOT_SEED, _SEED = 1234, 0
 """The harness's own: everybody's examples are drawn alike."""
 
 
-def run_suites(words: Sequence[str], scorer: Scorer, *, fewshot: int | None, limit: int | None) -> list[TaskResult]:
+def results_of(words: Sequence[str], scorer: Scorer, *, fewshot: int | None, limit: int | None) -> list[TaskResult]:
     """Evaluate a model on suites.
 
     Args:
@@ -60,8 +60,9 @@ def run_suites(words: Sequence[str], scorer: Scorer, *, fewshot: int | None, lim
                 f"suite {', '.join(words)}: lm-eval fails: {type(error).__name__}: {first[:300]}",
                 "Look at the task's templates and data; VGPT_DEBUG=1 shows where it fails.",
             ) from error
-        results = [_result(name, task, found) for name, task in loaded["tasks"].items()]
-    return [*results, *(_group(name, found) for name in found.get("groups", {}))]
+        results = {name: _result(name, task, found) for name, task in loaded["tasks"].items()}
+    groups = [_group(name, group, found, results) for name, group in loaded["groups"].items()]
+    return [*results.values(), *(group for group in groups if group.figures)]
 
 
 class _seeded:  # noqa: N801 - a context like those of the standard library
@@ -85,7 +86,7 @@ def _result(name: str, task: Any, found: Mapping[str, Any]) -> TaskResult:
     values: dict[str, tuple[float, ...]] = {}
     for metric in figures:
         plain, _, filtered = metric.partition(".")
-        each = [one.get(plain) for one in samples if one["filter"] == (filtered or "none")]
+        each: list[Any] = [one.get(plain) for one in samples if one["filter"] == (filtered or "none")]
         if each and all(isinstance(value, int | float | np.number) for value in each):
             values[metric] = tuple(map(float, each))
         elif plain in _RATIOS and all(isinstance(value, tuple | list) and len(value) == 2 for value in each):
@@ -110,18 +111,17 @@ def _result(name: str, task: Any, found: Mapping[str, Any]) -> TaskResult:
     )
 
 
-def _group(name: str, found: Mapping[str, Any]) -> TaskResult:
-    figures = _figures(found["groups"][name])
-    members = [one for one in found["group_subtasks"].get(name, []) if one in found["n-samples"]]
-    counts = [found["n-samples"][one] for one in members]
+def _group(name: str, group: Any, found: Mapping[str, Any], results: Mapping[str, TaskResult]) -> TaskResult:
+    members = [results[task.task_name] for task in group.get_all_tasks()]
+    figures = _figures(found.get("groups", {}).get(name, {}))
     return TaskResult(
         task=name,
         kind="group",
         version=_version(found, name),
-        fewshot=max((int(found["n-shot"].get(one, 0)) for one in members), default=0),
-        documents=sum(int(one["effective"]) for one in counts),
-        of=sum(int(one["original"]) for one in counts),
-        digest="",
+        fewshot=max((one.fewshot for one in members), default=0),
+        documents=sum(one.documents for one in members),
+        of=sum(one.of for one in members),
+        digest=hashlib.sha256(" ".join(one.digest for one in members).encode()).hexdigest(),
         figures=figures,
         higher_is_better=_directions(found["higher_is_better"].get(name), figures),
     )
@@ -137,13 +137,17 @@ def _figures(table: Mapping[str, Any]) -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     for key, value in table.items():
         metric, comma, filtered = key.partition(",")
-        if not comma or metric.endswith("_stderr") or not isinstance(value, int | float | np.number):
+        if not comma or metric.endswith("_stderr") or (known := _number(value)) is None:
             continue
-        se = table.get(f"{metric}_stderr,{filtered}")
         shown = metric if filtered == "none" else f"{metric}.{filtered}"
-        known = isinstance(se, int | float | np.number) and not isinstance(se, bool)
-        found[shown] = Figure(float(value), float(se) if known else math.nan)
+        error = _number(table.get(f"{metric}_stderr,{filtered}"))
+        found[shown] = Figure(known, math.nan if error is None else error)
     return found
+
+
+def _number(value: Any) -> float | None:
+    """Return a number as one; None for what the harness says where it has none."""
+    return float(value) if isinstance(value, int | float | np.number) else None
 
 
 def _directions(table: Any, figures: Iterable[str]) -> dict[str, bool]:

@@ -7,7 +7,7 @@ never the file.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,12 @@ def task_files(place: Path) -> list[Path]:
     return found
 
 
-def read_task(path: Path) -> dict[str, Any]:
+def read_task(path: Path, metrics: Collection[str]) -> dict[str, Any]:
     """Return the settings of a task file, with what it includes and with absolute paths of its data.
+
+    Args:
+        path: the file.
+        metrics: names of the harness's own metrics; others are programs that it would fetch and run.
 
     Raises:
         DataError: it is missing or damaged, or it holds a program or data that are not local files.
@@ -74,7 +78,7 @@ def read_task(path: Path) -> dict[str, Any]:
     _refuse_programs(path, task)
     if unknown := [key for key in task if key not in _KEYS]:
         raise DataError(f"{path}: there is no setting {unknown[0]!r} of a task{did_you_mean(unknown[0], _KEYS)}")
-    _refuse_metrics(path, task)
+    _refuse_metrics(path, task, metrics)
     for where, template in _texts(task):
         _refuse_underscores(path, where, template)
     return {**task, **_local_data(path, task)}
@@ -145,14 +149,10 @@ def _refuse_programs(path: Path, task: Mapping[str, Any]) -> None:
                 raise _program(path, f"{name}: {key}: {_short(str(nested[key]))}")
 
 
-def _refuse_metrics(path: Path, task: Mapping[str, Any]) -> None:
-    """Refuse metrics that are not the harness's own: others are programs that it would fetch and run."""
+def _refuse_metrics(path: Path, task: Mapping[str, Any], known: Collection[str]) -> None:
     metrics = task.get("metric_list") or []
     if not isinstance(metrics, list) or not all(isinstance(one, dict) and "metric" in one for one in metrics):
         raise DataError(f"{path}: metric_list is no list of metrics", "metric_list:\n  - metric: acc")
-    from vgpt.evaluation.suites.harness import known_metrics
-
-    known = known_metrics()
     for one in metrics:
         if one.get("hf_evaluate"):
             raise _program(path, f"metric {_short(str(one['metric']))} with hf_evaluate")

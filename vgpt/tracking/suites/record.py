@@ -137,10 +137,22 @@ def parse(content: bytes, owner: Owner) -> tuple[TaskResult, ...]:
 def _result(table: dict[str, Any]) -> TaskResult:
     figures = {str(name): Figure(_number(one["value"]), _number(one["se"])) for name, one in table["figures"].items()}
     values = {str(name): tuple(map(_number, each)) for name, each in table["values"].items()}
-    words = {name: str(table[name]) for name in ("task", "kind", "version", "digest", "dtype")}
-    numbers = {name: int(table[name]) for name in ("fewshot", "documents", "of", "step", "made")}
     directions = {str(name): bool(up) for name, up in table["higher_is_better"].items()}
-    return TaskResult(**words, **numbers, figures=figures, higher_is_better=directions, values=values)
+    return TaskResult(
+        task=str(table["task"]),
+        kind=str(table["kind"]),
+        version=str(table["version"]),
+        fewshot=int(table["fewshot"]),
+        documents=int(table["documents"]),
+        of=int(table["of"]),
+        digest=str(table["digest"]),
+        figures=figures,
+        higher_is_better=directions,
+        values=values,
+        step=int(table["step"]),
+        dtype=str(table["dtype"]),
+        made=int(table["made"]),
+    )
 
 
 def _rounded(table: dict[str, Any]) -> dict[str, Any]:
