@@ -9,9 +9,12 @@ from vgpt.data.progress import Progress
 from vgpt.settings.commands import EvalConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
 
     from vgpt.evaluation.suites.scoring import Scorer
+    from vgpt.study.study import Answered
     from vgpt.tracking.suites.record import TaskResult
 
 
@@ -59,6 +62,22 @@ class SuiteResults:
             for name, figure in one.figures.items()
         ]
         return facts_html(f"Suites on {self.run} at step {self.step:,}", facts)
+
+
+def attach_suites(answers: "Sequence[Answered]") -> "list[Answered]":
+    """Return answers with what came of suites on their runs; what is damaged is a remark."""
+    from vgpt.compare.suites.collect import collect_suites
+    from vgpt.tracking.suites.reader import SuiteReader
+
+    found: list[Answered] = []
+    for answer in answers:
+        run = answer.part.request.settings.run
+        read = SuiteReader(mlflow=run.tracker == "mlflow", tracking_uri=run.tracking_uri)
+        comparison = answer.comparison
+        suites = collect_suites(comparison.rows, read) if comparison.rows else {}
+        remarks = (*comparison.remarks, *dict.fromkeys(read.problems))
+        found.append(replace(answer, comparison=replace(comparison, suites=suites, remarks=remarks)))
+    return found
 
 
 def run_suites(run: str, settings: EvalConfig, progress: Progress) -> SuiteResults:

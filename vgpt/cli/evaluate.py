@@ -98,7 +98,7 @@ def _suites(run: str, settings: EvalConfig, *, as_json: bool) -> None:
     """Evaluate on standard suites."""
     from vgpt.api.suites import run_suites
     from vgpt.cli.live import data_bars
-    from vgpt.report.suites import suite_table
+    from vgpt.report.suites.one_run import suite_table
 
     found = run_suites(run, settings, data_bars())
     if as_json:

@@ -84,6 +84,7 @@ def _result(name: str, task: Any, found: Mapping[str, Any]) -> TaskResult:
     kind = str(task.OUTPUT_TYPE)
     figures = _figures(found["results"][name])
     values: dict[str, tuple[float, ...]] = {}
+    weights: tuple[int, ...] = ()
     for metric in figures:
         plain, _, filtered = metric.partition(".")
         each: list[Any] = [one.get(plain) for one in samples if one["filter"] == (filtered or "none")]
@@ -91,6 +92,9 @@ def _result(name: str, task: Any, found: Mapping[str, Any]) -> TaskResult:
             values[metric] = tuple(map(float, each))
         elif plain in _RATIOS and all(isinstance(value, tuple | list) and len(value) == 2 for value in each):
             figures[metric] = _ratio(plain, each)
+            if metric == BITS:
+                weights = tuple(int(size) for _, size in each)
+                values[metric] = tuple(-float(nats) / (math.log(2) * size) for nats, size in each)
     if (bits := _bits_of_answers(task, kind, first)) is not None:
         figures[BITS], values[BITS] = _mean(bits), bits
     counts = found["n-samples"][name]
@@ -108,6 +112,7 @@ def _result(name: str, task: Any, found: Mapping[str, Any]) -> TaskResult:
             **({BITS: False} if bits else {}),
         },
         values=values,
+        weights=weights,
     )
 
 

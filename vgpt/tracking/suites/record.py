@@ -46,6 +46,8 @@ class TaskResult:
         figures: by the harness's name of the metric, with its filter behind a point where it has one.
         higher_is_better: by the same names, where the harness knows.
         values: what each document gave, in their order, for figures that are means of them.
+        weights: bytes of each document, where bits per byte are those of all documents together; empty where each
+            document counts alike.
         step: optimizer steps of the checkpoint.
         dtype: precision of matrix products.
         made: when, milliseconds since 1970.
@@ -61,6 +63,7 @@ class TaskResult:
     figures: Mapping[str, Figure]
     higher_is_better: Mapping[str, bool]
     values: Mapping[str, tuple[float, ...]] = field(default_factory=dict[str, tuple[float, ...]], repr=False)
+    weights: tuple[int, ...] = field(default=(), repr=False)
     step: int = 0
     dtype: str = ""
     made: int = 0
@@ -72,7 +75,7 @@ class TaskResult:
             name: {"value": _finite(figure.value), "se": _finite(figure.se)} for name, figure in self.figures.items()
         }
         if not values:
-            del found["values"]
+            del found["values"], found["weights"]
         return found
 
     def metrics(self) -> dict[str, float]:
@@ -149,6 +152,7 @@ def _result(table: dict[str, Any]) -> TaskResult:
         figures=figures,
         higher_is_better=directions,
         values=values,
+        weights=tuple(map(int, table["weights"])),
         step=int(table["step"]),
         dtype=str(table["dtype"]),
         made=int(table["made"]),

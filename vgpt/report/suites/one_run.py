@@ -1,4 +1,4 @@
-"""Results of standard suites as tables: of one run."""
+"""Results of standard suites on one run as a table: what `vgpt eval --suite` shows."""
 
 import math
 from collections.abc import Sequence
@@ -24,19 +24,21 @@ def suite_table(tasks: Sequence[TaskResult]) -> Table:
         whole = f"{one.documents:,}" if one.documents == one.of else f"{one.documents:,} of {one.of:,}"
         heads = [one.task, str(one.fewshot), whole]
         for name, figure in one.figures.items():
-            cells = [*heads, f"{name}{_better(one, name)}", _number(figure.value), _number(figure.se)]
+            cells = [*heads, f"{name}{better(one, name)}", number(figure.value), number(figure.se)]
             table.add_row(*map(Text, cells))
             heads = ["", "", ""]
     return table
 
 
-def _better(one: TaskResult, name: str) -> str:
+def better(one: TaskResult, name: str) -> str:
+    """Return which way of a figure is better, in words; empty where nobody knows."""
     if name not in one.higher_is_better:
         return ""
     return " (higher is better)" if one.higher_is_better[name] else " (lower is better)"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return a figure as people read it."""
     if not math.isfinite(value):
         return DASH
     return f"{value:.4f}" if abs(value) < 1e5 else f"{value:.4g}"
