@@ -14,7 +14,7 @@ from typing import Any
 from vgpt.errors import DataError, did_you_mean
 from vgpt.files.text import read_text
 
-_LARGEST = 1 << 24
+_LARGEST = 1 << 20
 _FORMATS = ("json", "csv", "parquet", "text", "arrow")
 """Kinds of local data; pandas' is left out, for it reads pickles."""
 _FUNCTIONS = ("class", "custom_dataset", "process_docs", "process_results", "use_prompt", "unsafe_code")
