@@ -11,6 +11,8 @@ from vgpt.data.progress import Silent
 from vgpt.evaluation.suites.results import results_of
 from vgpt.evaluation.suites.scoring import Scorer
 from vgpt.model.interchange import to_hf
+from vgpt.settings.train import TrainConfig
+from vgpt.training.checkpoints.checkpoint import TrainingState, point, save_checkpoint
 
 pytest.importorskip("lm_eval")
 transformers = pytest.importorskip("transformers")
@@ -121,41 +123,80 @@ def directory(kind, make_model, tokenizer, folder):
     return model
 
 
+def exported(kind, make_model, tokenizer, folder):
+    """Write the model as `vgpt export` does; return it with whether its directory brings code of its own."""
+    export = pytest.importorskip("vgpt.interchange.export")
+    model = make_model(kind)
+    attn = model.config.attn.model_dump()
+    size = {name: getattr(model.config, name) for name in ("block_size", "n_layer", "n_head", "n_embd")}
+    settings = TrainConfig.model_validate({"model": {**size, "attn": attn}, "run": {"runs_dir": folder / "runs"}})
+    target = save_checkpoint(
+        folder / "runs" / "one" / "ckpt",
+        model=model.config,
+        weights=dict(model.state_dict()),
+        optimizer={},
+        state=TrainingState(step=1, tokens=1, best_loss=1.0, best_step=1, data_digest="0" * 64, finished=True),
+        settings=settings,
+        tokenizer=tokenizer,
+    )
+    point(folder / "runs" / "one" / "ckpt", "best", target)
+    made = export.export_run("one", folder / "hf", runs_dir=folder / "runs")
+    return model, made.own_code
+
+
+@pytest.fixture
+def compare_with(tokenizer, suites, monkeypatch):
+    """Ask a model and lm-eval's own model of a directory the same, and hold their answers against each other."""
+
+    def compare_with(model, folder, **options):
+        from lm_eval.models.huggingface import HFLM
+
+        from vgpt.evaluation.suites import adapter
+
+        asked = {"loglikelihood": [], "loglikelihood_rolling": []}
+        with contextlib.redirect_stderr(io.StringIO()):
+            theirs = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=3, **options)
+
+        class Both(adapter.ScoredModel):
+            """Asks both, and keeps what both say."""
+
+            def loglikelihood(self, requests):
+                ours = super().loglikelihood(requests)
+                asked["loglikelihood"] += zip(ours, theirs.loglikelihood(requests, disable_tqdm=True), strict=True)
+                return ours
+
+            def loglikelihood_rolling(self, requests):
+                ours = super().loglikelihood_rolling(requests)
+                asked["loglikelihood_rolling"] += zip(ours, theirs.loglikelihood_rolling(requests), strict=True)
+                return ours
+
+        monkeypatch.setattr(adapter, "ScoredModel", Both)
+        with contextlib.redirect_stderr(io.StringIO()):
+            files = [str(suites / "choices.yaml"), str(suites / "whole.yaml")]
+            results_of(files, Scorer(model, tokenizer, torch.float32, Silent()), fewshot=None, limit=None)
+        assert len(asked["loglikelihood"]) == 21
+        assert len(asked["loglikelihood_rolling"]) == 4
+        for (ours, best), (other, other_best) in asked["loglikelihood"]:
+            assert ours == pytest.approx(other, abs=1e-4, rel=0)
+            assert best == other_best
+        for ours, other in asked["loglikelihood_rolling"]:
+            assert ours == pytest.approx(other, abs=1e-4, rel=0)
+
+    return compare_with
+
+
 @pytest.mark.parametrize("kind", ["mha", "mqa", "gqa", "local"])
 def test_likelihoods_are_those_of_lm_evals_own_model_of_the_same_weights(
-    kind, make_model, tokenizer, suites, tmp_path_factory, monkeypatch
+    kind, make_model, tokenizer, tmp_path_factory, compare_with
 ):
-    from lm_eval.models.huggingface import HFLM
-
-    from vgpt.evaluation.suites import adapter
-
     folder = tmp_path_factory.mktemp(kind)
-    model = directory(kind, make_model, tokenizer, folder)
-    with contextlib.redirect_stderr(io.StringIO()):
-        theirs = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=3)
-    asked = {"loglikelihood": [], "loglikelihood_rolling": []}
+    compare_with(directory(kind, make_model, tokenizer, folder), folder)
 
-    class Both(adapter.ScoredModel):
-        """Asks both models the same, and keeps what both say."""
 
-        def loglikelihood(self, requests):
-            ours = super().loglikelihood(requests)
-            asked["loglikelihood"] += zip(ours, theirs.loglikelihood(requests, disable_tqdm=True), strict=True)
-            return ours
-
-        def loglikelihood_rolling(self, requests):
-            ours = super().loglikelihood_rolling(requests)
-            asked["loglikelihood_rolling"] += zip(ours, theirs.loglikelihood_rolling(requests), strict=True)
-            return ours
-
-    monkeypatch.setattr(adapter, "ScoredModel", Both)
-    with contextlib.redirect_stderr(io.StringIO()):
-        files = [str(suites / "choices.yaml"), str(suites / "whole.yaml")]
-        results_of(files, Scorer(model, tokenizer, torch.float32, Silent()), fewshot=None, limit=None)
-    assert len(asked["loglikelihood"]) == 21
-    assert len(asked["loglikelihood_rolling"]) == 4
-    for (ours, best), (other, other_best) in asked["loglikelihood"]:
-        assert ours == pytest.approx(other, abs=1e-4)
-        assert best == other_best
-    for ours, other in asked["loglikelihood_rolling"]:
-        assert ours == pytest.approx(other, abs=1e-4, rel=0)
+@pytest.mark.parametrize("kind", ["mha", "mqa", "gqa", "local"])
+def test_likelihoods_are_those_of_lm_evals_own_model_of_the_exported_directory(
+    kind, make_model, tokenizer, tmp_path_factory, compare_with
+):
+    folder = tmp_path_factory.mktemp(kind)
+    model, own_code = exported(kind, make_model, tokenizer, folder)
+    compare_with(model, folder / "hf", trust_remote_code=own_code)
