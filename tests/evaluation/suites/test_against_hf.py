@@ -10,7 +10,6 @@ import torch
 from vgpt.data.progress import Silent
 from vgpt.evaluation.suites.results import results_of
 from vgpt.evaluation.suites.scoring import Scorer
-from vgpt.model.interchange import to_hf
 from vgpt.settings.train import TrainConfig
 from vgpt.training.checkpoints.checkpoint import TrainingState, point, save_checkpoint
 
@@ -38,16 +37,25 @@ def sizes(config, end):
     }
 
 
+def named(model, *, turned):
+    """The weights under the names of transformers; GPT-2's own layers hold them (input, output)."""
+    state = {f"transformer.{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, tensor in state.items():
+        if turned and tensor.dim() == 2 and (".attn." in name or ".mlp." in name):
+            state[name] = tensor.t().contiguous()
+    return {**state, "lm_head.weight": model.wte.weight}
+
+
 def as_gpt2(model, end):
     config = transformers.GPT2Config(**sizes(model.config, end), activation_function="gelu_new")
-    return transformers.GPT2LMHeadModel(config), to_hf(model)
+    return transformers.GPT2LMHeadModel(config), named(model, turned=True)
 
 
 def as_bigcode(model, end):
     config = transformers.GPTBigCodeConfig(
         **sizes(model.config, end), multi_query=True, activation_function="gelu_pytorch_tanh"
     )
-    return transformers.GPTBigCodeForCausalLM(config), to_hf(model)
+    return transformers.GPTBigCodeForCausalLM(config), named(model, turned=False)
 
 
 def with_all_heads(model, make_model):
