@@ -39,7 +39,7 @@ def evaluate(
     """Evaluate a trained model on fixed windows of text that is held out.
 
     Beside the loss: by tokens of context, on bigrams of the window that come again, in windows of other lengths. With
-    --text, the loss on a text of one's own; with --suite, tasks of lm-evaluation-harness in its place.
+    --text, the loss on a text of one's own; with --suite, tasks of lm-evaluation-harness.
     """
     from vgpt.api.evaluating import evaluate_run
     from vgpt.api.found import chosen_run

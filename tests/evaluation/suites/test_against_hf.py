@@ -201,6 +201,7 @@ def test_likelihoods_are_those_of_lm_evals_own_model_of_the_same_weights(
     compare_with(directory(kind, make_model, tokenizer, folder), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["mha", "mqa", "gqa", "local"])
 def test_likelihoods_are_those_of_lm_evals_own_model_of_the_exported_directory(
     kind, make_model, tokenizer, tmp_path_factory, compare_with
