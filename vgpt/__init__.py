@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from vgpt.api.comparing import Comparison, compare
     from vgpt.api.evaluating import Evaluation
     from vgpt.api.preparing import Prepared, prepare
-    from vgpt.api.runs import Run, evaluate, load, sample, train
+    from vgpt.api.runs import Run, evaluate, evaluate_suites, load, sample, train
     from vgpt.api.sampling import Samples
     from vgpt.api.settings import load_plugin
+    from vgpt.api.suites import SuiteResults
     from vgpt.errors import VgptError
 
 __all__ = [
@@ -33,10 +34,12 @@ __all__ = [
     "Prepared",
     "Run",
     "Samples",
+    "SuiteResults",
     "VgptError",
     "__version__",
     "compare",
     "evaluate",
+    "evaluate_suites",
     "load",
     "load_plugin",
     "prepare",
@@ -48,9 +51,10 @@ _HOMES = {
     "api.comparing": ("Comparison",),
     "api.evaluating": ("Evaluation",),
     "api.preparing": ("Prepared", "prepare"),
-    "api.runs": ("Run", "evaluate", "load", "sample", "train"),
+    "api.runs": ("Run", "evaluate", "evaluate_suites", "load", "sample", "train"),
     "api.sampling": ("Samples",),
     "api.settings": ("load_plugin",),
+    "api.suites": ("SuiteResults",),
     "compare": ("compare",),  # the room of this name, which can be called
     "errors": ("VgptError",),
 }

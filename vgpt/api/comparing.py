@@ -150,6 +150,7 @@ def compare(*selectors: str, preset: str | Path | None = None, quiet: bool = Fal
     """
     from vgpt.api.breakdowns import attach_breakdowns
     from vgpt.api.speeds import attach_speeds, measure_speeds
+    from vgpt.api.suites import attach_suites
     from vgpt.report.columns import check_columns
     from vgpt.study.answers import StudyAnswers
     from vgpt.study.study import make_study
@@ -179,7 +180,7 @@ def compare(*selectors: str, preset: str | Path | None = None, quiet: bool = Fal
     finally:
         line.end()
     found.conclude()
-    answers = attach_breakdowns(attach_speeds(found.look()))
+    answers = attach_suites(attach_breakdowns(attach_speeds(found.look())))
     notes += [remark for answer in answers for remark in answer.comparison.remarks]
     notes += [f"missing: {one.label} with seed {one.seed}; this trains it: {one.command}" for one in found.missing]
     return Comparison(study, tuple(answers), tuple(notes))

@@ -11,6 +11,7 @@ from vgpt.api.evaluating import Evaluation, evaluate_run
 from vgpt.api.found import chosen_run
 from vgpt.api.sampling import Samples, sample_run
 from vgpt.api.settings import for_users, settings_of, warn
+from vgpt.api.suites import SuiteResults, run_suites
 from vgpt.errors import UsageError
 from vgpt.formatting import DASH, format_count
 from vgpt.settings.commands import EvalConfig, SampleConfig
@@ -187,7 +188,32 @@ def evaluate(run: Run | str | Path | None = None, *, quiet: bool = False, **sett
         DataError: its data is gone, or was made with another tokenizer.
     """
     config = settings_of(EvalConfig, settings).settings
+    if config.suite:
+        raise UsageError("suites have a function of their own", 'vgpt.evaluate_suites(run, "arc_easy", "my_task.yaml")')
     return evaluate_run(_place(run, config.runs_dir), config, DataLine(quiet=quiet))
+
+
+@for_users
+def evaluate_suites(
+    run: Run | str | Path | None = None, *suites: str | Path, quiet: bool = False, **settings: Any
+) -> SuiteResults:
+    """Evaluate a trained model on standard suites through lm-evaluation-harness: `vgpt eval --suite`.
+
+    Args:
+        run: the run: what `train` or `load` returned, a name, a directory; None = the one that finished last.
+        suites: names of the harness's tasks and groups, task files, or folders of them.
+        quiet: show no progress.
+        settings: what the flags of `vgpt eval` are called: `fewshot=5`, `limit=100`.
+
+    Raises:
+        SettingsError: unknown or wrong settings.
+        CheckpointError: no such run, or a damaged one.
+        VgptError: the harness is not installed, or a suite that it does not have, cannot load or refuses.
+    """
+    if not suites:
+        raise UsageError("no suite is named", 'vgpt.evaluate_suites(run, "arc_easy", "my_task.yaml")')
+    config = settings_of(EvalConfig, {**settings, "suite": ",".join(map(str, suites))}).settings
+    return run_suites(_place(run, config.runs_dir), config, DataLine(quiet=quiet))
 
 
 @for_users

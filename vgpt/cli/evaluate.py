@@ -39,7 +39,7 @@ def evaluate(
     """Evaluate a trained model on fixed windows of text that is held out.
 
     Beside the loss: by tokens of context, on bigrams of the window that come again, in windows of other lengths. With
-    --text, the loss on a text of one's own.
+    --text, the loss on a text of one's own; with --suite, tasks of lm-evaluation-harness.
     """
     from vgpt.api.evaluating import evaluate_run
     from vgpt.api.found import chosen_run
@@ -50,6 +50,9 @@ def evaluate(
         raise UsageError(
             "--plot has nothing to draw: one loss is no curve", "Add --by-position, or --lengths 128,512,2048."
         )
+    if settings.suite:
+        _suites(chosen_run(run, settings.runs_dir, notify), settings, as_json=json)
+        return
     found = evaluate_run(chosen_run(run, settings.runs_dir, notify), settings, data_bars())
     if json:
         _print_json(found)
@@ -89,3 +92,19 @@ def _print_tables(found: "Evaluation") -> None:
     out().print(key_values("", rows))
     for part in breakdown_tables(found.breakdowns):
         out().print(part, soft_wrap=False)
+
+
+def _suites(run: str, settings: EvalConfig, *, as_json: bool) -> None:
+    """Evaluate on standard suites."""
+    from vgpt.api.suites import run_suites
+    from vgpt.cli.live import data_bars
+    from vgpt.report.suites.one_run import suite_table
+
+    found = run_suites(run, settings, data_bars())
+    if as_json:
+        print_json(found.table())
+    else:
+        out().print(key_values("", [("checkpoint", f"{found.checkpoint} (step {found.step:,})")]))
+        out().print(suite_table(found.tasks), soft_wrap=False)
+    for note in found.notes:
+        notify(note)

@@ -17,6 +17,7 @@ from vgpt.compare.statistics.differences import RowStatistics, in_family, member
 from vgpt.compare.statistics.margin import Margin, margin_of
 from vgpt.compare.statistics.sequential import Sequential
 from vgpt.compare.steps import Climb
+from vgpt.compare.suites.collect import SuiteTask
 from vgpt.settings.compare import SortKey
 from vgpt.settings.matching import Match
 from vgpt.tracking.run_info import RunInfo
@@ -173,6 +174,7 @@ class Comparison:
         equivalents: what training of the baseline the rows are worth; None where that was not asked.
         climb: the staircase whose stairs the rows are, step by step; None where variants were named one by one.
         breakdowns: by kind, the losses of the rows broken down by their tokens, as far as runs have them on record.
+        suites: by task, what came of standard suites, as far as runs have them on record.
     """
 
     rows: tuple[Row, ...]
@@ -195,6 +197,7 @@ class Comparison:
     climb: Climb | None = None
     equivalents: Equivalents | None = None
     breakdowns: Mapping[str, KindBreakdown] = field(default_factory=dict[str, KindBreakdown])
+    suites: Mapping[str, SuiteTask] = field(default_factory=dict[str, SuiteTask])
 
     @property
     def known_margin(self) -> Margin | None:

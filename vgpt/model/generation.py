@@ -17,7 +17,8 @@ from vgpt.model.readback import NOT_FINITE, Readback
 from vgpt.model.sampling import Sampler, not_finite
 from vgpt.model.window import Window
 
-OnToken = Callable[[int, int], None]
+OnToken = Callable[[int, int], bool | None]
+"""Hears of a row's new token; True ends the row after it."""
 
 _DRAWN_AHEAD = 64
 """Steps whose random numbers go to the device at once."""
@@ -30,6 +31,7 @@ class Generation:
     Attributes:
         tokens: the new tokens of each row, without the stop token.
         stopped: whether the row ended by its stop token.
+        cut: rows that `on_token` ended.
         notes: what a reader should know, such as a context that had to slide.
         prefill_seconds: time of reading the prompt and choosing the first token.
         decode_seconds: time of all later steps.
@@ -43,6 +45,7 @@ class Generation:
 
     tokens: list[list[int]]
     stopped: list[bool]
+    cut: set[int] = field(default_factory=set[int])
     notes: list[str] = field(default_factory=list[str])
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -101,7 +104,8 @@ def generate(
         cache_dtype: precision of the cache; the model's by default.
         context: most tokens that the model looks at; `block_size` by default.
         first_row: number of the first row.
-        on_token: called with (row, token) for every new token of a row that has not ended, stop token excluded.
+        on_token: called with (row, token) for every new token of a row that has not ended, stop token excluded; it ends
+            the row by returning True.
 
     Raises:
         UsageError: an empty prompt, an id outside the vocabulary, or a setting out of range.
@@ -167,21 +171,25 @@ class _Choice:
 def _hand_out(steps: list[list[int]], result: Generation, stop_token: int | None, on_token: OnToken | None) -> bool:
     """Take the tokens of some steps; return whether all rows have ended."""
     for chosen in steps:
-        if all(result.stopped):
+        if _all_ended(result):
             break  # a step under way when the last row ended
         if NOT_FINITE in chosen:
             raise not_finite()
         result.steps += 1
         for row, token in enumerate(chosen):
-            if result.stopped[row]:
+            if result.stopped[row] or row in result.cut:
                 continue
             if token == stop_token:
                 result.stopped[row] = True
                 continue
             result.tokens[row].append(token)
-            if on_token is not None:
-                on_token(row, token)
-    return all(result.stopped)
+            if on_token is not None and on_token(row, token):
+                result.cut.add(row)
+    return _all_ended(result)
+
+
+def _all_ended(result: Generation) -> bool:
+    return all(stopped or row in result.cut for row, stopped in enumerate(result.stopped))
 
 
 def _checked_context(config: GPT2Config, context: int | None) -> int:

@@ -24,6 +24,7 @@ from vgpt.report.sequential import sequential_json
 from vgpt.report.speed_tables import speed_json, speeds_json
 from vgpt.report.staircase import staircase_json
 from vgpt.report.study_tables import power_json, signs_json
+from vgpt.report.suites.data import suites_json
 from vgpt.study.ladders.answers import answer_ladder
 from vgpt.study.requirements import Judgment, judgments
 from vgpt.study.study import Answered, Study
@@ -87,6 +88,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "speeds": speeds_json(comparison),
         "staircase": staircase_json(comparison),
         "breakdowns": breakdowns_json(comparison),
+        "suites": suites_json(comparison),
         "rows": [_row(comparison, row, found) for row, found in zip(rows, comparison.statistics, strict=True)],
         "missing": [{"attention": run.label, "seed": run.seed, "command": run.command} for run in comparison.missing],
         "remarks": list(comparison.remarks),

@@ -287,6 +287,8 @@ class ComparisonTable(_Table):
     """steps between the variants of --from and --to; null without them"""
     breakdowns: dict[str, Any] | None = None
     """losses by kinds of tokens, as `vgpt eval` left them with the runs; null where it left none"""
+    suites: dict[str, Any] | None = None
+    """standard suites by task, as `vgpt eval --suite` left them with the runs; null where it left none"""
     rows: list[RowTable]
     """the baseline first"""
     missing: list[Wanted]

@@ -45,6 +45,7 @@ from vgpt.report.speed_tables import measured_tables as speed_tables
 from vgpt.report.speed_tables import speed_table
 from vgpt.report.staircase import staircase_tables
 from vgpt.report.study_tables import power_tables
+from vgpt.report.suites.tables import suite_tables
 
 
 def tables(comparison: Comparison) -> list[RenderableType]:
@@ -74,6 +75,7 @@ def number_tables(comparison: Comparison) -> list[RenderableType]:
         *power_tables(comparison),
         *equivalent_tables(comparison),
         *breakdown_tables(comparison),
+        *suite_tables(comparison),
         *(speed_tables(comparison) if comparison.speeds is not None else [_cost(rows), *memory_caption(rows)]),
         Text(),
         *([] if comparison.speeds is not None else speed_table(rows)),

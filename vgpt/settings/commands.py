@@ -99,6 +99,10 @@ class TokenizerConfig(Section):
     """read spellings of special tokens in the text as the tokens themselves"""
 
 
+_OF_SUITES = {"suite", "fewshot", "limit", "record", "device", "dtype", "threads", "flash", "runs_dir"}
+"""Settings of `vgpt eval` that mean something beside `--suite`."""
+
+
 class EvalConfig(Section):
     """What is evaluated, and how exactly."""
 
@@ -116,6 +120,12 @@ class EvalConfig(Section):
     """also evaluate in windows of these many tokens, separated by commas: 128,512,2048"""
     text: Path | None = None
     """score this file in place of the data; it is read as text, and never executed"""
+    suite: tuple[Place, ...] = ()
+    """in place of the loss, tasks of lm-evaluation-harness, separated by commas: names, task files, folders of them"""
+    fewshot: Annotated[int | None, Field(ge=0, le=1000)] = None
+    """examples in each prompt of --suite; none = as each task says"""
+    limit: Annotated[int | None, Field(ge=1)] = None
+    """most documents of each task of --suite; none = all"""
     record: bool = True
     """keep what these tell with the run and in MLflow, for vgpt compare"""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
@@ -138,6 +148,15 @@ class EvalConfig(Section):
                 raise ValueError(f"--text scores one whole file; {flag_of(idle[0])} is of the data, leave it out")
         if len(set(self.lengths)) < len(self.lengths):
             raise ValueError("--lengths names a length twice; name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _suite_alone(self) -> "EvalConfig":
+        set_by_hand = {name for name, field in type(self).model_fields.items() if getattr(self, name) != field.default}
+        idle = sorted(set_by_hand & {"fewshot", "limit"} if not self.suite else set_by_hand - _OF_SUITES)
+        if idle:
+            why = "--suite has texts of its own" if self.suite else "it is for tasks of --suite"
+            raise ValueError(f"{flag_of(idle[0])} says nothing here: {why}; leave it out")
         return self
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 
 from vgpt.files.text import table_of
 from vgpt.files.writing import replace_json
-from vgpt.tracking.breakdowns.record import EVALUATIONS_FILE, breakdowns_in, owner_of
+from vgpt.tracking.breakdowns.record import EVALUATIONS_FILE, Owner, breakdowns_in, owner_of
 from vgpt.tracking.journal import JournalReader, Point, now_ms, read_metrics
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.mlflow_client import MlflowStore
 from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.record import RunRecord, read_record
 from vgpt.tracking.schema import Tag
+from vgpt.tracking.suites.record import SUITES_FILE, results_in
 from vgpt.tracking.target import Target
 
 SYNC_FILE = "mlflow_sync.json"
@@ -204,17 +205,19 @@ class Delivery:
 
     def _send_evaluations(self, store: MlflowStore) -> int:
         """Send what `vgpt eval` left with a run that has ended, with its figures; MLflow keeps equal points once."""
-        path = self._run_dir / EVALUATIONS_FILE
-        if _state_of(path) in (None, self._marks.artifacts.get(f"/{path.name}")):
-            return 0
-        if not (found := breakdowns_in(self._run_dir, owner_of(self._record))):
-            return 0
-        points = [(str(name), value, one.made, step) for one in found for name, value, step in one.figures()]
-        # The file's mark comes last: what is sent again after a failure changes nothing.
-        for begin in range(0, len(points), _BATCH):
-            self._send_batch(store, points[begin : begin + _BATCH])
-        self._send_artifact(store, path, "")
-        return len(points)
+        sent = 0
+        for name, samples_in in _EVALUATED.items():
+            path = self._run_dir / name
+            if _state_of(path) in (None, self._marks.artifacts.get(f"/{path.name}")):
+                continue
+            if not (samples := samples_in(self._run_dir, owner_of(self._record))):
+                continue
+            # The file's mark comes last: what is sent again after a failure changes nothing.
+            for begin in range(0, len(samples), _BATCH):
+                self._send_batch(store, samples[begin : begin + _BATCH])
+            self._send_artifact(store, path, "")
+            sent += len(samples)
+        return sent
 
     def _send_status(self, store: MlflowStore, status: str) -> None:
         if status != "running" and self._marks.status != status:
@@ -247,6 +250,19 @@ def _samples(points: list[Point]) -> Iterator[Sample]:
     for point in points:
         for key, value in point.metrics.items():
             yield key, value, point.time, point.step
+
+
+def _breakdown_samples(run_dir: Path, owner: Owner) -> list[Sample]:
+    found = breakdowns_in(run_dir, owner)
+    return [(str(name), value, one.made, step) for one in found for name, value, step in one.figures()]
+
+
+def _suite_samples(run_dir: Path, owner: Owner) -> list[Sample]:
+    found = results_in(run_dir, owner)
+    return [(name, value, one.made, one.step) for one in found for name, value in one.metrics().items()]
+
+
+_EVALUATED = {EVALUATIONS_FILE: _breakdown_samples, SUITES_FILE: _suite_samples}
 
 
 def _state_of(path: Path) -> list[int] | None:

@@ -188,6 +188,12 @@ class Metric(StrEnum):
     EVAL_TEXT_BITS_PER_BYTE = ("eval/text_bits_per_byte", WHEN_ASKED, "the same in bits per byte of that text")
 
 
+SUITE = "suite/"
+"""What metrics of standard suites begin with: `suite/TASK/METRIC`, and `suite/TASK/METRIC_se`, its standard error over
+the task's documents; written by `vgpt eval --suite`, at the step of the checkpoint, under lm-eval's own names.
+`suite/TASK/bits_per_byte` is that of right answers, mean over documents; of whole texts that of all their bytes."""
+
+
 class Tag(StrEnum):
     """A recorded fact, with what it means."""
 

@@ -17,6 +17,8 @@ from vgpt.tracking.reasons import StoreError
 from vgpt.tracking.record import RECORD_FILE, read_record
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Tag
+from vgpt.tracking.suites.record import metrics_of as suite_metrics
+from vgpt.tracking.suites.record import results_in
 from vgpt.tracking.target import Target, resolve_target
 
 READ_TIMEOUT = 30.0
@@ -120,7 +122,8 @@ def read_local_run(run_dir: Path) -> RunInfo | None:
     if status == "running" and lock_owner(run_dir) is None:
         status = "killed"
     tags = {**record.tags, Tag.ID: record.id, Tag.STATUS: status}
-    evaluated = metrics_of(breakdowns_in(run_dir, owner_of(record)))
+    owner = owner_of(record)
+    evaluated = metrics_of(breakdowns_in(run_dir, owner)) | suite_metrics(results_in(run_dir, owner))
     metrics = latest_metrics(read_metrics(run_dir)) | evaluated
     run_id = _local_run_id(run_dir, record.id)
     return RunInfo(

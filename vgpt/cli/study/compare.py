@@ -71,6 +71,7 @@ def compare_runs(
     """
     from vgpt.api.breakdowns import attach_breakdowns
     from vgpt.api.speeds import attach_speeds, measure_speeds
+    from vgpt.api.suites import attach_suites
     from vgpt.cli.live import data_bars
     from vgpt.cli.study.compare_views import Views, chosen_format
     from vgpt.cli.study.require import end_as_required
@@ -100,7 +101,7 @@ def compare_runs(
         _train(found)
         if options.bench and not found.failures:
             measure_speeds(found.answers, notify, warn, data_bars())
-    answers = attach_breakdowns(attach_speeds(found.look()))
+    answers = attach_suites(attach_breakdowns(attach_speeds(found.look())))
     views.show(study, answers)
     _tell_what_is_missing(answers, found.missing)
     found.conclude()

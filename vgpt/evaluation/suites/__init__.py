@@ -1,0 +1,1 @@
+"""Standard suites through lm-evaluation-harness."""

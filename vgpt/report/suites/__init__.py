@@ -1,0 +1,1 @@
+"""Standard suites as tables and as data for programs."""

@@ -1,0 +1,1 @@
+"""Results of standard suites, kept with a run."""
