@@ -45,8 +45,9 @@ def probe(
 ) -> None:
     """Measure what variants can do: small models of each learn tasks of recall, state and length with equal effort.
 
-    Every variant gets the same rates, seeds and steps; validation chooses the rate, the test is reported. Where the
-    task's control fails, the card says inconclusive. Started again, it goes on where it was.
+    Every variant gets the same rates, seeds and steps; validation chooses, the test is reported.
+
+    Where the control of a task fails, the card says inconclusive. Started again, a probe goes on where it was.
     """
     loaded = settings_of_each(ProbeConfig, names, replace(sources, preset=small_sizes()))
     first = next(iter(loaded.values()))

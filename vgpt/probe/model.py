@@ -1,4 +1,4 @@
-"""The small models: short convolution and mixers with residuals, as in Zoology (Arora et al. 2023, arXiv 2312.04927)."""
+"""The small models: short convolution and mixers with residuals, after Zoology (Arora et al. 2023, 2312.04927)."""
 
 from collections.abc import Mapping
 from types import UnionType
@@ -127,6 +127,13 @@ def _bounds(model: nn.Module, roles: Mapping[str, Role], kinds: UnionType) -> di
     found: dict[str, float] = {}
     for prefix, module in model.named_modules():
         if isinstance(module, kinds):
-            fan_in = module.hidden_size if isinstance(module, nn.GRU) else module.weight[0].numel()
+            fan_in = module.hidden_size if isinstance(module, nn.GRU) else _matrix(module)[0].numel()
             found |= {f"{prefix}.{name}": fan_in**-0.5 for name, _ in module.named_parameters(recurse=False)}
     return {name: bound for name, bound in found.items() if roles[name] is not Role.OWN}
+
+
+def _matrix(module: nn.Module) -> Tensor:
+    """Return the weight of a linear layer or convolution, whose first dimension are its outputs."""
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight

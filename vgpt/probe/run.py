@@ -99,6 +99,8 @@ class _Pool:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            assert process.stdout is not None
+            process.stdout.close()
 
     def _one(self) -> None:
         """Keep one process at work; another takes its place where it dies."""

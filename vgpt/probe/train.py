@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vgpt.evaluation.tasks.base import IGNORE, Task
+from vgpt.evaluation.tasks.base import IGNORE, Split, Task
 from vgpt.probe.model import SmallModel
 from vgpt.probe.recipe import Trial
 from vgpt.probe.records import Outcome
@@ -35,7 +35,7 @@ class Instances:
 
     task: Task
     seed: int
-    split: str
+    split: Split
     count: int
 
     def accuracy(self, model: SmallModel) -> float:
