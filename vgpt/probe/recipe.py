@@ -1,8 +1,10 @@
 """What trainings on a task have in common, and what one of them is: torch-free, and plain data once written down."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from vgpt.attention.config import AttentionConfig, ModelAttention, Shape
@@ -11,8 +13,9 @@ from vgpt.attention.options import SETTINGS, choices
 from vgpt.attention.stamps import digests, distinct_layers
 from vgpt.errors import SettingsError
 from vgpt.evaluation.tasks.base import Point, Task
+from vgpt.evaluation.tasks.draws import Draws
 from vgpt.evaluation.tasks.registry import resolve_task, task_label
-from vgpt.files.digests import json_digest
+from vgpt.files.digests import digest_if_there, json_digest
 from vgpt.settings.probe import ProbeConfig
 
 GRU = "gru"
@@ -146,7 +149,7 @@ class Trial:
         attn: the variant with all its settings, or `gru`.
         lr: peak learning rate.
         seed: of the first weights and of the instances trained on.
-        code: digests of the code that the variant is made of.
+        code: digests of the code that the variant and the task are made of.
     """
 
     recipe: Recipe
@@ -198,9 +201,16 @@ def trials_of(recipe: Recipe, attn: ModelAttention | None, seeds: range) -> list
     """
     if faults := recipe.faults(attn):
         raise SettingsError(faults)
-    name, code = GRU, dict[str, str]()
+    name, code = GRU, {"task": _task_digest(recipe.made)}
     if attn is not None:
         name = full_label(attn)
         for layer in distinct_layers(attn, recipe.mixers):
             code |= {f"{layer.kind}.{key}": value for key, value in digests(layer).items() if key.endswith("sha256")}
     return [Trial(recipe, name, lr, seed, code) for lr in recipe.lrs for seed in seeds]
+
+
+def _task_digest(task: Task) -> str:
+    """Return the digest of the files that say what the instances of a task are: a plug-in's may change at any time."""
+    modules = {one.__module__ for one in type(task).__mro__ if issubclass(one, Task)} | {Draws.__module__}
+    files = (Path(getattr(sys.modules.get(name), "__file__", None) or "") for name in sorted(modules))
+    return json_digest([digest_if_there(file) for file in files])

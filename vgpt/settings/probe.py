@@ -11,7 +11,7 @@ from vgpt.schema import Section
 from vgpt.settings.model import AttentionSetting, Position, with_switches
 from vgpt.settings.presets import Preset, load_preset, preset_directory
 
-DEFAULT_TASKS = ("mqar", "induction", "selective-copy", "parity", "s3")
+DEFAULT_TASKS = ("mqar", "stacked-mqar", "induction", "parity", "s3")
 _SIZES = Path("probes", "sizes.toml")
 
 Rate = Annotated[float, Field(gt=0, le=10)]
