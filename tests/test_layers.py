@@ -29,6 +29,7 @@ ORDER = [
     ("describe",),
     ("compare",),
     ("study",),
+    ("probe",),
     ("report",),
     ("api",),
     ("cli",),
