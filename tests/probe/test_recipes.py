@@ -8,7 +8,9 @@ from itertools import pairwise
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from vgpt.evaluation.tasks.registry import resolve_task
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 KNOWN = {"mha": 1.0, "mqa": 1.0, "mla": 0.89, "linear": 0.90, "local": 0.19}
 """Accuracy of MQAR with 128 ids, 32 tokens and 4 pairs after 800 steps."""
 PASSES, LINEAR, MLA, WINDOW = 0.95, (0.85, 0.93), (0.8, 0.95), 0.3
@@ -41,12 +43,24 @@ def test_recall_of_four_pairs_is_as_known_of_five_variants(probed):
     assert found["local"] < WINDOW
 
 
-def test_recall_of_a_window_rises_with_its_width(probed):
+def share_in_sight(task, width):
+    """Return the share of queries whose value stands in a window of so many tokens, the query's own among them."""
+    batch = task.batch(1, "test", range(2000))
+    seen = []
+    for row, scored in zip(batch.inputs, batch.scored, strict=True):
+        places = {int(key): 2 * pair + 1 for pair, key in enumerate(row[: 2 * task.n_pairs : 2])}
+        seen += [places[int(row[query])] > query - width for query in scored.nonzero()[0]]
+    return sum(seen) / len(seen)
+
+
+def test_a_window_recalls_what_it_sees_and_more_the_wider_it_is(probed):
     widths = [8, 16, 32, 64]  # the first four of the seven in figure 2 of Zoology, arXiv 2312.04927
     recipe = ["--tasks", "mqar:length=64,test_lengths=", "--lrs", "5e-3", "--steps", "500"]
     rows = probed(*(f"local:window_size={width}" for width in widths), *recipe)
     found = [rows[f"local:window_size={width}"][0] for width in widths]
     assert all(wide > narrow + 0.05 for narrow, wide in pairwise(found))
+    task = resolve_task("mqar:length=64,test_lengths=")
+    assert found == pytest.approx([share_in_sight(task, width) for width in widths], abs=0.03)
 
 
 def test_neither_attention_nor_a_linear_state_keeps_parity(probed):
