@@ -107,3 +107,19 @@ def test_a_probe_that_was_killed_goes_on_where_it_was(tmp_path):
     assert len(list((tmp_path / "probes").rglob(OUTCOME_FILE))) == 6
     assert {path: path.stat().st_mtime_ns for path in done} == before
     assert all(row["verdict"] != "missing" for row in json.loads(again.stdout)["tasks"][0]["rows"])
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_probe_with_word_of_what_is_left(tmp_path):
+    program = [sys.executable, "-m", "vgpt", "probe", "mha", "--tasks", TASK, "--steps", "2000", "--jobs", "2", *SHORT]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    listening = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # as from a terminal
+    process = subprocess.Popen([*program, "--stop-at", "none"], env=environment, stderr=subprocess.PIPE, **listening)
+    while not list((tmp_path / "probes").rglob("metrics.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate()[1].decode()
+    assert process.returncode == 130
+    assert "stopped: 2 of 2 trainings are left; the same command goes on with them" in said
+    assert "Traceback" not in said
