@@ -29,6 +29,7 @@ ORDER = [
     ("describe",),
     ("compare",),
     ("study",),
+    ("probe",),
     ("report",),
     ("api",),
     ("cli",),
@@ -40,6 +41,7 @@ TORCH_FREE_FILES = {
     "attention": ["config", "grammar", "plugin_record", "plugins", "registry", "roles", "sparse.links", "stamps"],
     "bench": ["disturbance", "result", "rounds", "statistics", "tables"],
     "model": ["config", "costs", "sampling"],
+    "probe": ["card", "logged", "plan", "recipe", "records", "run"],
 }
 """Files of the other rooms that do without torch too; so does every file with the settings of a family."""
 MOST_FILES, MOST_LINES, LONGEST_FUNCTION, MEDIAN_FILE = 25, 3_500, 60, 130

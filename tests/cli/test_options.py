@@ -4,10 +4,13 @@ import pytest
 
 from vgpt.settings.commands import EvalConfig, TokenizerConfig, TokenizerTrainConfig, VerifyConfig
 from vgpt.settings.fields import leaves
+from vgpt.settings.probe import ProbeConfig
 from vgpt.settings.train import TrainConfig
 
 
-@pytest.mark.parametrize("model", [TrainConfig, EvalConfig, TokenizerConfig, TokenizerTrainConfig, VerifyConfig])
+@pytest.mark.parametrize(
+    "model", [TrainConfig, EvalConfig, TokenizerConfig, TokenizerTrainConfig, VerifyConfig, ProbeConfig]
+)
 def test_every_setting_has_help_and_a_unique_flag(model):
     for leaf in leaves(model).values():
         assert leaf.info.description, f"{leaf.flag} has no help"
@@ -35,6 +38,7 @@ def test_help_shows_panels_choices_ranges_and_defaults_of_variants(vgpt):
         ["sample"],
         ["verify"],
         ["bench"],
+        ["probe"],
         ["runs"],
         ["sync"],
         ["tokenize", "train"],

@@ -15,6 +15,7 @@ from vgpt.cli import (
     explain,
     new_variant,
     prepare,
+    probe,
     runs,
     sample,
     sync,
@@ -139,7 +140,7 @@ def _assemble(fault: UsageError | None = None) -> typer.Typer:
     )
     app.callback()(_vgpt)
     running = (prepare, train, compare, reproduce, evaluate, sample, runs, sync)
-    for module in (*running, variants, explain, verify, new_variant, bench, tokenize):
+    for module in (*running, variants, explain, verify, new_variant, bench, probe, tokenize):
         module.add_to(app)
     return app
 

@@ -1,18 +1,16 @@
 """`vgpt bench`: speed and memory of variants, side by side."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vgpt.attention.registry import variants
 from vgpt.cli.console import notify, out, print_json, print_text, warn
-from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
+from vgpt.cli.options import JsonOption, print_settings, settings_of_each, variant_argument, with_settings
 from vgpt.errors import TrackingError, UsageError
 from vgpt.settings.bench import BenchConfig
-from vgpt.settings.loader import Loaded, Sources, load_settings
+from vgpt.settings.loader import Sources
 
 if TYPE_CHECKING:
     from vgpt.bench.result import Bench
@@ -47,7 +45,7 @@ def bench(
     """
     if json and csv:
         raise UsageError("--json and --csv exclude each other: stdout carries one result", "Choose one of them.")
-    loaded = _settings_of_each(names, sources)
+    loaded = settings_of_each(BenchConfig, names, sources)
     first = next(iter(loaded.values()))
     if show_settings:
         print_settings(first, as_json=json)
@@ -61,32 +59,6 @@ def bench(
     _show(found, as_json=json, as_csv=csv)
     if html is not None or log:
         _keep(found, config, html, log=log)
-
-
-def _settings_of_each(names: Sequence[str], sources: Sources) -> "dict[str, Loaded[BenchConfig]]":
-    """Return the settings of each variant by its label.
-
-    Raises:
-        UsageError: a name is no variant, stands twice, or a setting belongs to none of them.
-    """
-    from vgpt.attention.grammar import display_label
-    from vgpt.compare.selectors import parse_selectors, with_variant_flags
-    from vgpt.settings.fields import leaves
-
-    own = {name for name, leaf in leaves(BenchConfig).items() if leaf.variants}
-    flags = {name: str(value) for name, value in sources.command_line.items() if name in own}
-    terms = parse_selectors(names)
-    if runs := [term.text for term in terms if not term.kind]:
-        raise UsageError(f"{runs[0]!r} is no variant", f"Variants: {', '.join(variants())}.")
-    rest = {name: value for name, value in sources.command_line.items() if name not in own}
-    found: dict[str, Loaded[BenchConfig]] = {}
-    for term in with_variant_flags(terms, flags, strict=True):
-        loaded = load_settings(BenchConfig, replace(sources, command_line={**rest, "attn": term.attn}))
-        label = display_label(loaded.settings.model.attn)
-        if label in found:
-            raise UsageError(f"{label} would be measured twice", "Name each variant once.")
-        found[label] = loaded
-    return found
 
 
 def _model(config: BenchConfig, vocab_size: int) -> "GPT2Config":

@@ -32,7 +32,7 @@ def initialize(model: GPT2Model, seed: int) -> None:
             _fill(name, parameter, roles[name], seed, model.config.n_layer)
         for name, layer in layers_of(model):
             if own := [key for key in roles if key.startswith(f"{name}.") and roles[key] is Role.OWN]:
-                _fill_own(layer, [key.removeprefix(f"{name}.") for key in own], stream(seed, name))
+                fill_own(layer, [key.removeprefix(f"{name}.") for key in own], stream(seed, name))
 
 
 def stream_seed(seed: int, name: str) -> int:
@@ -55,7 +55,7 @@ def _fill(name: str, parameter: nn.Parameter, role: Role, seed: int, n_layer: in
         parameter.copy_(numbers.normal_(0.0, std, generator=stream(seed, name)))
 
 
-def _fill_own(layer: CausalSelfAttention, names: list[str], generator: torch.Generator) -> None:
+def fill_own(layer: CausalSelfAttention, names: list[str], generator: torch.Generator) -> None:
     """Let a layer fill its own parameters: a copy of it, in float32 on the CPU, wherever and whatever it is itself."""
     copy = deepcopy(layer).to("cpu", torch.float32)
     copy.init_parameters(generator)

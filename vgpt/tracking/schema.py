@@ -165,6 +165,12 @@ class Metric(StrEnum):
     TRAIN_SKIPPED_STEPS = ("train/skipped_steps", AT_THE_END, "updates left out because the gradient was not finite")
     TRAIN_TOKENS = ("train/tokens", AT_THE_END, "tokens trained on")
     TRAIN_SECONDS = ("train/seconds", AT_THE_END, "time spent in training steps, seconds")
+    PROBE_VALIDATION = ("probe/validation", EVERY_STEP, "accuracy of a probe on its validation instances, 0 to 1")
+    PROBE_TEST = (
+        "probe/test",
+        AT_THE_END,
+        "accuracy on the test instances, 0 to 1; as its step the number of the point: 0 for the training settings",
+    )
     EVAL_POSITION_LOSS = (
         "eval/position_loss",
         WHEN_ASKED,
@@ -213,8 +219,8 @@ class Tag(StrEnum):
     KIND = (
         "vgpt.kind",
         "comparison, on a run that holds the report of one; study, on the parent of a study's runs; bench, on a run "
-        "that holds speeds measured side by side; plan, on a run that holds the sealed plan of a study; absent on runs "
-        "that were trained",
+        "that holds speeds measured side by side; plan, on a run that holds the sealed plan of a study; probe, on the "
+        "card of a probe and on its small models; absent on runs of language models",
     )
     COMPARED = ("vgpt.compared", "ids of the MLflow runs that a comparison is of")
     PLAN = ("vgpt.plan", "hash of the sealed plan that a run holds")
@@ -279,6 +285,7 @@ THEN = " then "
 """Stands between the values of a tag that changed while a run was trained by several processes, one after another."""
 
 KIND_COMPARISON, KIND_STUDY, KIND_BENCH, KIND_PLAN = "comparison", "study", "bench", "plan"
+KIND_PROBE = "probe"
 
 STATUSES = ("running", "finished", "failed", "killed", "diverged")
 END_STATUSES = STATUSES[1:]

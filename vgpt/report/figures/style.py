@@ -46,8 +46,13 @@ class Figure:
 
 def line_styles(rows: Sequence[Row]) -> dict[str, LineStyle]:
     """Return the look of each row by its label."""
+    return named_styles(row_names(rows))
+
+
+def named_styles(names: Mapping[str, str]) -> dict[str, LineStyle]:
+    """Return a look for each of these by its label: label -> name in legends."""
     found: dict[str, LineStyle] = {}
-    for number, (label, name) in enumerate(row_names(rows).items()):
+    for number, (label, name) in enumerate(names.items()):
         turn = number // len(COLORS)
         found[label] = LineStyle(
             _legible(name),

@@ -116,12 +116,26 @@ def _data(sections: Sequence[ReportSection], name: str) -> str:
     return embedded({"study": name or None, "parts": parts})
 
 
-def simple_page(title: str, parts: Sequence[RenderableType], *, made: float) -> str:
-    """Return a page of tables and lines of the terminal under a title; `made` is in seconds since 1970."""
+def simple_page(
+    title: str,
+    parts: Sequence[RenderableType],
+    *,
+    made: float,
+    figures: Sequence[Figure] = (),
+    closing: Sequence[RenderableType] = (),
+) -> str:
+    """Return a page of tables and lines of the terminal under a title; `made` is in seconds since 1970.
+
+    Args:
+        title: what it shows.
+        parts: what stands before the figures.
+        made: when it was made.
+        figures: with their texts below them.
+        closing: what stands behind them.
+    """
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(made))
-    return _page(
-        title, [element("h1", plain(title)), element("p", plain(f"Made {when}."), class_="dim"), blocks(parts)]
-    )
+    head = [element("h1", plain(title)), element("p", plain(f"Made {when}."), class_="dim")]
+    return _page(title, [*head, blocks(parts), *_figures(figures), blocks(closing)])
 
 
 def _page(title: str, body: Sequence[str]) -> str:
