@@ -57,7 +57,7 @@ def scorer(make_model, tokenizer):
 def suites(tmp_path):
     """A folder with a multiple-choice task, one of whole texts and one of continuations."""
     rows = [
-        {"q": f"Scene {n}. Enter a" * (1 + 3 * (n == 4)), "c": ["reader", "writer of many", "book\u00e9"], "g": n % 3}
+        {"q": f"Scene {n}. Enter a" * (1 + 11 * (n == 4)), "c": ["reader", "writer of many", "book\u00e9"], "g": n % 3}
         for n in range(7)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

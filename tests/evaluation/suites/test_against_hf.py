@@ -161,7 +161,7 @@ def compare_with(tokenizer, suites, monkeypatch):
 
         from vgpt.evaluation.suites import adapter
 
-        asked = {"loglikelihood": [], "loglikelihood_rolling": []}
+        asked = {"loglikelihood": [], "loglikelihood_rolling": [], "generate_until": []}
         with contextlib.redirect_stderr(io.StringIO()):
             theirs = HFLM(pretrained=str(folder), device="cpu", dtype="float32", batch_size=3, **options)
 
@@ -178,12 +178,20 @@ def compare_with(tokenizer, suites, monkeypatch):
                 asked["loglikelihood_rolling"] += zip(ours, theirs.loglikelihood_rolling(requests), strict=True)
                 return ours
 
+            def generate_until(self, requests):
+                ours = super().generate_until(requests)
+                asked["generate_until"] += zip(ours, theirs.generate_until(requests, disable_tqdm=True), strict=True)
+                return ours
+
         monkeypatch.setattr(adapter, "ScoredModel", Both)
         with contextlib.redirect_stderr(io.StringIO()):
-            files = [str(suites / "choices.yaml"), str(suites / "whole.yaml")]
+            files = [str(suites / f"{name}.yaml") for name in ("choices", "whole", "goes_on")]
             results_of(files, Scorer(model, tokenizer, torch.float32, Silent()), fewshot=None, limit=None)
         assert len(asked["loglikelihood"]) == 21
         assert len(asked["loglikelihood_rolling"]) == 4
+        assert len(asked["generate_until"]) == 7
+        assert all(ours == other for ours, other in asked["generate_until"])
+        assert any(ours for ours, _ in asked["generate_until"])
         for (ours, best), (other, other_best) in asked["loglikelihood"]:
             assert ours == pytest.approx(other, abs=1e-4, rel=0)
             assert best == other_best

@@ -147,6 +147,68 @@ def test_a_task_may_be_named_once(ask, suites):
         ask("choices.yaml", "again.yaml")
 
 
+def test_of_several_contexts_the_right_one_gives_the_bits(ask, rows, suites, scorer):
+    text = (suites / "choices.yaml").read_text().replace('"{{q}}"', "g").replace("doc_to_target: g", "doc_to_target: q")
+    (suites / "choices.yaml").write_text(text)
+    for row in rows:
+        row["q"] = row["q"][:16]
+    (suites / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = ask("choices.yaml")
+    scores = scorer.answers([(row["c"][row["g"]], f" {row['q']}") for row in rows])
+    bits = [-score / math.log(2) / len(f" {row['q']}") for (score, _), row in zip(scores, rows, strict=True)]
+    assert found.values["bits_per_byte"] == pytest.approx(bits)
+
+
+def test_of_several_right_answers_the_likeliest_gives_the_bits(ask, rows, suites, scorer):
+    for row in rows:
+        row["g"] = [0, 2]
+    (suites / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (found,) = ask("choices.yaml")
+    for row, bits in zip(rows, found.values["bits_per_byte"], strict=True):
+        answers = [f" {row['c'][number]}" for number in (0, 2)]
+        each = scorer.answers([(row["q"], answer) for answer in answers])
+        assert bits == pytest.approx(
+            min(-score / math.log(2) / len(answer.encode()) for (score, _), answer in zip(each, answers, strict=True))
+        )
+
+
+@pytest.fixture
+def as_if_its_own(lm_eval, suites, monkeypatch):
+    """Let the harness have the files of the folder, with absolute paths, as if it had brought them along."""
+    for file in suites.glob("*.yaml"):
+        file.write_text(file.read_text().replace("test: ", f"test: {suites}/"))
+    real = harness.part("tasks").TaskManager
+
+    def manager(*, include_defaults=True, include_path=None):
+        return real(include_defaults=False, include_path=include_path or str(suites))
+
+    monkeypatch.setattr(harness.part("tasks"), "TaskManager", manager)
+    monkeypatch.setattr(harness.part("tasks"), "__file__", str(suites / "__init__.py"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def test_a_task_of_the_harness_is_found_by_its_name(as_if_its_own, scorer, suites, rows):
+    (suites / "utils.py").write_text("def text(doc):\n    return doc['q']\n")
+    own = (suites / "choices.yaml").read_text().replace('"{{q}}"', "!function utils.text")
+    (suites / "choices.yaml").write_text(own)
+    (found,) = results_of(["choices"], scorer, fewshot=None, limit=None)
+    assert found.documents == len(rows)
+
+
+def test_a_group_is_its_tasks_and_their_mean(as_if_its_own, scorer, suites):
+    text = (suites / "choices.yaml").read_text()
+    (suites / "more.yaml").write_text(text.replace("task: choices", "task: more\ntag:\n  - all_of_them"))
+    (suites / "both.yaml").write_text(
+        "group: both\ntask: [choices, more]\naggregate_metric_list:\n  - metric: acc\n    weight_by_size: true\n"
+    )
+    one, other, both = results_of(["both"], scorer, fewshot=None, limit=4)
+    assert (both.task, both.kind, both.documents, both.of) == ("both", "group", 8, 14)
+    assert both.figures["acc"].value == pytest.approx((one.figures["acc"].value + other.figures["acc"].value) / 2)
+    assert both.figures["acc"].se > 0
+    assert both.digest not in ("", one.digest)
+    assert [found.task for found in results_of(["all_of_them"], scorer, fewshot=None, limit=4)] == ["more"]
+
+
 def test_a_suite_that_does_not_exist_is_told_with_the_nearest_names(lm_eval, scorer, monkeypatch):
     known = dict.fromkeys(["arc_easy", "arc_challenge", "hellaswag"], harness.Path("/nowhere.yaml"))
     monkeypatch.setattr(harness, "names_in_harness", lambda: known)

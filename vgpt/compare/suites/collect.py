@@ -1,7 +1,7 @@
 """Standard suites over the runs of a comparison: means over seeds, and differences to the baseline.
 
-Runs that were asked the same (equal digests) are held against each other document by document, and by seed where seeds
-are shared. Others are shown, and not compared.
+Runs that were asked the same (equal digests) in the same precision are held against each other document by document,
+and by seed where seeds are shared. Others are named, and not compared.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -84,12 +84,17 @@ def collect_suites(rows: Sequence[Row], read: Reader) -> dict[str, SuiteTask]:
 
 def _task(name: str, rows: Sequence[Row], known: Mapping[str, Known]) -> SuiteTask:
     every = [one for pairs in known.values() for _, one in pairs]
-    digests = [one.digest for _, one in known[rows[0].label]] or [one.digest for one in every]
-    digest = max(digests, key=digests.count)
-    same = {label: [(run, one) for run, one in pairs if one.digest == digest] for label, pairs in known.items()}
-    asked = next(one for one in every if one.digest == digest)
+    ways = [_way(one) for _, one in known[rows[0].label]] or [_way(one) for one in every]
+    way = max(ways, key=ways.count)
+    same = {label: [(run, one) for run, one in pairs if _way(one) == way] for label, pairs in known.items()}
+    asked = next(one for one in every if _way(one) == way)
     there = same[rows[0].label]
     return SuiteTask(name, asked, {row.label: _row(row, same[row.label], there, row is rows[0]) for row in rows})
+
+
+def _way(one: TaskResult) -> tuple[str, str]:
+    """Return what has to be the same for two results to be compared."""
+    return one.digest, one.dtype
 
 
 def _row(row: Row, here: Known, there: Known, baseline: bool) -> RowSuite:

@@ -1,6 +1,7 @@
 """lm-evaluation-harness as vgpt uses it: found or missing, kept quiet, kept off a network that does not answer."""
 
 import contextlib
+import difflib
 import importlib
 import io
 import logging
@@ -22,8 +23,9 @@ _HUB = "https://huggingface.co"
 _PATIENCE = 5.0
 """Seconds that the hub may take to answer before it counts as out of reach."""
 _HEAD_BYTES = 1 << 16
-_NAMED = re.compile(rb"^(?:task|group|tag):[ \t]*[\"']?([^\s\"'#\[]+)", re.MULTILINE)
-_LISTED = re.compile(rb"^(?:tag|group):[ \t]*\n((?:[ \t]*-[ \t]*\S+[ \t]*\n)+)", re.MULTILINE)
+_KEY = rb"""^["']?(?:task|group|tag)["']?[ \t]*:[ \t]*"""
+_NAMED = re.compile(_KEY + rb"""["']?([^\s"'#\[:][^\s"'#\[]*)""", re.MULTILINE)
+_LISTED = re.compile(_KEY + rb"\r?\n((?:[ \t]*-[ \t]*\S+[ \t]*\r?\n?)+)", re.MULTILINE)
 _MOST_NAMED = 3
 
 
@@ -145,11 +147,12 @@ def names_in_harness() -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     root = Path(part("tasks").__file__).parent
-    for path in sorted(root.rglob("*.yaml")):
+    # What tasks include has no ending, and may hold the tags of them all.
+    for path in sorted(path for path in root.rglob("*") if path.suffix in (".yaml", "") and path.is_file()):
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
         names = _NAMED.findall(head)
-        names += [line.strip(b" \t-\r") for block in _LISTED.findall(head) for line in block.splitlines()]
+        names += [line.strip(b" \t-\r\"'") for block in _LISTED.findall(head) for line in block.splitlines()]
         for name in names:
             found.setdefault(name.decode(errors="replace"), path)
     return found
@@ -201,16 +204,9 @@ def _managers(names: Iterable[str]) -> dict[str, Any]:
     Raises:
         UsageError: there is no task of such a name.
     """
-    import difflib
-
     known = names_in_harness()
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=_MOST_NAMED)
-            raise UsageError(
-                f"--suite: lm-eval has no task {name!r}" + (f"; the nearest are {', '.join(near)}" if near else ""),
-                "lm-eval ls tasks lists all; a task file of your own is named by its path: --suite ./my_task.yaml",
-            )
+    if unknown := [name for name in names if name not in known]:
+        raise _no_such_task(unknown[0], known)
     manager = part("tasks").TaskManager
     found: dict[str, Any] = {}
     everything: Any = None
@@ -219,9 +215,18 @@ def _managers(names: Iterable[str]) -> dict[str, Any]:
         found[name] = manager(include_defaults=False, include_path=str(known[name].parent))
         entry = found[name].task_index.get(name)
         if entry is None or entry.kind.name not in ("TASK", "PY_TASK"):
-            everything = everything or manager()
-            found[name] = everything
+            found[name] = everything = everything or manager()
+            if name not in everything.task_index:
+                raise _no_such_task(name, everything.task_index)
     return found
+
+
+def _no_such_task(name: str, known: Iterable[str]) -> UsageError:
+    near = difflib.get_close_matches(name, [one for one in known if one != name], n=_MOST_NAMED)
+    return UsageError(
+        f"--suite: lm-eval has no task {name!r}" + (f"; the nearest are {', '.join(near)}" if near else ""),
+        "lm-eval ls tasks lists all; a task file of your own is named by its path: --suite ./my_task.yaml",
+    )
 
 
 def _load(manager: Any, spec: Any, shown: str, why: str) -> dict[str, Any]:

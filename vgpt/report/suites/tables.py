@@ -57,7 +57,8 @@ def _captions(comparison: Comparison, task: SuiteTask) -> list[Text]:
     asked = task.asked
     documents = f"{asked.documents:,} of " if asked.of != asked.documents else ""
     documents += f"{asked.of:,} document{'s' if asked.of != 1 else ''}"
-    said = [f"{documents}, {asked.fewshot} examples in each prompt, asked alike of all rows; SE: over them."]
+    said = [f"{documents}, {asked.fewshot} examples in each prompt, in {asked.dtype}, asked alike of all rows."]
+    said.append("SE: over documents.")
     figures = [figure for row in task.rows.values() for figure in row.figures.values()]
     if overs := sorted({figure.difference.over for figure in figures if figure.difference}):
         over = " or ".join(overs).replace("windows", "documents")
