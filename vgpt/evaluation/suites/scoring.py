@@ -12,7 +12,7 @@ import torch
 
 from vgpt.data.progress import Progress
 from vgpt.errors import DataError
-from vgpt.evaluation.loss import autocast
+from vgpt.evaluation.loss import autocast, exact
 from vgpt.model.decoding import Decoder
 from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
@@ -166,7 +166,7 @@ class Scorer:
                 place, token = at[here] - begin, wanted[here]
                 found[here] = logits[place, token] - logits.logsumexp(1)[place]
                 likeliest[here] = logits.argmax(1)[place] == token
-        return found.double().tolist(), likeliest.tolist()
+        return exact(found).tolist(), likeliest.tolist()
 
     def continuations(self, prompts: Sequence[tuple[str, int, Sequence[str]]]) -> list[str]:
         """Return greedy continuations, through the attention's own cache.
