@@ -13,6 +13,7 @@ from vgpt.cli import (
     bench,
     evaluate,
     explain,
+    interchange,
     new_variant,
     prepare,
     runs,
@@ -137,7 +138,7 @@ def _assemble(fault: UsageError | None = None) -> typer.Typer:
     )
     app.callback()(_vgpt)
     running = (prepare, train, compare, reproduce, evaluate, sample, runs, sync)
-    for module in (*running, variants, explain, verify, new_variant, bench, tokenize):
+    for module in (*running, interchange, variants, explain, verify, new_variant, bench, tokenize):
         module.add_to(app)
     return app
 

@@ -1,4 +1,4 @@
-"""Weights of other libraries' GPT-2: mapped to vgpt's names and back, and read from a local directory.
+"""Weights of other libraries' GPT-2: mapped to vgpt's names, and read from a local directory.
 
 GPT-2 (`mha`) keeps linear weights transposed (input, output). GPTBigCode with `multi_query` is GPT-2 with `mqa`; its
 linear weights lie as vgpt's do. All other names and layouts agree, so mapping is prefix and transpose.
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vgpt.attention.options import chosen
 from vgpt.errors import CheckpointError
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
@@ -34,30 +33,6 @@ def from_hf(weights: Mapping[str, Tensor], *, kind: str = "mha", tie: bool = Tru
     bare = untied(plain_names(weights), tie=tie)
     kind = "" if _lies_as_ours(bare) else kind
     return {name: _turned(name, tensor, kind) for name, tensor in bare.items()}
-
-
-def to_hf(model: GPT2Model) -> dict[str, Tensor]:
-    """Return the state dict of a `GPT2LMHeadModel` (from `mha`) or `GPTBigCodeForCausalLM` (from `mqa`).
-
-    Raises:
-        CheckpointError: no published architecture computes what this model computes.
-    """
-    config = model.config
-    kind = config.attn.kind
-    switched = any(not option.position for option, _ in chosen(config))
-    if kind not in _ATTENTION.values() or config.pos != "learned" or not config.bias or switched:
-        asked = f"--attn {kind} --pos {config.pos} {'--bias' if config.bias else '--no-bias'}"
-        raise CheckpointError(
-            f"{asked}{' with its switches' if switched else ''} has no GPT-2 format to go to",
-            "mha becomes GPT-2 and mqa becomes GPTBigCode, both with learned positions and biases.",
-        )
-    state = model.state_dict()
-    out = {
-        (name if name == "lm_head.weight" else f"transformer.{name}"): _turned(name, tensor, kind)
-        for name, tensor in state.items()
-    }
-    out.setdefault("lm_head.weight", state["wte.weight"])
-    return out
 
 
 def config_from_hf(values: Mapping[str, Any]) -> GPT2Config:

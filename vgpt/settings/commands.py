@@ -15,7 +15,7 @@ from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Sources
 from vgpt.settings.model import ModelSettings
-from vgpt.settings.train import TrainConfig
+from vgpt.settings.train import RUN_NAME, TrainConfig
 from vgpt.text.clean import parse_steps
 
 DEFAULT_VOCAB_SIZE = 4096
@@ -163,6 +163,28 @@ class SampleConfig(Section):
         return self
 
 
+class ExportConfig(Section):
+    """What a trained model becomes."""
+
+    to: Literal["hf"] = "hf"
+    """library that loads it: hf, Hugging Face's transformers"""
+    classes: Literal["auto", "stock", "own"] = "auto"
+    """stock = classes that transformers brings with it; own = code in the directory; auto = stock where it is exact"""
+    runs_dir: Path = Path("runs")
+    """directory of all runs"""
+
+
+class ImportConfig(Section):
+    """What a model of another library becomes."""
+
+    run_name: Annotated[str | None, Field(pattern=rf"^{RUN_NAME.pattern}$")] = None
+    """name of the run to make; none = that of the directory"""
+    vocab_dir: Path | None = None
+    """folder with GPT-2's vocab.bpe and encoder.json; none = the model's own tokenizer, or tiktoken's cache"""
+    runs_dir: Path = Path("runs")
+    """directory of all runs"""
+
+
 class RunsConfig(Section):
     """Where the runs are."""
 
@@ -239,7 +261,7 @@ class VerifyConfig(Section):
 
 _PREFIX = "VGPT_"
 _COMMANDS = (
-    *(TrainConfig, CompareConfig, EvalConfig, SampleConfig, PrepareConfig),
+    *(TrainConfig, CompareConfig, EvalConfig, SampleConfig, PrepareConfig, ExportConfig, ImportConfig),
     *(ExplainConfig, VariantsConfig, SyncConfig, TokenizerConfig, TokenizerTrainConfig, VerifyConfig),
 )
 _OTHERS = {VARIABLE, "VGPT_DEBUG"}
