@@ -64,7 +64,10 @@ def _training_rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
             ("trained for", f"{state.step:,} steps, {state.tokens:,} tokens, seed {settings.train.seed}"),
         ]
     if state.init_digest:
-        rows.append(("first weights", f"SHA-256 {state.init_digest[:16]}"))
+        began = settings.train.init_from or "other weights"
+        rows.append(
+            ("weights from" if not state.tokens else "began with", f"{began}, SHA-256 {state.init_digest[:16]}")
+        )
     loss, bits = _losses(checkpoint)
     if loss is not None:
         rows.append(("validation loss", f"{loss:.4f} nats per token (perplexity {math.exp(loss):.2f})"))
@@ -82,7 +85,7 @@ def _losses(checkpoint: Checkpoint) -> tuple[float | None, float | None]:
     loss = state.best_loss if state.best_loss is not None and state.best_step == state.step else None
     final = read_summary(checkpoint.directory.parent.parent) or {}
     last, bits = final.get(Metric.VAL_LOSS), final.get(Metric.VAL_BITS_PER_BYTE)
-    if loss is None and final.get(Metric.TRAIN_STEPS) == state.step:
+    if loss is None and final.get(Metric.TRAIN_STEPS, 0) == state.step:
         loss = last
     return loss, bits * loss / last if loss is not None and last and bits is not None else None
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +14,7 @@ from vgpt.interchange.directory import Exported, flush_all, write_model
 from vgpt.interchange.own import own_form, write_code
 from vgpt.interchange.stock import Form, stock_form, stock_obstacle
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.training.checkpoints.checkpoint import find_checkpoint
+from vgpt.training.checkpoints.checkpoint import Checkpoint, find_checkpoint
 
 Classes = Literal["auto", "stock", "own"]
 MOST_DIFFERENCE = 1e-4
@@ -45,22 +45,10 @@ def export_run(
     _refuse_taken(target)
     checkpoint = find_checkpoint(run, runs_dir=runs_dir)
     model = checkpoint.load_model("cpu").eval()
-    with use_backend(checkpoint.state.attention_backend):
-        wanted = reference(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"vgpt-export-{os.getpid()}.tmp")
     try:
-        for form, own_code in _forms(model, classes):
-            shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir()
-            write_model(temporary, form, checkpoint)
-            if own_code:
-                write_code(temporary, checkpoint)
-            say(f"loading it again as {form.architecture}")
-            found = reload_directory(temporary, wanted, checkpoint.tokenizer(), own_code=own_code)
-            if own_code or not form.note or classes != "auto" or found.difference <= _MOST_FOLDED:
-                break
-            say(f"{form.architecture} differs by {found.difference:.1e} (its weights are folded): code of its own then")
+        form, own_code, found = _make(temporary, checkpoint, model, classes, say)
         _refuse_other_model(found, target)
         exported = Exported(
             target,
@@ -82,12 +70,30 @@ def export_run(
     return exported
 
 
-def _forms(model: GPT2Model, classes: Classes) -> Iterator[tuple[Form, bool]]:
-    """Yield the forms to try, and whether each needs code of its own."""
+def _make(
+    temporary: Path, checkpoint: Checkpoint, model: GPT2Model, classes: Classes, say: Callable[[str], None]
+) -> tuple[Form, bool, Reloaded]:
+    """Write a directory and load it again; return its form, whether that takes code of its own, and what came of it."""
+    with use_backend(checkpoint.state.attention_backend):
+        wanted = reference(model)
+
+    def written(form: Form, *, own_code: bool) -> Reloaded:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        write_model(temporary, form, checkpoint)
+        if own_code:
+            write_code(temporary, checkpoint)
+        say(f"loading it again as {form.architecture}")
+        return reload_directory(temporary, wanted, checkpoint.tokenizer(), own_code=own_code)
+
     if classes == "stock" or (classes == "auto" and not stock_obstacle(model.config)):
-        yield stock_form(model), False
-    if classes != "stock":
-        yield own_form(model), True
+        form = stock_form(model)
+        found = written(form, own_code=False)
+        if classes == "stock" or not form.folded or found.difference <= _MOST_FOLDED:
+            return form, False, found
+        say(f"folded weights change its logits by {found.difference:.1e}: it gets code of its own")
+    form = own_form(model)
+    return form, True, written(form, own_code=True)
 
 
 def _refuse_taken(target: Path) -> None:

@@ -18,7 +18,7 @@ def main(directory: str, reference: str, trust: str) -> None:
     """Load, compute, compare, and print."""
     cast(dict[str, Any], sys.modules)["vgpt"] = None  # an import of it fails from here on, installed or not
     import torch
-    import transformers
+    import transformers  # pyright: ignore[reportMissingImports]
     from safetensors.torch import load_file
 
     transformers.logging.set_verbosity_error()

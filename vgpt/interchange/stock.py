@@ -39,12 +39,14 @@ class Form:
         config: what `config.json` says beside it.
         weights: its whole state dict, `lm_head.weight` included.
         note: what else than its own layout was needed to make it; empty where nothing was.
+        folded: whether weights were computed from others, so that rounding may show.
     """
 
     architecture: str
     config: dict[str, Any]
     weights: dict[str, Tensor]
     note: str = ""
+    folded: bool = False
 
 
 def stock_form(model: GPT2Model) -> Form:
@@ -186,7 +188,7 @@ def _gpt_neo(model: GPT2Model, layers: list[AttentionConfig]) -> Form:
         assert isinstance(layer, GroupedConfig)
         weights |= _neo_layer(_state(model), f"h.{index}.", layer, config)
     note = "the scale of scores and the biases of queries, keys and values are folded into other weights"
-    return Form("GPTNeoForCausalLM", own, _named(weights), _with_zeros(note, config))
+    return Form("GPTNeoForCausalLM", own, _named(weights), _with_zeros(note, config), folded=True)
 
 
 def _neo_layer(state: dict[str, Tensor], prefix: str, layer: GroupedConfig, config: GPT2Config) -> dict[str, Tensor]:

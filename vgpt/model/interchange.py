@@ -15,6 +15,7 @@ from vgpt.errors import CheckpointError
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.weights import plain_names, read_config, read_weights, untied
+from vgpt.settings.model import ACTIVATIONS
 
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new"}
@@ -56,6 +57,12 @@ def config_from_hf(values: Mapping[str, Any]) -> GPT2Config:
     if wrong := [f"{name} = {values.get(name)!r}" for name, fails in unsupported.items() if fails]:
         raise CheckpointError(f"this {model_type} model uses what vgpt does not compute: {', '.join(wrong)}")
     activation = values.get("activation_function", "gelu_new")
+    activation = _ACTIVATIONS.get(activation, activation)
+    if activation not in ACTIVATIONS:
+        raise CheckpointError(
+            f"this {model_type} model uses what vgpt does not compute: activation_function = {activation!r}",
+            f"Known: {', '.join([*ACTIVATIONS, *_ACTIVATIONS])}.",
+        )
     return GPT2Config.model_validate(
         {
             "vocab_size": values.get("vocab_size", 50_257),
@@ -64,7 +71,7 @@ def config_from_hf(values: Mapping[str, Any]) -> GPT2Config:
             "n_head": values.get("n_head", 12),
             "n_embd": values.get("n_embd", 768),
             "mlp_hidden": values.get("n_inner"),
-            "activation": _ACTIVATIONS.get(activation, activation),
+            "activation": activation,
             "tie_weights": values.get("tie_word_embeddings", True),
             "attn": _ATTENTION[model_type],
         }

@@ -179,8 +179,22 @@ class ImportConfig(Section):
 
     run_name: Annotated[str | None, Field(pattern=rf"^{RUN_NAME.pattern}$")] = None
     """name of the run to make; none = that of the directory"""
+    data: Place | None = None
+    """prepared directory to evaluate it on, for comparisons; none = no loss is recorded"""
+    eval_windows: Annotated[int, Field(ge=1, le=1_000_000)] = 128
+    """fixed validation windows of block_size tokens, as many as the runs have that it is compared with"""
     vocab_dir: Path | None = None
-    """folder with GPT-2's vocab.bpe and encoder.json; none = the model's own tokenizer, or tiktoken's cache"""
+    """folder with GPT-2's vocab.bpe and encoder.json, where no tokenizer lies beside the weights"""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """auto, cpu, cuda, cuda:1 or mps"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """precision of the evaluation"""
+    tracker: Literal["mlflow", "journal"] = "mlflow"
+    """mlflow = local journal mirrored to MLflow; journal = local files alone"""
+    experiment: Annotated[str, Field(min_length=1, max_length=200)] = "vgpt"
+    """MLflow experiment"""
+    tracking_uri: Annotated[str | None, Field(repr=False)] = None
+    """MLflow store; none = MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this directory"""
     runs_dir: Path = Path("runs")
     """directory of all runs"""
 

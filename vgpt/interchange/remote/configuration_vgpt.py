@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig  # pyright: ignore[reportMissingImports]
 
 
 class VgptConfig(PretrainedConfig):
@@ -29,5 +29,6 @@ class VgptConfig(PretrainedConfig):
         ):
             if ours in self.model:
                 kwargs[name] = self.model[ours]
-        super().__init__(tie_word_embeddings=tie_word_embeddings, **kwargs)
+        kwargs["tie_word_embeddings"] = tie_word_embeddings
+        super().__init__(**kwargs)
         self.tie_word_embeddings = tie_word_embeddings

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import GenerationMixin, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers import GenerationMixin, PreTrainedModel  # pyright: ignore[reportMissingImports]
+from transformers.utils.generic import ModelOutput  # pyright: ignore[reportMissingImports]
 
 from vgpt.attention.cache import Cache
 from vgpt.interchange.remote.configuration_vgpt import VgptConfig
@@ -63,7 +63,7 @@ class VgptForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = VgptConfig
     base_model_prefix = "transformer"
-    _no_split_modules = ("GPT2Block",)
+    _no_split_modules = ["GPT2Block"]  # noqa: RUF012 - as transformers has it
 
     def __init__(self, config: VgptConfig) -> None:
         super().__init__(config)
@@ -122,7 +122,7 @@ class VgptForCausalLM(PreTrainedModel, GenerationMixin):
         found = VgptOutput(loss=loss, logits=logits, vgpt_cache=vgpt_cache)
         return found.to_tuple() if return_dict is False else found
 
-    def prepare_inputs_for_generation(
+    def prepare_inputs_for_generation(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
