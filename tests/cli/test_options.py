@@ -37,6 +37,8 @@ def test_help_shows_panels_choices_ranges_and_defaults_of_variants(vgpt):
         ["bench"],
         ["runs"],
         ["sync"],
+        ["export"],
+        ["import"],
         ["tokenize", "train"],
     ],
 )

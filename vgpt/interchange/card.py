@@ -98,7 +98,7 @@ def _use(exported: Exported) -> str:
         "",
         f'place = "{exported.directory.name}"',
         f"model = AutoModelForCausalLM.from_pretrained(place{trust})",
-        "tokenizer = AutoTokenizer.from_pretrained(place)",
+        f"tokenizer = AutoTokenizer.from_pretrained(place{trust})",
         'ids = tokenizer("Once upon a time", return_tensors="pt")',
         "print(tokenizer.decode(model.generate(**ids, max_new_tokens=64)[0]))",
         "```",
