@@ -12,12 +12,9 @@ from vgpt.compare.audit.runs import (
     NOT_RECORDED,
     UnequalCondition,
     as_recorded,
-    commit_note,
-    imported_note,
-    overlap_note,
+    notes_on,
     plugin_conditions,
     record_conditions,
-    replaced_note,
     seed_conditions,
 )
 from vgpt.compare.audit.unshown import unshown_notes, unshown_runs
@@ -158,13 +155,7 @@ def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[
     unshown = unshown_runs(rows, recorded)
     again, notes = trained_again(rows, recorded)
     differences += [*again, *copied_runs(rows)]
-    notes += [
-        *imported_note(runs),
-        *commit_note(runs),
-        *overlap_note(runs),
-        *replaced_note(runs),
-        *unshown_notes(rows, unshown),
-    ]
+    notes += [*notes_on(runs), *unshown_notes(rows, unshown)]
     order = _order()
     differences.sort(key=lambda one: order.index(one.aspect))
     for one in differences:

@@ -105,6 +105,11 @@ def record_conditions(rows: Sequence[Row]) -> Found:
     return differences, ["seal"] * unsealed
 
 
+def notes_on(runs: Sequence[RunInfo]) -> list[str]:
+    """Return sentences about the runs that belong beside any verdict."""
+    return [*imported_note(runs), *commit_note(runs), *overlap_note(runs), *replaced_note(runs)]
+
+
 def imported_note(runs: Sequence[RunInfo]) -> list[str]:
     """Name runs that vgpt did not train: of what made their losses nothing is on record."""
     names = sorted({run.run_name for run in runs if run.imported})
