@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from vgpt.data.prepare import prepare
 from vgpt.errors import CheckpointError, UsageError
 from vgpt.interchange.importing import import_run
+from vgpt.interchange.own import own_form
 from vgpt.interchange.stock import stock_form
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.settings.commands import ImportConfig, PrepareConfig
@@ -210,6 +211,30 @@ def test_a_record_says_what_is_known_and_nothing_of_training(hub, tmp_path):
     assert not {"lr", "max_steps", "seed", "data"} & record.params.keys()
     assert not {"vgpt.conditions", "vgpt.settings_hash", "vgpt.seed"} & record.tags.keys()
     assert found.parameters == sum(parameter.numel() for parameter in net.parameters())
+
+
+def test_a_directory_with_code_of_its_own_comes_back_without_running_it(make_run, tmp_path, tokenizer):
+    run = find_checkpoint(make_run("local:window_size=5+linear", pos="rope", sinks=False, tie_weights=False))
+    net, place = run.load_model().eval(), tmp_path / "own"
+    place.mkdir()
+    form = own_form(net)
+    save_file({name: tensor.clone() for name, tensor in form.weights.items()}, place / "model.safetensors")
+    (place / "config.json").write_text(json.dumps(form.config))
+    (place / "modeling_vgpt.py").write_text("raise SystemExit('it was run')")
+    tokenizer.save(place)
+    found = import_run(f"hf:{place}", settings(tmp_path, run_name="back"), lambda _: None)
+    assert found.model == run.model
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        assert torch.equal(find_checkpoint(found.directory).load_model()(ids), net(ids))
+
+
+def test_without_data_evaluating_asks_for_it(vgpt, hub, tmp_path):
+    place, _ = hub()
+    import_run(f"hf:{place}", settings(tmp_path, run_name="bare"), lambda _: None)
+    done = vgpt("eval", tmp_path / "runs" / "bare", "--device", "cpu")
+    assert done.code == 1
+    assert "--data DIRECTORY" in " ".join(done.err.split())
 
 
 def test_a_failure_while_it_is_recorded_leaves_no_run(hub, tmp_path, monkeypatch):

@@ -145,9 +145,9 @@ def _data(settings: ImportConfig, tokenizer: Tokenizer) -> Dataset | None:
 def _settings(model: GPT2Config, source: Source, settings: ImportConfig, name: str) -> TrainConfig:
     """Return the settings of a run that ended before its first step."""
     table = {field: value for field, value in dict(model).items() if field in ModelSettings.model_fields}
-    train: dict[str, object] = {"init_from": source.name, "eval_windows": settings.eval_windows, "max_steps": 1}
-    if settings.data is not None:
-        train["data"] = settings.data
+    # What it was trained on is not there: the place of its weights stands for it where none is named.
+    data = source.name if settings.data is None else settings.data
+    train = {"init_from": source.name, "data": data, "eval_windows": settings.eval_windows, "max_steps": 1}
     run = {field: getattr(settings, field) for field in ("runs_dir", "tracker", "experiment", "tracking_uri")}
     return TrainConfig.model_validate({"model": table, "train": train, "run": {**run, "run_name": name}})
 

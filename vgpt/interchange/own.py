@@ -9,6 +9,7 @@ from vgpt.interchange.stock import Form
 from vgpt.model.activations import activation
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
+from vgpt.model.interchange import OWN_TYPE
 from vgpt.training.checkpoints.checkpoint import Checkpoint
 
 _MODELING, _CONFIGURATION = "modeling_vgpt", "configuration_vgpt"
@@ -21,7 +22,7 @@ def own_form(model: GPT2Model) -> Form:
     config = model.config
     weights = {f"transformer.{name}": tensor.detach() for name, tensor in model.state_dict().items()}
     settings = {
-        "model_type": "vgpt",
+        "model_type": OWN_TYPE,
         "auto_map": {
             "AutoConfig": f"{_CONFIGURATION}.VgptConfig",
             "AutoModelForCausalLM": f"{_MODELING}.VgptForCausalLM",

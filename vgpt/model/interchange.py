@@ -20,6 +20,8 @@ from vgpt.settings.model import ACTIVATIONS
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new"}
 _ATTENTION = {"gpt2": "mha", "gpt_bigcode": "mqa"}
+OWN_TYPE = "vgpt"
+"""Model type of directories with vgpt's own code, whose settings and weights are as vgpt has them."""
 
 
 def from_hf(weights: Mapping[str, Tensor], *, kind: str = "mha", tie: bool = True) -> dict[str, Tensor]:
@@ -37,15 +39,17 @@ def from_hf(weights: Mapping[str, Tensor], *, kind: str = "mha", tie: bool = Tru
 
 
 def config_from_hf(values: Mapping[str, Any]) -> GPT2Config:
-    """Return the settings of a GPT-2 or GPTBigCode `config.json`.
+    """Return the settings of a GPT-2 or GPTBigCode `config.json`, or of one that vgpt exported with code of its own.
 
     Raises:
         CheckpointError: another architecture, or one of its options that vgpt does not compute.
     """
     model_type = values.get("model_type", "gpt2")
+    if model_type == OWN_TYPE:
+        return GPT2Config.model_validate(values.get("model"))
     if model_type not in _ATTENTION:
         raise CheckpointError(
-            f"weights of model type {model_type!r} cannot be read", f"Readable: {', '.join(_ATTENTION)}."
+            f"weights of model type {model_type!r} cannot be read", f"Readable: {', '.join([*_ATTENTION, OWN_TYPE])}."
         )
     unsupported = {
         "layer_norm_epsilon": values.get("layer_norm_epsilon", 1e-5) != 1e-5,
