@@ -18,12 +18,12 @@ from _hardware import add_out, add_patience, hardware, interleave, paired_ratio,
 from _quiet import Quiet
 from torch import Tensor, nn
 
+from vgpt.interchange.stock import to_hf
 from vgpt.model.config import GPT2Config
 from vgpt.model.decoding import Decoder
 from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialize
-from vgpt.model.interchange import to_hf
 
 CONFIG = GPT2Config(n_layer=12, n_head=12, n_embd=768, block_size=1024, vocab_size=50_257)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

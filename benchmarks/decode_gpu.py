@@ -23,12 +23,12 @@ from vgpt.attention.kernels.scores import ScoreMods
 from vgpt.attention.kernels.single_query import attend_by_products
 from vgpt.attention.place import Place
 from vgpt.bench.work import weight_bytes
+from vgpt.interchange.stock import to_hf
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_read_bytes
 from vgpt.model.decoding import Decoder
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialize
-from vgpt.model.interchange import to_hf
 from vgpt.model.steps import cuda_recorder
 
 VARIANTS = ["mha", "gqa:n_kv_head=4", "mqa", "local:window_size=256", "linear", "mla", "sparse"]

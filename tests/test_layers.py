@@ -25,6 +25,7 @@ ORDER = [
     ("tracking",),
     ("evaluation",),
     ("training",),
+    ("interchange",),
     ("bench",),
     ("describe",),
     ("compare",),

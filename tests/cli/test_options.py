@@ -41,6 +41,8 @@ def test_help_shows_panels_choices_ranges_and_defaults_of_variants(vgpt):
         ["probe"],
         ["runs"],
         ["sync"],
+        ["export"],
+        ["import"],
         ["tokenize", "train"],
     ],
 )

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vgpt.errors import CheckpointError
+from vgpt.interchange.stock import to_hf
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.model.interchange import config_from_hf, from_hf, load_gpt2_safetensors, to_hf
+from vgpt.model.interchange import config_from_hf, from_hf, load_gpt2_safetensors
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIZES = {"vocab_size": 31, "n_positions": 12, "n_embd": 16, "n_layer": 2, "n_head": 4}
@@ -55,12 +56,6 @@ def test_weights_go_out_and_come_back_unchanged(model, attn):
     state = net.state_dict()
     assert back.keys() == state.keys()
     assert all(torch.equal(back[name], state[name]) for name in state)
-
-
-@pytest.mark.parametrize("changes", [{"attn": "gqa:n_kv_head=2"}, {"pos": "rope"}, {"bias": False}])
-def test_models_without_a_published_format_are_not_written(model, changes):
-    with pytest.raises(CheckpointError, match="has no GPT-2 format"):
-        to_hf(model(**changes))
 
 
 @pytest.mark.parametrize(
@@ -118,22 +113,6 @@ def test_logits_equal_those_of_transformers_gpt2(ids, activation, tie):
         ours = GPT2Model(config_from_hf(config.to_dict()))
         ours.load_state_dict(from_hf(theirs.state_dict(), tie=tie))
         torch.testing.assert_close(ours(ids), theirs(ids).logits, rtol=0, atol=1e-5)
-
-
-@pytest.mark.oracle
-def test_exported_weights_load_into_transformers(model, ids):
-    hf = transformers()
-    for attn, config_class, model_class in (
-        ("mha", hf.GPT2Config, hf.GPT2LMHeadModel),
-        ("mqa", hf.GPTBigCodeConfig, hf.GPTBigCodeForCausalLM),
-    ):
-        net = model(attn=attn, loud=True)
-        theirs = model_class(
-            config_class(vocab_size=61, n_positions=24, n_embd=32, n_layer=2, n_head=4, attn_implementation="eager")
-        ).eval()
-        theirs.load_state_dict(to_hf(net))
-        with torch.no_grad():
-            torch.testing.assert_close(net(ids), theirs(ids).logits, rtol=0, atol=1e-5)
 
 
 def test_a_byte_order_mark_before_config_json_is_no_content(tmp_path):

@@ -13,8 +13,8 @@ from vgpt.data.dataset import open_dataset
 from vgpt.data.prepare import prepare
 from vgpt.errors import CheckpointError, DivergedError, SettingsError, UsageError
 from vgpt.files.digests import file_digest
+from vgpt.interchange.stock import to_hf
 from vgpt.model.init import initialize
-from vgpt.model.interchange import to_hf
 from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.journal import read_metrics

@@ -13,6 +13,7 @@ from vgpt.cli import (
     bench,
     evaluate,
     explain,
+    interchange,
     new_variant,
     prepare,
     probe,
@@ -140,7 +141,7 @@ def _assemble(fault: UsageError | None = None) -> typer.Typer:
     )
     app.callback()(_vgpt)
     running = (prepare, train, compare, reproduce, evaluate, sample, runs, sync)
-    for module in (*running, variants, explain, verify, new_variant, bench, probe, tokenize):
+    for module in (*running, interchange, variants, explain, verify, new_variant, bench, probe, tokenize):
         module.add_to(app)
     return app
 

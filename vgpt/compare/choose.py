@@ -214,7 +214,8 @@ def _seeds(request: Request, reference: RunInfo | None, done: Sequence[RunInfo])
 def _stored_selectors(done: Sequence[RunInfo]) -> list[Selector]:
     """Return every variant, with its settings, that has finished runs: in the registry's order."""
     order = list(variants())
-    found = {attention_label(kind, settings): (kind, settings) for kind, settings in (run.attention for run in done)}
+    trained = (run.attention for run in done if not run.imported)
+    found = {attention_label(kind, settings): (kind, settings) for kind, settings in trained}
     known = sorted((order.index(kind), label) for label, (kind, _) in found.items() if kind in order)
     return [
         Selector(label, kind, {name: format_value(value) for name, value in settings.items()})

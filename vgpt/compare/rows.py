@@ -44,12 +44,16 @@ class Row:
 
 
 def matching(runs: Iterable[RunInfo], kind: str, settings: dict[str, Any]) -> list[RunInfo]:
-    """Return the runs of a variant whose recorded settings agree with those given; the others may be anything."""
+    """Return the runs of a variant whose recorded settings agree with those given; the others may be anything.
+
+    Imported runs stand for no variant: they are compared where they are named.
+    """
     return [
         run
         for run in runs
         for found_kind, found in [run.attention]
-        if found_kind == kind and all(name in found and found[name] == value for name, value in settings.items())
+        if found_kind == kind and not run.imported
+        if all(name in found and found[name] == value for name, value in settings.items())
     ]
 
 

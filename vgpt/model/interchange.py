@@ -1,4 +1,4 @@
-"""Weights of other libraries' GPT-2: mapped to vgpt's names and back, and read from a local directory.
+"""Weights of other libraries' GPT-2: mapped to vgpt's names, and read from a local directory.
 
 GPT-2 (`mha`) keeps linear weights transposed (input, output). GPTBigCode with `multi_query` is GPT-2 with `mqa`; its
 linear weights lie as vgpt's do. All other names and layouts agree, so mapping is prefix and transpose.
@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vgpt.attention.options import chosen
 from vgpt.errors import CheckpointError
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.weights import plain_names, read_config, read_weights, untied
+from vgpt.settings.model import ACTIVATIONS
 
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 _ACTIVATIONS = {"gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new"}
 _ATTENTION = {"gpt2": "mha", "gpt_bigcode": "mqa"}
+OWN_TYPE = "vgpt"
+"""Model type of directories with vgpt's own code, whose settings and weights are as vgpt has them."""
 
 
 def from_hf(weights: Mapping[str, Tensor], *, kind: str = "mha", tie: bool = True) -> dict[str, Tensor]:
@@ -36,40 +38,18 @@ def from_hf(weights: Mapping[str, Tensor], *, kind: str = "mha", tie: bool = Tru
     return {name: _turned(name, tensor, kind) for name, tensor in bare.items()}
 
 
-def to_hf(model: GPT2Model) -> dict[str, Tensor]:
-    """Return the state dict of a `GPT2LMHeadModel` (from `mha`) or `GPTBigCodeForCausalLM` (from `mqa`).
-
-    Raises:
-        CheckpointError: no published architecture computes what this model computes.
-    """
-    config = model.config
-    kind = config.attn.kind
-    switched = any(not option.position for option, _ in chosen(config))
-    if kind not in _ATTENTION.values() or config.pos != "learned" or not config.bias or switched:
-        asked = f"--attn {kind} --pos {config.pos} {'--bias' if config.bias else '--no-bias'}"
-        raise CheckpointError(
-            f"{asked}{' with its switches' if switched else ''} has no GPT-2 format to go to",
-            "mha becomes GPT-2 and mqa becomes GPTBigCode, both with learned positions and biases.",
-        )
-    state = model.state_dict()
-    out = {
-        (name if name == "lm_head.weight" else f"transformer.{name}"): _turned(name, tensor, kind)
-        for name, tensor in state.items()
-    }
-    out.setdefault("lm_head.weight", state["wte.weight"])
-    return out
-
-
 def config_from_hf(values: Mapping[str, Any]) -> GPT2Config:
-    """Return the settings of a GPT-2 or GPTBigCode `config.json`.
+    """Return the settings of a GPT-2 or GPTBigCode `config.json`, or of one that vgpt exported with code of its own.
 
     Raises:
         CheckpointError: another architecture, or one of its options that vgpt does not compute.
     """
     model_type = values.get("model_type", "gpt2")
+    if model_type == OWN_TYPE:
+        return GPT2Config.model_validate(values.get("model"))
     if model_type not in _ATTENTION:
         raise CheckpointError(
-            f"weights of model type {model_type!r} cannot be read", f"Readable: {', '.join(_ATTENTION)}."
+            f"weights of model type {model_type!r} cannot be read", f"Readable: {', '.join([*_ATTENTION, OWN_TYPE])}."
         )
     unsupported = {
         "layer_norm_epsilon": values.get("layer_norm_epsilon", 1e-5) != 1e-5,
@@ -81,6 +61,12 @@ def config_from_hf(values: Mapping[str, Any]) -> GPT2Config:
     if wrong := [f"{name} = {values.get(name)!r}" for name, fails in unsupported.items() if fails]:
         raise CheckpointError(f"this {model_type} model uses what vgpt does not compute: {', '.join(wrong)}")
     activation = values.get("activation_function", "gelu_new")
+    activation = _ACTIVATIONS.get(activation, activation)
+    if activation not in ACTIVATIONS:
+        raise CheckpointError(
+            f"this {model_type} model uses what vgpt does not compute: activation_function = {activation!r}",
+            f"Known: {', '.join([*ACTIVATIONS, *_ACTIVATIONS])}.",
+        )
     return GPT2Config.model_validate(
         {
             "vocab_size": values.get("vocab_size", 50_257),
@@ -89,7 +75,7 @@ def config_from_hf(values: Mapping[str, Any]) -> GPT2Config:
             "n_head": values.get("n_head", 12),
             "n_embd": values.get("n_embd", 768),
             "mlp_hidden": values.get("n_inner"),
-            "activation": _ACTIVATIONS.get(activation, activation),
+            "activation": activation,
             "tie_weights": values.get("tie_word_embeddings", True),
             "attn": _ATTENTION[model_type],
         }

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from vgpt.errors import TokenizerError
-from vgpt.text.gpt2 import load_gpt2
-from vgpt.text.tokenizer import Tokenizer
+from vgpt.text.gpt2 import load_gpt2, load_vocab_files
+from vgpt.text.tokenizer import JSON_FILE, Tokenizer
 
 
 def open_tokenizer(name_or_path: str | Path, vocab_dir: Path | None = None) -> Tokenizer:
@@ -29,3 +29,16 @@ def open_tokenizer(name_or_path: str | Path, vocab_dir: Path | None = None) -> T
             "Name gpt2, or a tokenizer's folder, tokenizer.json or .model file; train one with `vgpt tokenize train`.",
         )
     return Tokenizer.load(Path(name_or_path))
+
+
+def tokenizer_beside(directory: Path) -> Tokenizer | None:
+    """Return the tokenizer in a directory of another library: tokenizer.json, or vocab.json with merges.txt.
+
+    Raises:
+        TokenizerError: it is damaged, or of a kind that vgpt cannot use.
+    """
+    if (directory / JSON_FILE).is_file():
+        return Tokenizer.load(directory / JSON_FILE)
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return load_vocab_files(directory)
+    return None

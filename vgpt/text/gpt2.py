@@ -1,8 +1,9 @@
-"""GPT-2's published vocabulary, from its own two files; nothing is downloaded."""
+"""Vocabularies in the two files that GPT-2's was published as, and that one itself; nothing is downloaded."""
 
 import hashlib
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from vgpt.errors import TokenizerError
@@ -38,6 +39,25 @@ def load_gpt2(vocab_dir: Path | None = None) -> Tokenizer:
     if vocabulary.fingerprint() != PUBLISHED_FINGERPRINT:
         raise _wrong_files(merges_path, ids_path)
     return Tokenizer(vocabulary)
+
+
+def load_vocab_files(folder: Path) -> Tokenizer:
+    """Load any vocabulary from GPT-2's two files, under either of their names, with GPT-2's split pattern.
+
+    Raises:
+        TokenizerError: the files are not there, damaged, or do not number bytes, then merges, then special tokens.
+    """
+    merges_path, ids_path = _in_folder(folder)
+    try:
+        tokenizer = Tokenizer(_parse(read_text_file(merges_path), read_text_file(ids_path)))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as fault:
+        raise TokenizerError(
+            f"{merges_path} and {ids_path.name} are no vocabulary that vgpt can use: {type(fault).__name__}: {fault}",
+            "Their ids must number bytes, then merges, then <|endoftext|>, as GPT-2's do.",
+        ) from fault
+    if tokenizer.fingerprint == PUBLISHED_FINGERPRINT:
+        return tokenizer
+    return Tokenizer(replace(tokenizer.vocabulary, name=f"bpe-{tokenizer.vocab_size}"))
 
 
 def _parse(merges_text: str, ids_text: str) -> Vocabulary:

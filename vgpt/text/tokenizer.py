@@ -46,6 +46,11 @@ class Tokenizer:
             raise TokenizerError(f"a tokenizer needs the special token {END_OF_TEXT}", "Add it to the special tokens.")
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        """What it is made of."""
+        return self._vocabulary
+
+    @property
     def name(self) -> str:
         """A short name, such as `bpe-512` or `gpt2`; not part of the fingerprint."""
         return self._vocabulary.name

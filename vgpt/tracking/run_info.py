@@ -73,6 +73,11 @@ class RunInfo:
         return self.tags.get(Tag.ATTENTION_BACKEND) or "table"
 
     @property
+    def imported(self) -> str:
+        """Where its weights are from, if they were trained elsewhere; empty for runs that vgpt trained."""
+        return self.tags.get(Tag.IMPORTED, "")
+
+    @property
     def conditions(self) -> str:
         """The hash of everything that a fair comparison holds equal; empty where none is recorded."""
         return self.tags.get(Tag.CONDITIONS, "")

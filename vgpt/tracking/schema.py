@@ -238,6 +238,10 @@ class Tag(StrEnum):
     DATA_DIGEST = ("vgpt.data_digest", "digest of the training and validation tokens")
     TOKENIZER = ("vgpt.tokenizer", "fingerprint of the tokenizer")
     INIT_DIGEST = ("vgpt.init_digest", "SHA-256 of the weights that the run began with, where they were not random")
+    IMPORTED = (
+        "vgpt.imported",
+        "directory and SHA-256 of weights that were trained elsewhere, on runs made by vgpt import",
+    )
     FORKED_FROM = ("vgpt.forked_from", "checkpoint of another run that the run continues from, with its whole state")
     EVAL_WINDOWS = ("vgpt.eval_windows", "number, length and hash of the fixed evaluation windows")
     POSITIONS = ("vgpt.positions", "what tells the attention layers where tokens are, as the variant itself says")

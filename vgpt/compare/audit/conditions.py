@@ -12,11 +12,9 @@ from vgpt.compare.audit.runs import (
     NOT_RECORDED,
     UnequalCondition,
     as_recorded,
-    commit_note,
-    overlap_note,
+    notes_on,
     plugin_conditions,
     record_conditions,
-    replaced_note,
     seed_conditions,
 )
 from vgpt.compare.audit.unshown import unshown_notes, unshown_runs
@@ -146,7 +144,7 @@ def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[
                 unrecorded.append(condition.name)
             continue
         checked.setdefault(condition.aspect)
-        values = {row.label: {condition.read(run) or NOT_RECORDED for run in row.runs} for row in rows}
+        values = _values(condition, rows)
         if (one := _difference(condition, values)) is None:
             shared[condition.name] = set[str]().union(*values.values()).pop()
         else:
@@ -157,7 +155,7 @@ def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[
     unshown = unshown_runs(rows, recorded)
     again, notes = trained_again(rows, recorded)
     differences += [*again, *copied_runs(rows)]
-    notes += [*commit_note(runs), *overlap_note(runs), *replaced_note(runs), *unshown_notes(rows, unshown)]
+    notes += [*notes_on(runs), *unshown_notes(rows, unshown)]
     order = _order()
     differences.sort(key=lambda one: order.index(one.aspect))
     for one in differences:
@@ -172,6 +170,18 @@ def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[
         tuple(notes),
         unshown,
     )
+
+
+def _values(condition: _Condition, rows: Sequence[Row]) -> dict[str, set[str]]:
+    """Return the values of a condition by label of the row.
+
+    That nothing of its training is on record sets an imported run apart once, not once for every condition.
+    """
+    found = {
+        row.label: {value or NOT_RECORDED for run in row.runs if (value := condition.read(run)) or not run.imported}
+        for row in rows
+    }
+    return {label: values for label, values in found.items() if values}
 
 
 def _difference(condition: _Condition, values: Mapping[str, set[str]]) -> UnequalCondition | None:
@@ -217,6 +227,8 @@ def _conditions(runs: Sequence[RunInfo]) -> list[_Condition]:
     found = [_Condition(TAGGED[name][0], name, _tag(TAGGED[name][1])) for name in names]
     if any(run.tags.get(Tag.ATTENTION_BACKEND) for run in runs):
         found.append(_Condition("device", BACKEND, lambda run: run.attention_backend))
+    if any(run.imported for run in runs):
+        found.append(_Condition("start", "imported", lambda run: run.imported or "trained by vgpt"))
     found.append(_Condition("budget", "tokens", _tokens))
     found.append(_Condition("batch", "sequences_per_step", _sequences))
     found.append(_Condition("positions", "effective_positions", effective_positions))

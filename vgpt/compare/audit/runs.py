@@ -105,6 +105,20 @@ def record_conditions(rows: Sequence[Row]) -> Found:
     return differences, ["seal"] * unsealed
 
 
+def notes_on(runs: Sequence[RunInfo]) -> list[str]:
+    """Return sentences about the runs that belong beside any verdict."""
+    return [*imported_note(runs), *commit_note(runs), *overlap_note(runs), *replaced_note(runs)]
+
+
+def imported_note(runs: Sequence[RunInfo]) -> list[str]:
+    """Name runs that vgpt did not train: of what made their losses nothing is on record."""
+    names = sorted({run.run_name for run in runs if run.imported})
+    if not names:
+        return []
+    said = "was imported: how it was" if len(names) == 1 else "were imported: how they were"
+    return [f"{listed(names)} {said} trained is not on record"]
+
+
 def commit_note(runs: Sequence[RunInfo]) -> list[str]:
     """Name commits that differ: where the digests of the source agree, their difference decides nothing."""
     commits = sorted({run.tags.get(Tag.GIT, "") for run in runs} - {""})

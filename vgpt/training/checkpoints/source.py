@@ -18,6 +18,7 @@ from vgpt.model.weights import check_numbers, weight_files
 from vgpt.settings.fields import format_value
 from vgpt.settings.model import ModelSettings
 from vgpt.settings.train import TrainConfig
+from vgpt.text.choose import tokenizer_beside
 from vgpt.text.gpt2 import PUBLISHED_FINGERPRINT
 from vgpt.text.tokenizer import Tokenizer
 from vgpt.training.checkpoints.checkpoint import find_checkpoint, newest, point, read_tensors, save_checkpoint
@@ -141,8 +142,7 @@ def _published(directory: Path) -> Source:
     model = load_gpt2_safetensors(directory)
     published = 0 <= model.config.vocab_size - GPT2_IDS < _LARGEST_PADDING
     fingerprint, name = (PUBLISHED_FINGERPRINT, "gpt2") if published else ("", "")
-    if (directory / "tokenizer.json").is_file():
-        tokenizer = Tokenizer.load(directory)
+    if (tokenizer := tokenizer_beside(directory)) is not None:
         fingerprint, name = tokenizer.fingerprint, tokenizer.name
     files = weight_files(directory)
     digest = file_digest(files[0])

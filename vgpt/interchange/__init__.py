@@ -1,0 +1,1 @@
+"""Models that leave the lab and come into it: directories of other libraries, written, checked and read."""
