@@ -32,8 +32,8 @@ from _quiet import Quiet
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialize
-from vgpt.tracking.delivery import Delivery
-from vgpt.tracking.target import resolve_target
+from vgpt.tracking.mlflow_store.delivery import Delivery
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.tracker import RunStart, Tracker, open_tracker
 from vgpt.training.optimizer import build_optimizer
 from vgpt.training.step import TrainStep

@@ -119,8 +119,8 @@ def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Of experiments it has none that a test uses, since each records where its artifacts go: beside the copy.
     """
-    from vgpt.tracking.mlflow_client import MlflowStore
-    from vgpt.tracking.target import resolve_target
+    from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
+    from vgpt.tracking.mlflow_store.target import resolve_target
 
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
     MlflowStore(resolve_target(f"sqlite:///{database}"), write=True).experiment_id("unused", create=True)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.cheats.conftest import inside
 from tests.cheats.test_planted import rewrite_loss
-from vgpt.tracking.delivery import Delivery
-from vgpt.tracking.target import resolve_target
+from vgpt.tracking.mlflow_store.delivery import Delivery
+from vgpt.tracking.mlflow_store.target import resolve_target
 
 pytestmark = pytest.mark.slow  # opening MLflow and delivering to it take most of the time
 

@@ -16,8 +16,8 @@ from vgpt.settings.fields import format_value
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.presets import load_preset
 from vgpt.settings.train import TrainConfig
-from vgpt.tracking.mlflow_client import MlflowStore
-from vgpt.tracking.target import resolve_target
+from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.target import resolve_target
 
 SECONDS = 10.0
 VARIANTS = ("mha", "gqa", "mqa", "mla", "linear")

@@ -19,10 +19,10 @@ from vgpt.data.prepare import prepare
 from vgpt.errors import DataError
 from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.train import TrainConfig
-from vgpt.tracking.delivery import Delivery
+from vgpt.tracking.mlflow_store.delivery import Delivery
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.run_info import finished
 from vgpt.tracking.store import merge_runs, read_local_runs, read_runs
-from vgpt.tracking.target import resolve_target
 from vgpt.training.display import Quiet
 from vgpt.training.records import provenance
 from vgpt.training.records.source_code import source_digest

@@ -15,7 +15,7 @@ from vgpt.addresses import masked_text
 from vgpt.errors import SettingsError, TrackingError, VgptError
 from vgpt.model.interchange import load_gpt2_safetensors
 from vgpt.settings.dotenv import read_dotenv
-from vgpt.tracking.target import resolve_target
+from vgpt.tracking.mlflow_store.target import resolve_target
 
 SECRET = "canary01birdseed"
 

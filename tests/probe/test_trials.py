@@ -12,9 +12,9 @@ from vgpt.probe.records import OUTCOME_FILE, read_outcome
 from vgpt.probe.train import train_trial
 from vgpt.probe.worker import settle
 from vgpt.tracking.journal import read_metrics
-from vgpt.tracking.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.store import read_runs
-from vgpt.tracking.target import resolve_target
 
 SHORT = {"lrs": (1e-2,), "seeds": 1, "steps": 4, "test_instances": 16, "validation_instances": 16, "batch_size": 4}
 

@@ -22,8 +22,8 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
 
 MAKE_STORE = """
 import sys
-from vgpt.tracking.mlflow_client import MlflowStore
-from vgpt.tracking.target import resolve_target
+from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.target import resolve_target
 store = MlflowStore(resolve_target(sys.argv[1]), write=True)
 print(store.experiment_id("race", create=True))
 """

@@ -22,7 +22,7 @@ from vgpt.tracking.breakdowns.record import (
     save,
 )
 from vgpt.tracking.integrity import faults_of
-from vgpt.tracking.mirror import sync_run
+from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.record import read_record
 from vgpt.tracking.store import metric_history, read_local_run, read_runs
 

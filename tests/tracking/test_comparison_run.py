@@ -5,11 +5,11 @@ import time
 import pytest
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.mirror import sync_run
-from vgpt.tracking.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.mirror import sync_run
+from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.report_runs import log_comparison
 from vgpt.tracking.store import artifact, read_runs
-from vgpt.tracking.target import resolve_target
 
 
 def log(uri, **changes):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.delivery import Delivery, undelivered
 from vgpt.tracking.lock import FileLock, RunLock
-from vgpt.tracking.mirror import sync_run
+from vgpt.tracking.mlflow_store.delivery import Delivery, undelivered
+from vgpt.tracking.mlflow_store.mirror import sync_run
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.store import metric_history, read_runs
-from vgpt.tracking.target import resolve_target
 from vgpt.tracking.tracker import open_tracker
 
 

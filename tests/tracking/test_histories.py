@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from vgpt.tracking.histories import HistoryReader
-from vgpt.tracking.mirror import sync_run
+from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.store import read_local_run, read_runs
 from vgpt.tracking.tracker import open_tracker
 

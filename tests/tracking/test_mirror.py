@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.delivery import undelivered
 from vgpt.tracking.journal import read_events, read_metrics
-from vgpt.tracking.mirror import sync_run
+from vgpt.tracking.mlflow_store.delivery import undelivered
+from vgpt.tracking.mlflow_store.mirror import sync_run
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.store import metric_history, read_local_run, read_runs
-from vgpt.tracking.target import resolve_target
 from vgpt.tracking.tracker import open_tracker
 
 ARRIVAL = 240.0

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.mirror import sync_run
-from vgpt.tracking.mlflow_client import MlflowStore, open_for_reading
-from vgpt.tracking.reasons import StoreError, reason_of
+from vgpt.tracking.mlflow_store.mirror import sync_run
+from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore, open_for_reading
+from vgpt.tracking.mlflow_store.reasons import StoreError, reason_of
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.store import metric_history, read_runs
-from vgpt.tracking.target import resolve_target
 
 
 def stored(database: Path) -> int:
@@ -53,8 +53,8 @@ def test_a_path_is_a_path(record, empty_store, tmp_path, monkeypatch, folder, ur
 def test_a_store_is_made_where_a_path_holds_signs_of_addresses(tmp_path, python):
     place = tmp_path / "j%2Fb ?" / "s.db"
     program = (
-        "import sys; from vgpt.tracking.mlflow_client import MlflowStore\n"
-        "from vgpt.tracking.target import resolve_target\n"
+        "import sys; from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore\n"
+        "from vgpt.tracking.mlflow_store.target import resolve_target\n"
         "print(MlflowStore(resolve_target(sys.argv[1]), write=True).experiment_id('x', create=True))"
     )
     process = python(program, f"sqlite:///{place}?timeout=30")

@@ -11,10 +11,10 @@ import urllib.request
 
 import pytest
 
-from vgpt.tracking.delivery import undelivered
-from vgpt.tracking.mirror import sync_run
+from vgpt.tracking.mlflow_store.delivery import undelivered
+from vgpt.tracking.mlflow_store.mirror import sync_run
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.store import metric_history, read_runs
-from vgpt.tracking.target import resolve_target
 from vgpt.tracking.tracker import open_tracker
 
 STEPS = range(1, 1501)

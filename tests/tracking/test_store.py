@@ -7,10 +7,10 @@ import pytest
 from vgpt.errors import TrackingError
 from vgpt.tracking.integrity import faults_of, is_sealed
 from vgpt.tracking.lock import RunLock
-from vgpt.tracking.mirror import sync_run
-from vgpt.tracking.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.mirror import sync_run
+from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.store import local_history, merge_runs, metric_history, read_local_runs, read_runs
-from vgpt.tracking.target import resolve_target
 from vgpt.tracking.tracker import open_tracker
 
 
@@ -24,7 +24,7 @@ def test_an_unknown_experiment_holds_no_runs(store_uri):
 
 
 def test_many_runs_are_read_newest_first_and_filtered_by_tags(store_uri, monkeypatch):
-    monkeypatch.setattr("vgpt.tracking.mlflow_client._PAGE", 90)
+    monkeypatch.setattr("vgpt.tracking.mlflow_store.mlflow_client._PAGE", 90)
     store = MlflowStore(resolve_target(store_uri), write=True)
     experiment = store.experiment_id("vgpt", create=True)
     for n in range(200):

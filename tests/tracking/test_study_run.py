@@ -3,11 +3,11 @@
 import pytest
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.mirror import sync_run
-from vgpt.tracking.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.mirror import sync_run
+from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.report_runs import TAG_PARENT, gather_under_study
 from vgpt.tracking.store import read_runs
-from vgpt.tracking.target import resolve_target
 
 
 def test_the_runs_of_a_study_are_its_children_and_it_is_never_among_them(record, store_uri):

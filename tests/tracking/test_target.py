@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.target import resolve_target
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.tracker import RunStart, open_tracker
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from vgpt.tracking.histories import WindowReader
-from vgpt.tracking.mirror import sync_run
+from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.record import WINDOWS_FILE, WindowLosses, parse_window_losses
 from vgpt.tracking.store import read_local_run, read_runs
 from vgpt.tracking.tracker import open_tracker

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vgpt.tracking.journal import read_metrics
-from vgpt.tracking.mirror import sync_run
+from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.schema import HISTORY_METRICS, SUMMARY_METRICS
 from vgpt.tracking.store import read_local_run, read_runs
 from vgpt.training.checkpoints.checkpoint import find_checkpoint

@@ -86,7 +86,7 @@ def _of_other_text(checkpoint: "Checkpoint", data: "Dataset | None", split: str)
 
 def _delivered(run_dir: "Path", record: "RunRecord") -> str:
     """Bring what is new to the store of the run, where it has one; return what to add to the note."""
-    from vgpt.tracking.mirror import sync_run
+    from vgpt.tracking.mlflow_store.mirror import sync_run
 
     if not record.store:
         return ""

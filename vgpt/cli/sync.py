@@ -11,7 +11,7 @@ from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import TrackingError, VgptError
 from vgpt.settings.commands import SyncConfig
 from vgpt.settings.loader import Loaded
-from vgpt.tracking.mirror import BusyError, UnreachableError, sync_run
+from vgpt.tracking.mlflow_store.mirror import BusyError, UnreachableError, sync_run
 from vgpt.tracking.record import RECORD_FILE, read_record
 
 

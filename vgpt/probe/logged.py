@@ -12,10 +12,10 @@ from vgpt.probe.recipe import Trial
 from vgpt.probe.records import SENT_FILE, Outcome
 from vgpt.tracking.journal import now_ms, read_metrics
 from vgpt.tracking.lines import read_json
-from vgpt.tracking.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.report_runs import TAG_PARENT, writing
 from vgpt.tracking.schema import KIND_PROBE, SCHEMA_VERSION, Metric, Tag
-from vgpt.tracking.target import resolve_target
 
 TIMEOUT = 300.0
 """Seconds that all of it may take: some hundred runs, at a few hundredths of a second each where the store is local."""

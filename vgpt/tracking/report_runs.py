@@ -7,12 +7,12 @@ from pathlib import Path
 
 from vgpt.errors import TrackingError
 from vgpt.tracking.journal import now_ms
-from vgpt.tracking.mlflow_client import MlflowStore, open_for_reading
-from vgpt.tracking.reasons import StoreError
+from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore, open_for_reading
+from vgpt.tracking.mlflow_store.reasons import StoreError
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import KIND_COMPARISON, KIND_PLAN, KIND_STUDY, SCHEMA_VERSION, Tag
 from vgpt.tracking.store import within
-from vgpt.tracking.target import resolve_target
 
 LOG_TIMEOUT = 60.0
 

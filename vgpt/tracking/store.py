@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import TypeVar
 
 from vgpt.tracking.breakdowns.record import breakdowns_in, metrics_of, owner_of
-from vgpt.tracking.delivery import SYNC_FILE
 from vgpt.tracking.integrity import disagreements
 from vgpt.tracking.journal import latest_metrics, read_metrics
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.lock import lock_owner
-from vgpt.tracking.mlflow_client import StoredRun, open_for_reading, unreadable
-from vgpt.tracking.reasons import StoreError
+from vgpt.tracking.mlflow_store.delivery import SYNC_FILE
+from vgpt.tracking.mlflow_store.mlflow_client import StoredRun, open_for_reading, unreadable
+from vgpt.tracking.mlflow_store.reasons import StoreError
+from vgpt.tracking.mlflow_store.target import Target, resolve_target
 from vgpt.tracking.record import RECORD_FILE, read_record
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Tag
 from vgpt.tracking.suites.record import metrics_of as suite_metrics
 from vgpt.tracking.suites.record import results_in
-from vgpt.tracking.target import Target, resolve_target
 
 READ_TIMEOUT = 30.0
 _STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}

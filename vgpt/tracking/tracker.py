@@ -13,10 +13,10 @@ from vgpt.errors import TrackingError
 from vgpt.files.digests import digest_if_there
 from vgpt.tracking.integrity import seal_of
 from vgpt.tracking.journal import METRICS_FILE, Journal, Point, now_ms
-from vgpt.tracking.mirror import DEADLINE, Mirror
+from vgpt.tracking.mlflow_store.mirror import DEADLINE, Mirror
+from vgpt.tracking.mlflow_store.target import Target, resolve_target
 from vgpt.tracking.record import SETTINGS_FILE, WINDOWS_FILE, RunRecord, RunStart, new_id, read_record, save_summary
 from vgpt.tracking.schema import END_STATUSES, SCHEMA_VERSION, Tag
-from vgpt.tracking.target import Target, resolve_target
 
 _LISTEN_SECONDS = 1.0
 

@@ -12,7 +12,7 @@ from vgpt.evaluation.loss import Evaluator
 from vgpt.files.paths import DEMO
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.lock import RunLock
-from vgpt.tracking.target import resolve_target
+from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.training.build import build_trainer
 from vgpt.training.checkpoints.checkpoint import Checkpoint
 from vgpt.training.checkpoints.source import fork_run

@@ -1,4 +1,4 @@
-"""The mirror process: `python -m vgpt.tracking.worker RUN_DIR`, started by the trainer beside itself.
+"""The mirror process: `python -m vgpt.tracking.mlflow_store.worker RUN_DIR`, started by the trainer beside itself.
 
 It reads the run directory and writes to MLflow, at low priority. It learns of the end of the run by the word `finish`
 on its standard input, or by the death of its parent, and leaves within the deadline either way. What the user should
@@ -14,10 +14,10 @@ import threading
 import time
 from pathlib import Path
 
-from vgpt.tracking.delivery import Delivery
 from vgpt.tracking.lock import FileLock
-from vgpt.tracking.reasons import StoreError
-from vgpt.tracking.target import Target, resolve_target
+from vgpt.tracking.mlflow_store.delivery import Delivery
+from vgpt.tracking.mlflow_store.reasons import StoreError
+from vgpt.tracking.mlflow_store.target import Target, resolve_target
 
 SYNC_LOCK_FILE = "mlflow_sync.lock"
 FINISH = b"finish\n"

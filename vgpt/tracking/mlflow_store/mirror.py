@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vgpt.errors import TrackingError
-from vgpt.tracking.delivery import Delivery, undelivered
 from vgpt.tracking.lock import FileLock, lock_owner
-from vgpt.tracking.reasons import StoreError
+from vgpt.tracking.mlflow_store.delivery import Delivery, undelivered
+from vgpt.tracking.mlflow_store.reasons import StoreError
+from vgpt.tracking.mlflow_store.target import Target, resolve_target
+from vgpt.tracking.mlflow_store.worker import FINISH, SYNC_LOCK_FILE, raise_priority
 from vgpt.tracking.record import read_record
-from vgpt.tracking.target import Target, resolve_target
-from vgpt.tracking.worker import FINISH, SYNC_LOCK_FILE, raise_priority
 
 DEADLINE = 10.0
 # Libraries that MLflow imports would start threads of their own.
 _POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+_PACKAGE_PARENT = Path(__file__).resolve().parents[3]
 
 
 class Mirror:
@@ -62,7 +62,7 @@ class Mirror:
                 sys.executable,
                 "-P",
                 "-m",
-                "vgpt.tracking.worker",
+                "vgpt.tracking.mlflow_store.worker",
                 str(self._run_dir),
                 str(os.getpid()),
                 str(self._deadline),

@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from vgpt.files.locks import Lock, lock_file
-from vgpt.tracking.reasons import StoreError, reason_of
-from vgpt.tracking.target import Target
+from vgpt.tracking.mlflow_store.reasons import StoreError, reason_of
+from vgpt.tracking.mlflow_store.target import Target
 
 _INIT_TIMEOUT = 60.0
 

@@ -15,12 +15,12 @@ from vgpt.files.writing import replace_json
 from vgpt.tracking.breakdowns.record import EVALUATIONS_FILE, Owner, breakdowns_in, owner_of
 from vgpt.tracking.journal import JournalReader, Point, now_ms, read_metrics
 from vgpt.tracking.lines import read_json
-from vgpt.tracking.mlflow_client import MlflowStore
-from vgpt.tracking.reasons import StoreError
+from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
+from vgpt.tracking.mlflow_store.reasons import StoreError
+from vgpt.tracking.mlflow_store.target import Target
 from vgpt.tracking.record import RunRecord, read_record
 from vgpt.tracking.schema import Tag
 from vgpt.tracking.suites.record import SUITES_FILE, results_in
-from vgpt.tracking.target import Target
 
 SYNC_FILE = "mlflow_sync.json"
 _BATCH = 900

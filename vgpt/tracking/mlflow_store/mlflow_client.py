@@ -20,10 +20,10 @@ from typing import Any
 
 from vgpt.errors import TrackingError
 from vgpt.files.writing import draft_of
-from vgpt.tracking.reasons import NEWER, OLDER, REFUSALS, StoreError, reason_of
+from vgpt.tracking.mlflow_store.reasons import NEWER, OLDER, REFUSALS, StoreError, reason_of
+from vgpt.tracking.mlflow_store.sqlite_file import address_of, check_database, exclusively, is_empty, spelled
+from vgpt.tracking.mlflow_store.target import URI_VARIABLE, Target
 from vgpt.tracking.schema import MOST_OF_A_PARAM, MOST_OF_A_TAG, as_stored
-from vgpt.tracking.sqlite_file import address_of, check_database, exclusively, is_empty, spelled
-from vgpt.tracking.target import URI_VARIABLE, Target
 
 _PAGE = 500
 
