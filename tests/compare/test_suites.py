@@ -69,7 +69,10 @@ def test_runs_that_were_asked_something_else_are_named_and_not_compared(rows):
     results = {(attn, str(seed)): [result(seed)] for attn in ("mha", "mqa") for seed in (1, 2, 3)}
     results["mqa", "2"] = [result(2, digest="otherwise")]
     results["mqa", "3"] = [replace(result(3), dtype="bfloat16")]
+    results["mha", "1"] = [replace(result(1), step=10)]
+    rows[0].runs[0].metrics["train/steps"] = 20.0
     found = collect_suites(rows, reader(rows, results))["choices"]
+    assert found.rows[rows[0].label].earlier == (rows[0].runs[0].run_name,)
     row = found.rows[rows[1].label]
     names = [run.run_name for run in rows[1].runs]
     assert (row.runs, row.missing) == (1, tuple(names[1:]))

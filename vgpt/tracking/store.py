@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from vgpt.tracking.breakdowns.record import breakdowns_in, metrics_of, owner_of
 from vgpt.tracking.integrity import disagreements
 from vgpt.tracking.journal import latest_metrics, read_metrics
 from vgpt.tracking.lines import read_json
@@ -18,8 +17,7 @@ from vgpt.tracking.mlflow_store.target import Target, resolve_target
 from vgpt.tracking.record import RECORD_FILE, read_record
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Tag
-from vgpt.tracking.suites.record import metrics_of as suite_metrics
-from vgpt.tracking.suites.record import results_in
+from vgpt.tracking.suites.evaluated import evaluated_metrics
 
 READ_TIMEOUT = 30.0
 _STATUS = {"RUNNING": "running", "SCHEDULED": "running", "FINISHED": "finished", "FAILED": "failed", "KILLED": "killed"}
@@ -122,9 +120,7 @@ def read_local_run(run_dir: Path) -> RunInfo | None:
     if status == "running" and lock_owner(run_dir) is None:
         status = "killed"
     tags = {**record.tags, Tag.ID: record.id, Tag.STATUS: status}
-    owner = owner_of(record)
-    evaluated = metrics_of(breakdowns_in(run_dir, owner)) | suite_metrics(results_in(run_dir, owner))
-    metrics = latest_metrics(read_metrics(run_dir)) | evaluated
+    metrics = latest_metrics(read_metrics(run_dir)) | evaluated_metrics(run_dir, record)
     run_id = _local_run_id(run_dir, record.id)
     return RunInfo(
         run_id,

@@ -14,6 +14,7 @@ from vgpt.compare.breakdowns.differences import PartDifference, difference
 from vgpt.compare.rows import Row
 from vgpt.tracking.breakdowns.record import Part
 from vgpt.tracking.run_info import RunInfo
+from vgpt.tracking.schema import Metric
 from vgpt.tracking.suites.record import BITS, TaskResult
 
 Reader = Callable[[RunInfo], Mapping[str, TaskResult]]
@@ -45,12 +46,14 @@ class RowSuite:
         runs: how many of its runs were asked this.
         figures: by the name of the metric; empty where none was.
         missing: names of the runs that were not asked it, or asked otherwise.
+        earlier: names of the runs whose best checkpoint, which it is of, is not their last step, which losses are of.
     """
 
     label: str
     runs: int
     figures: Mapping[str, RowFigure] = field(default_factory=dict[str, RowFigure])
     missing: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,8 @@ def _row(row: Row, here: Known, there: Known, baseline: bool) -> RowSuite:
         )
         for name in names
     }
-    return RowSuite(row.label, len(here), figures, missing)
+    earlier = tuple(run.run_name for run, one in here if one.step < run.metrics.get(Metric.TRAIN_STEPS, 0))
+    return RowSuite(row.label, len(here), figures, missing, earlier)
 
 
 def _side(known: Known, name: str) -> list[tuple[str, Part]]:

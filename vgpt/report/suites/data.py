@@ -33,7 +33,12 @@ def _task(one: SuiteTask) -> dict[str, Any]:
 
 def _row(one: RowSuite) -> dict[str, Any]:
     figures = {name: _figure(figure) for name, figure in one.figures.items()}
-    return {"runs": one.runs, "figures": figures, "not_recorded": list(one.missing)}
+    return {
+        "runs": one.runs,
+        "figures": figures,
+        "not_recorded": list(one.missing),
+        "before_the_last_step": list(one.earlier),
+    }
 
 
 def _figure(figure: RowFigure) -> dict[str, Any]:

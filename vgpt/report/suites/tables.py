@@ -70,11 +70,14 @@ def _captions(comparison: Comparison, task: SuiteTask) -> list[Text]:
         of = "of the text" if asked.kind == "loglikelihood_rolling" else "of the right answer, mean over documents"
         said.append(f"{BITS}: {of} (lower is better).")
     lines = [Text(" ".join(said), "dim")]
-    if missing := [name for row in comparison.rows for name in task.rows[row.label].missing]:
-        lines.append(Text(_missing(task, missing), "dim"))
+    rows = [task.rows[row.label] for row in comparison.rows]
+    if earlier := [name for row in rows for name in row.earlier]:
+        lines.append(Text(f"Of the best checkpoint, which is not the last step: {_few(earlier)}.", "dim"))
+    if missing := [name for row in rows for name in row.missing]:
+        asks = f"Not asked this, or asked otherwise: {_few(missing)}; vgpt eval RUN --suite asks {task.task}."
+        lines.append(Text(asks, "dim"))
     return lines
 
 
-def _missing(task: SuiteTask, names: Sequence[str]) -> str:
-    several = ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else "")
-    return f"Not asked this, or asked otherwise: {several}; vgpt eval RUN --suite asks {task.task}."
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {len(names) - _MOST_NAMED} more" if names[_MOST_NAMED:] else "")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from vgpt.files.text import table_of
 from vgpt.files.writing import replace_json
-from vgpt.tracking.breakdowns.record import EVALUATIONS_FILE, Owner, breakdowns_in, owner_of
 from vgpt.tracking.journal import JournalReader, Point, now_ms, read_metrics
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
@@ -20,7 +19,7 @@ from vgpt.tracking.mlflow_store.reasons import StoreError
 from vgpt.tracking.mlflow_store.target import Target
 from vgpt.tracking.record import RunRecord, read_record
 from vgpt.tracking.schema import Tag
-from vgpt.tracking.suites.record import SUITES_FILE, results_in
+from vgpt.tracking.suites.evaluated import EVALUATED
 
 SYNC_FILE = "mlflow_sync.json"
 _BATCH = 900
@@ -206,11 +205,11 @@ class Delivery:
     def _send_evaluations(self, store: MlflowStore) -> int:
         """Send what `vgpt eval` left with a run that has ended, with its figures; MLflow keeps equal points once."""
         sent = 0
-        for name, samples_in in _EVALUATED.items():
+        for name, samples_in in EVALUATED.items():
             path = self._run_dir / name
             if _state_of(path) in (None, self._marks.artifacts.get(f"/{path.name}")):
                 continue
-            if not (samples := samples_in(self._run_dir, owner_of(self._record))):
+            if not (samples := samples_in(self._run_dir, self._record)):
                 continue
             # The file's mark comes last: what is sent again after a failure changes nothing.
             for begin in range(0, len(samples), _BATCH):
@@ -250,19 +249,6 @@ def _samples(points: list[Point]) -> Iterator[Sample]:
     for point in points:
         for key, value in point.metrics.items():
             yield key, value, point.time, point.step
-
-
-def _breakdown_samples(run_dir: Path, owner: Owner) -> list[Sample]:
-    found = breakdowns_in(run_dir, owner)
-    return [(str(name), value, one.made, step) for one in found for name, value, step in one.figures()]
-
-
-def _suite_samples(run_dir: Path, owner: Owner) -> list[Sample]:
-    found = results_in(run_dir, owner)
-    return [(name, value, one.made, one.step) for one in found for name, value in one.metrics().items()]
-
-
-_EVALUATED = {EVALUATIONS_FILE: _breakdown_samples, SUITES_FILE: _suite_samples}
 
 
 def _state_of(path: Path) -> list[int] | None:
