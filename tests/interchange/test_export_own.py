@@ -86,6 +86,10 @@ def test_a_mix_is_written_with_its_code_and_loaded_where_there_is_no_vgpt(vgpt, 
     files = {path.name for path in out.iterdir()}
     assert {"modeling_vgpt.py", "configuration_vgpt.py", "vgpt_attention_linear_module.py", "README.md"} <= files
     assert not [name for name in files if "latent" in name or "sparse" in name]  # nothing that it does not need
+    text = (out / "modeling_vgpt.py").read_text()
+    named = set(re.findall(r"^ *from \.(\w+) import", text, re.M))
+    # Older versions of transformers copy only what this file names.
+    assert {f"{name}.py" for name in named} == {name for name in files if name.endswith(".py")} - {"modeling_vgpt.py"}
     config = json.loads((out / "config.json").read_text())
     assert config["tie_word_embeddings"] is True
     assert config["max_position_embeddings"] == 96
@@ -136,6 +140,37 @@ def test_carried_files_import_each_other_alone_and_say_the_same_otherwise():
         assert set(re.findall(r"from \. import (\w+)", text)) <= named
     registered = files["vgpt_attention_linear_config.py"]
     assert 'module=f"{__package__}.vgpt_attention_linear_module:LinearAttention"' in registered
+
+
+def test_kernels_travel_from_a_machine_without_their_library(monkeypatch):
+    # As where triton is not installed: importing them would fail.
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "vgpt.attention.linear.kernels", raising=False)
+    assert "vgpt_attention_linear_kernels.py" in carry(["vgpt.attention.linear.module"])
+    assert "vgpt.attention.linear.kernels" not in sys.modules
+
+
+def test_modules_of_a_plug_ins_own_package_travel_along(tmp_path, monkeypatch):
+    package = tmp_path / "carriage"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .wheels import COUNT\nNAME = 'carriage'\n")
+    (package / "wheels.py").write_text("COUNT = 4\n")
+    (package / "mine.py").write_text(
+        "from carriage import NAME\nfrom . import wheels\nimport carriage.wheels as again\n\n"
+        "def told():\n    from .wheels import COUNT as late\n    return NAME, wheels.COUNT, again.COUNT, late\n"
+        "HOME = 'carriage.wheels:COUNT'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    files = carry(["carriage.mine"], ["carriage"])
+    assert files.keys() == {"carriage.py", "carriage_mine.py", "carriage_wheels.py"}
+    flat = tmp_path / "elsewhere"
+    flat.mkdir()
+    for name, text in files.items():
+        (flat / name).write_text(text)
+    code = "from elsewhere.carriage_mine import HOME, told; print(told(), HOME)"
+    (tmp_path / "carriage").rename(tmp_path / "gone")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.strip() == "('carriage', 4, 4, 4) elsewhere.carriage_wheels:COUNT"
 
 
 def test_transformers_asks_for_no_library_but_torch_and_pydantic(tmp_path):

@@ -84,13 +84,12 @@ def _source(module: str) -> Source:
 
 
 def _path(module: str) -> Path | None:
-    """Return the file of a module, imported where that is needed to find it; None where there is no such module."""
+    """Return the file of a module, which is not imported: it may need what is not there; None without one."""
     try:
-        loaded = importlib.import_module(module)
-    except ImportError:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
         return None
-    file = getattr(loaded, "__file__", None)
-    return Path(file) if file else None
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None
 
 
 def _is_module(module: str) -> bool:

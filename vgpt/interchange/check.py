@@ -109,9 +109,11 @@ def _run(command: Sequence[str], temporary: Path) -> dict[str, Any]:
     )
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
+        if os.environ.get("VGPT_DEBUG") == "1":
+            sys.stderr.write(done.stderr)
         told = [line for line in done.stderr.strip().splitlines() if line.strip()]
         raise CheckpointError(
             f"transformers cannot load what was written: {told[-1] if told else f'exit code {done.returncode}'}",
-            "The run is as it was. VGPT_DEBUG=1 shows where.",
+            "Nothing is left of it, and the run is as it was. VGPT_DEBUG=1 shows all that transformers said.",
         )
     return json.loads(lines[-1])

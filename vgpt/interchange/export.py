@@ -21,6 +21,9 @@ MOST_DIFFERENCE = 1e-4
 """Largest difference of logits, in float32, with which a directory is the model."""
 _MOST_FOLDED = 1e-5
 """The same where weights were folded into others: beyond, the model's own code is nearer to it."""
+_MOST_SHIFT = 4.0
+"""Largest shift of a layer norm by which biases are folded: about what a norm gives by itself. A larger one would drown
+it where numbers have few digits, as in bfloat16."""
 
 
 def export_run(
@@ -88,10 +91,11 @@ def _make(
 
     if classes == "stock" or (classes == "auto" and not stock_obstacle(model.config)):
         form = stock_form(model)
-        found = written(form, own_code=False)
-        if classes == "stock" or not form.folded or found.difference <= _MOST_FOLDED:
+        if classes == "stock" or form.shift is None:
+            return form, False, written(form, own_code=False)
+        if form.shift <= _MOST_SHIFT and (found := written(form, own_code=False)).difference <= _MOST_FOLDED:
             return form, False, found
-        say(f"folded weights change its logits by {found.difference:.1e}: it gets code of its own")
+        say(f"its biases cannot be folded into {form.architecture} without loss: it gets code of its own")
     form = own_form(model)
     return form, True, written(form, own_code=True)
 

@@ -15,6 +15,7 @@ from vgpt.training.checkpoints.checkpoint import Checkpoint
 _MODELING, _CONFIGURATION = "modeling_vgpt", "configuration_vgpt"
 _REMOTE = "vgpt.interchange.remote"
 _ANCHOR = "from .vgpt_model_gpt2 import GPT2Model\n"
+"""The last import of the model's code."""
 
 
 def own_form(model: GPT2Model) -> Form:
@@ -51,11 +52,22 @@ def write_code(directory: Path, checkpoint: Checkpoint) -> None:
     main = file_of(f"{_REMOTE}.{_MODELING}")
     before, anchor, after = files[main].partition(_ANCHOR)
     assert anchor, "the model's code imports the backbone"
-    # Imported for what they register; transformers copies only files that are named so.
-    named = [f"from .{flat(module)} import __name__ as _{flat(module)}  # noqa: F401\n" for module in modules]
-    files[main] = "".join([before, anchor, *named, after])
+    registering = [flat(module) for module in modules]
+    others = [name.removesuffix(".py") for name in files if name.removesuffix(".py") not in registering]
+    files[main] = "".join([before, anchor, _imports(registering, others), after])
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _imports(registering: list[str], others: list[str]) -> str:
+    """Return the lines that import what registers itself, and name all other files.
+
+    Older versions of transformers copy only those files that the model's own names.
+    """
+    lines = [f"from .{name} import __name__ as _{name}  # noqa: F401" for name in registering]
+    lines += ["", "if TYPE_CHECKING:  # what transformers copies along"]
+    lines += [f"    from .{name} import __name__ as _{name}" for name in others if name != _MODELING]
+    return "\n".join([*lines, ""])
 
 
 def _modules(config: GPT2Config) -> list[str]:

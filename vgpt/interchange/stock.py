@@ -39,14 +39,15 @@ class Form:
         config: what `config.json` says beside it.
         weights: its whole state dict, `lm_head.weight` included.
         note: what else than its own layout was needed to make it; empty where nothing was.
-        folded: whether weights were computed from others, so that rounding may show.
+        shift: largest number that was added to a bias of a layer norm, where others were folded into it; None where
+            nothing was folded.
     """
 
     architecture: str
     config: dict[str, Any]
     weights: dict[str, Tensor]
     note: str = ""
-    folded: bool = False
+    shift: float | None = None
 
 
 def stock_form(model: GPT2Model) -> Form:
@@ -180,15 +181,15 @@ def _gpt_neo(model: GPT2Model, layers: list[AttentionConfig]) -> Form:
         "embed_dropout": config.dropout,
         "attention_dropout": 0.0,
     }
-    weights: dict[str, Tensor] = {}
-    for name, tensor in _state(model).items():
-        if ".attn." not in name and not name.endswith("ln_1.bias"):
-            weights[name] = tensor
+    state = _state(model)
+    weights = {name: tensor for name, tensor in state.items() if ".attn." not in name}
     for index, layer in enumerate(layers):
         assert isinstance(layer, GroupedConfig)
-        weights |= _neo_layer(_state(model), f"h.{index}.", layer, config)
+        weights |= _neo_layer(state, f"h.{index}.", layer, config)
+    norms = [f"h.{index}.ln_1.bias" for index in range(config.n_layer)]
+    shift = max(float((weights[name] - state[name]).abs().max()) for name in norms)
     note = "the scale of scores and the biases of queries, keys and values are folded into other weights"
-    return Form("GPTNeoForCausalLM", own, _named(weights), _with_zeros(note, config), folded=True)
+    return Form("GPTNeoForCausalLM", own, _named(weights), _with_zeros(note, config), shift)
 
 
 def _neo_layer(state: dict[str, Tensor], prefix: str, layer: GroupedConfig, config: GPT2Config) -> dict[str, Tensor]:

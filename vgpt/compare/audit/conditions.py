@@ -224,11 +224,11 @@ def _conditions(runs: Sequence[RunInfo]) -> list[_Condition]:
     """Return what to look at: tags, tokens, then settings, leaving out a setting whose outcome a tag already tells."""
     tags = {name: tag for name, (_, tag) in TAGGED.items() if any(run.tags.get(tag) for run in runs)}
     names = dict.fromkeys([*tags, *SINCE_SEALS])
-    found = [_Condition(TAGGED[name][0], name, _tag(TAGGED[name][1])) for name in names]
+    imported = _Condition("start", "imported", lambda run: run.imported or "trained by vgpt")
+    found = [imported] if any(run.imported for run in runs) else []
+    found += [_Condition(TAGGED[name][0], name, _tag(TAGGED[name][1])) for name in names]
     if any(run.tags.get(Tag.ATTENTION_BACKEND) for run in runs):
         found.append(_Condition("device", BACKEND, lambda run: run.attention_backend))
-    if any(run.imported for run in runs):
-        found.append(_Condition("start", "imported", lambda run: run.imported or "trained by vgpt"))
     found.append(_Condition("budget", "tokens", _tokens))
     found.append(_Condition("batch", "sequences_per_step", _sequences))
     found.append(_Condition("positions", "effective_positions", effective_positions))

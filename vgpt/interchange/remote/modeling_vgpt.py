@@ -1,7 +1,7 @@
 """A vgpt model for transformers: its forward pass, its loss, and generation through its attention's own caches."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any  # noqa: F401 - the first is for what is added to this file
 
 import torch
 from torch import Tensor, nn
