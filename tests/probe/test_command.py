@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vgpt.attention import plugins, registry
+from vgpt.attention.registry import variants
 from vgpt.probe.records import OUTCOME_FILE
 
 PLUGIN = Path(__file__).parents[1] / "plugin/decayed_average.py"
@@ -26,12 +28,21 @@ SHORT = [
 ]
 
 
+@pytest.fixture
+def forget(monkeypatch):
+    """Forget the variants that a test brings at its end."""
+    variants()
+    for module, name in ((registry, "_configs"), (registry, "_modules"), (plugins, "_origins")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
+    monkeypatch.setenv(plugins.VARIABLE, "")
+
+
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_control_made_to_fail_makes_the_card_say_inconclusive_also_of_a_plug_in(vgpt):
+def test_a_control_made_to_fail_makes_the_card_say_inconclusive_also_of_a_plug_in(vgpt, forget):
     words = ["--plugin", PLUGIN, "probe", "decay", "--tasks", TASK, "--steps", "2", "--jobs", "1", *SHORT]
     first = vgpt(*words, "--html", "card.html")
     assert first.code == 0, first.err

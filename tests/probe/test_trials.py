@@ -5,10 +5,12 @@ import pytest
 
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.grouped.module import GroupedAttention
+from vgpt.data.progress import Silent
 from vgpt.probe.logged import is_logged, log_probe
 from vgpt.probe.plan import with_records
 from vgpt.probe.recipe import Trial
 from vgpt.probe.records import OUTCOME_FILE, read_outcome
+from vgpt.probe.run import run_trials
 from vgpt.probe.train import train_trial
 from vgpt.probe.worker import settle
 from vgpt.tracking.journal import read_metrics
@@ -93,6 +95,19 @@ def test_a_training_that_diverges_ends_at_once_and_says_so(plan_of, register):
     outcome = train_trial(plan.tasks[0].subjects[1].trials[0], lambda point: None)
     assert outcome.loss is None
     assert outcome.steps == 4
+
+
+@pytest.mark.slow
+def test_a_training_that_cannot_be_made_leaves_the_others(plan_of, register, tmp_path):
+    class Config(MHAConfig):
+        pass
+
+    register(Config, GroupedAttention)  # in this process only
+    plan = plan_of(["planted", "mha"], ["mqar:test_lengths="], **SHORT)
+    failures = run_trials(plan.missing, tmp_path, 1, Silent())
+    assert [failure.trial.attn for failure in failures] == ["planted"]
+    assert "unknown attention 'planted'" in failures[0].reason
+    assert [trial.attn for trial in with_records(plan, tmp_path).outcomes] == ["mha"]
 
 
 def test_a_probe_in_mlflow_is_a_card_with_its_trainings_and_no_run_of_a_comparison(plan_of, tmp_path, empty_store):

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,23 +30,37 @@ _LOOK_SECONDS = 0.5
 
 def main(directory: Path) -> None:
     """Train until the input ends."""
+    # What a plug-in prints is not for the process that listens.
+    channel = os.dup(1)
+    os.dup2(2, 1)
+
+    def say(message: dict[str, Any]) -> None:
+        """Tell the process that started this one; where it is gone, the training still ends and is on record."""
+        with contextlib.suppress(OSError):
+            os.write(channel, f"{json.dumps(message)}\n".encode())
+
     torch.set_num_threads(1)
     load_plugins([], lambda _: None, lambda: None)
     for line in sys.stdin:
         trial = Trial.of_table(json.loads(line))
         try:
-            settle(directory, trial)
+            settle(directory, trial, lambda steps: say({"steps": steps}))
         except KeyboardInterrupt:
             return
         except Exception as error:  # noqa: BLE001 - a plug-in may raise anything; the others are to be trained
             reason = error.message if isinstance(error, VgptError) else f"{type(error).__name__}: {error}"
-            _say({"failed": " ".join(reason.split())})
+            say({"failed": " ".join(reason.split())})
         else:
-            _say({"done": trial.digest})
+            say({"done": trial.digest})
 
 
-def settle(directory: Path, trial: Trial) -> None:
+def settle(directory: Path, trial: Trial, advance: Callable[[int], None] = lambda _: None) -> None:
     """Train what is not on record; where another process trains it at this moment, wait for that.
+
+    Args:
+        directory: of all trainings.
+        trial: what to train.
+        advance: takes steps that were made.
 
     Raises:
         OSError: its folder cannot be written.
@@ -59,7 +74,7 @@ def settle(directory: Path, trial: Trial) -> None:
         if read_outcome(directory, trial) is None:
             journal = Journal(folder, resume_step=None)
             try:
-                outcome = train_trial(trial, journal.log, lambda steps: _say({"steps": steps}))
+                outcome = train_trial(trial, journal.log, advance)
             finally:
                 error = journal.close()
             if error is not None:
@@ -67,12 +82,6 @@ def settle(directory: Path, trial: Trial) -> None:
             write_outcome(directory, trial, outcome)
     finally:
         lock.release()
-
-
-def _say(message: dict[str, Any]) -> None:
-    """Tell the process that started this one; where it is gone, the training still ends and is on record."""
-    with contextlib.suppress(OSError):
-        os.write(sys.stdout.fileno(), f"{json.dumps(message)}\n".encode())
 
 
 if __name__ == "__main__":
