@@ -14,7 +14,7 @@ from vgpt.formatting import format_bytes, wrapping_label
 
 _CELLS = 256
 _MOST_MASKS = 4
-_INK, _GREY, _LIGHT = "#1f4e8c", "#7a7a7a", "#e6e6e6"
+_INK, _GRAY, _LIGHT = "#1f4e8c", "#7a7a7a", "#e6e6e6"
 _SHORTEST, _LONGEST = 2**4, 2**15
 
 
@@ -75,13 +75,13 @@ def _draw_cache(axis: Any, found: Anatomy) -> None:
     kept = [found.sizes.at(n) for n in contexts]
     read = [found.sizes.read(n) for n in contexts]
     of_mha = [found.sizes_of_mha.at(n) for n in contexts]
-    axis.plot(contexts, of_mha, color=_GREY, linestyle="--", label="mha", zorder=3)
+    axis.plot(contexts, of_mha, color=_GRAY, linestyle="--", label="mha", zorder=3)
     axis.plot(contexts, kept, color=_INK, linewidth=2, label="kept")
     if read != kept:
         axis.plot(contexts, read, color=_INK, linestyle=":", linewidth=2, label="read per step")
-    axis.axvline(model.block_size, color=_GREY, linewidth=0.8)
+    axis.axvline(model.block_size, color=_GRAY, linewidth=0.8)
     note = f" block_size {model.block_size:,}"
-    axis.text(model.block_size, 0.01, note, color=_GREY, fontsize=8, transform=axis.get_xaxis_transform())
+    axis.text(model.block_size, 0.01, note, color=_GRAY, fontsize=8, transform=axis.get_xaxis_transform())
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
     axis.set_xticks([n for n in powers if n.bit_length() % 2 == 0])

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.options import SETTINGS
 from vgpt.attention.plugins import VARIABLE
 from vgpt.errors import UsageError, did_you_mean
@@ -14,7 +15,7 @@ from vgpt.schema import Place, Section
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Sources
-from vgpt.settings.model import ModelSettings
+from vgpt.settings.model import AttentionSetting, ModelSettings
 from vgpt.settings.train import RUN_NAME, TrainConfig
 from vgpt.text.clean import parse_steps
 
@@ -158,6 +159,25 @@ class EvalConfig(Section):
             why = "--suite has texts of its own" if self.suite else "it is for tasks of --suite"
             raise ValueError(f"{flag_of(idle[0])} says nothing here: {why}; leave it out")
         return self
+
+
+class ConvertConfig(Section):
+    """What a run's attention becomes, and how its losses are computed."""
+
+    attn: AttentionSetting = MHAConfig()
+    """attention to convert to, to be named; also with its settings, gqa:n_kv_head=2, or a pattern, 5xlocal+mha"""
+    run_name: Annotated[str | None, Field(pattern=f"^{RUN_NAME.pattern}$")] = None
+    """name of the new run; none = made of the variant's and the source's"""
+    runs_dir: Path = Path("runs")
+    """directory of all runs"""
+    data: Place | None = None
+    """prepared directory; none = the data that the run was trained on"""
+    device: Annotated[str | None, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = None
+    """where losses are computed: auto, cpu, cuda, cuda:1 or mps; none = as the run was trained"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    """precision of losses; none = as the run was trained; weights are converted in float64"""
+    threads: Annotated[int | None, Field(ge=1, le=4096)] = None
+    """CPU threads; none = as many as CPU affinity and quota allow"""
 
 
 class SampleConfig(Section):

@@ -237,12 +237,16 @@ class Tag(StrEnum):
     CONDITIONS = ("vgpt.conditions", "hash of everything that must be equal for a fair comparison")
     DATA_DIGEST = ("vgpt.data_digest", "digest of the training and validation tokens")
     TOKENIZER = ("vgpt.tokenizer", "fingerprint of the tokenizer")
-    INIT_DIGEST = ("vgpt.init_digest", "SHA-256 of the weights that the run began with, where they were not random")
+    INIT_DIGEST = ("vgpt.init_digest", "SHA-256 of the weights that the run began with, or that were converted for it")
     IMPORTED = (
         "vgpt.imported",
         "directory and SHA-256 of weights that were trained elsewhere, on runs made by vgpt import",
     )
     FORKED_FROM = ("vgpt.forked_from", "checkpoint of another run that the run continues from, with its whole state")
+    CONVERTED = (
+        "vgpt.converted",
+        "source of weights that were converted from another attention, as JSON: run, step, attention, digest, losses",
+    )
     EVAL_WINDOWS = ("vgpt.eval_windows", "number, length and hash of the fixed evaluation windows")
     POSITIONS = ("vgpt.positions", "what tells the attention layers where tokens are, as the variant itself says")
     OVERLAP = ("vgpt.overlap", "share of pieces of the validation text that stand in the training text too")

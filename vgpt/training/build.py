@@ -56,7 +56,8 @@ def build_trainer(setup: RunSetup, checkpoint: Checkpoint | None, world: World, 
             display.say(f"the plug-in of {kind!r} is not the one that trained so far: its file has changed")
     torch.manual_seed(train.seed)
     _announce(setup, model.config, world, display)
-    resume_step = None if checkpoint is None else state.step
+    # A run that was converted has a checkpoint, and no record yet.
+    resume_step = state.step if checkpoint is not None and state.step else None
     tracker: Tracker = NoTracker()
     if world.main:
         tracker = open_record(setup, state, resume_step=resume_step, notify=display.say)
@@ -87,7 +88,7 @@ def _starting_model(
     if config.train.init_from is not None:
         source = open_source(config.train.init_from, runs_dir=config.run.runs_dir)
         remarks = source.fill(model, data.tokenizer)
-        state.init_digest = source.digest
+        state.init_digest, state.converted = source.digest, source.converted
         display.say(f"weights from {source.name} (SHA-256 {source.digest[:12]})")
         for remark in remarks:
             display.say(remark)

@@ -79,7 +79,7 @@ def agreed_backend(
         UsageError: a backend was asked for that cannot compute here.
     """
     asked, notify = config.system.attention_backend, display.say
-    if checkpoint is not None:
+    if checkpoint is not None and checkpoint.state.step:
         recorded = checkpoint.state.attention_backend
         if asked in BACKENDS and asked != recorded:
             notify(f"attention backend: {recorded}, as the run was begun; {FLAG} {asked} is for new runs")

@@ -126,7 +126,7 @@ def _train(setup: RunSetup, display: Display, checkpoint: Checkpoint | None, wor
     with StopRequest(display.say) as stop:
         reporter.start(config.name, config.steps, trainer.state.step)
         try:
-            ended = trainer.run(stop, evaluate_first=checkpoint is None and config.train.init_from is not None)
+            ended = trainer.run(stop, evaluate_first=trainer.state.step == 0 and config.train.init_from is not None)
             if ended != "stopped":
                 # Of the last step, which training has just made.
                 final = trainer.last_evaluation or trainer.evaluation()
