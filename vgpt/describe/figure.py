@@ -60,7 +60,7 @@ def _draw_mask(axis: Any, part: GroupAnatomy, head: int, *, name: bool) -> None:
     axis.set_title(
         f"{wrapping_label(short_label(part.group.config))}\n{where}" if name else f"Who sees whom: {where}", fontsize=10
     )
-    axis.set_xlabel("key (blue: seen, white: not seen, grey: future)")
+    axis.set_xlabel("key (blue: seen, white: not seen, gray: future)")
     axis.set_ylabel("query")
     ticks = [end * part // 4 for part in range(5)]
     axis.set_xticks(ticks)

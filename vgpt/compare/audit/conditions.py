@@ -264,7 +264,7 @@ def _tag(tag: str) -> Callable[[RunInfo], str]:
 
 def _param(name: str) -> Callable[[RunInfo], str]:
     def read(run: RunInfo) -> str:
-        # Spelt out or left out, a default is the same condition.
+        # Spelled out or left out, a default is the same condition.
         return "none" if spells_default(name, run.params) else run.params.get(name, "")
 
     return read
