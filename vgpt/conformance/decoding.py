@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.conformance.case import LONGEST, Case
-from vgpt.conformance.measure import Finding, Worst, gap
+from vgpt.conformance.measure import Measurement, WorstCase, relative_error
 from vgpt.conformance.modes import MODES, TRAINING, Mode
 from vgpt.errors import VgptError
 
@@ -22,9 +22,9 @@ _PAST_A_PAGE = 150
 """Tokens to decode in every mode where something is hidden only in much longer sequences."""
 
 
-def decoding(case: Case) -> Finding:
+def decoding(case: Case) -> Measurement:
     """Token by token, in one prefill, in random pieces, and on after a prefill past any window: as the full forward."""
-    worst = Worst("any pieces through the cache give what the whole sequence gives (largest difference)")
+    worst = WorstCase("any pieces through the cache give what the whole sequence gives (largest difference)")
     for dtype, limit in _limits(case):
         for flags, backbone in [("fused", case), ("--no-flash", case.on(flash=False))]:
             tokens = case.tokens
@@ -40,24 +40,24 @@ def decoding(case: Case) -> Finding:
     tokens = case.tokens if case.tokens <= LONGEST else _PAST_A_PAGE
     for pieces in ([1] * tokens, [tokens - 12, 5, *[1] * 7]):
         _compare_in_modes(worst, case, pieces, f"T={tokens}, pieces {_spelled(pieces[:3])}...")
-    return worst.finding()
+    return worst.measurement()
 
 
-def positions(case: Case) -> Finding:
+def positions(case: Case) -> Measurement:
     """Decoding continues at the right position for every --pos and every switch."""
-    worst = Worst("decoding continues in the right place for every --pos and switch (largest difference)")
+    worst = WorstCase("decoding continues in the right place for every --pos and switch (largest difference)")
     for dtype, limit in _limits(case):
         for flags, backbone in case.backbones():
             for pieces in ([1] * 20, [13, 1, 1, 9], [3, 64, 1]):
                 _compare(worst, backbone, pieces, dtype, limit, f"{flags}, {dtype}, pieces {_spelled(pieces)}")
     for flags, backbone in case.backbones():
         _compare_in_modes(worst, backbone, [13, 1, 1, 9], f"{flags}, pieces 13+1+1+9")
-    return worst.finding()
+    return worst.measurement()
 
 
-def rewinding(case: Case) -> Finding:
+def rewinding(case: Case) -> Measurement:
     """A cache taken back to n tokens continues from there, or refuses with a VgptError; reset always works."""
-    worst = Worst("a cache that is taken back continues from there or refuses (largest difference)")
+    worst = WorstCase("a cache that is taken back continues from there or refuses (largest difference)")
     wide, limit = torch.float64, _limits(case)[-1][1]
     for flags, backbone in case.backbones():
         # Before and after a ring has gone round.
@@ -65,10 +65,12 @@ def rewinding(case: Case) -> Finding:
         for tokens in sorted({short, long}):
             _rewind(worst, backbone, tokens, wide, TRAINING, limit, flags)
         _rewind(worst, backbone, short, torch.bfloat16, _BFLOAT16[-1], _ROUNDED, f"{flags}, {_BFLOAT16[-1].name}")
-    return worst.finding()
+    return worst.measurement()
 
 
-def _rewind(worst: Worst, case: Case, tokens: int, dtype: torch.dtype, mode: Mode, limit: float, where: str) -> None:
+def _rewind(
+    worst: WorstCase, case: Case, tokens: int, dtype: torch.dtype, mode: Mode, limit: float, where: str
+) -> None:
     inner = torch.float32 if mode.autocast else dtype
     module = mode.of(case.module(inner))
     x, other = case.inputs(2, tokens, inner), case.inputs(2, tokens, inner, salt="other")
@@ -83,7 +85,7 @@ def _rewind(worst: Worst, case: Case, tokens: int, dtype: torch.dtype, mode: Mod
                 continue
             end, full = module(x[:, n:], cache), module(x)
         worst.equal(cache.length, tokens, f"{where}: length after going back to {n} of {tokens} tokens, and on")
-        worst.add(gap(end, full[:, n:]), limit, f"{where}: from {tokens} back to {n} tokens, and on")
+        worst.add(relative_error(end, full[:, n:]), limit, f"{where}: from {tokens} back to {n} tokens, and on")
 
 
 def decode(
@@ -96,17 +98,17 @@ def decode(
     return torch.cat(parts, 1), cache.length
 
 
-def _compare(worst: Worst, case: Case, pieces: list[int], dtype: torch.dtype, limit: float, where: str) -> None:
+def _compare(worst: WorstCase, case: Case, pieces: list[int], dtype: torch.dtype, limit: float, where: str) -> None:
     module = case.module(dtype)
     x = case.inputs(2, sum(pieces), dtype)
     with torch.no_grad():
         full = module(x)
     got, length = decode(module, x, pieces)
     worst.equal(length, sum(pieces), f"{where}: length of the cache")
-    worst.add(gap(got, full), limit, f"{where}: against the full forward")
+    worst.add(relative_error(got, full), limit, f"{where}: against the full forward")
 
 
-def _compare_in_modes(worst: Worst, case: Case, pieces: list[int], where: str) -> None:
+def _compare_in_modes(worst: WorstCase, case: Case, pieces: list[int], where: str) -> None:
     """Decode in `eval()`, and in bfloat16 as training and as generation know it, against the whole sequence likewise.
 
     Inputs of four times the size make most softmaxes look at single tokens, so that one which is lost, or misplaced,
@@ -115,7 +117,7 @@ def _compare_in_modes(worst: Worst, case: Case, pieces: list[int], where: str) -
     plain = case.inputs(2, sum(pieces))
     with torch.no_grad():
         full = case.module().eval()(plain)
-    worst.add(gap(decode(case.module().eval(), plain, pieces)[0], full), 1e-5, f"{where}, eval()")
+    worst.add(relative_error(decode(case.module().eval(), plain, pieces)[0], full), 1e-5, f"{where}, eval()")
     for mode in _BFLOAT16:
         module = mode.of(case.module(torch.float32 if mode.autocast else torch.bfloat16))
         for size, limit in _SHARP.items():
@@ -123,7 +125,7 @@ def _compare_in_modes(worst: Worst, case: Case, pieces: list[int], where: str) -
             with mode.context(case.device):
                 got, _ = decode(module, x, pieces, torch.bfloat16)
             text = f"{where}, {mode.name}, inputs * {size}: against the full forward"
-            worst.add(gap(got, mode.run(module, x)), limit, text)
+            worst.add(relative_error(got, mode.run(module, x)), limit, text)
 
 
 def _limits(case: Case) -> list[tuple[torch.dtype, float]]:
