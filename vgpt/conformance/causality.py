@@ -105,8 +105,8 @@ def _reach_of(case: Case, module: CausalSelfAttention, x: Tensor, rows: list[int
     """
     at_once = case.copies(x.shape[1], len(rows))
     if at_once < len(rows):
-        pieces = [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
-        return torch.cat([_reach_of(case, module, x, piece, mode) for piece in pieces])
+        chunks = [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
+        return torch.cat([_reach_of(case, module, x, chunk, mode) for chunk in chunks])
     copies = x.expand(len(rows), -1, -1).clone().requires_grad_()
     with mode.context(case.device):
         y = mode.of(module)(copies)

@@ -52,8 +52,8 @@ def hidden_memory(case: Case) -> Measurement:
             module = backbone.module()
             cache = module.make_cache(batch, most, dtype=dtype, device=case.device)
             with torch.inference_mode():
-                for piece in backbone.inputs(batch, most).split([most - 1, 1], 1):
-                    module(piece, cache)
+                for chunk in backbone.inputs(batch, most).split([most - 1, 1], 1):
+                    module(chunk, cache)
             where = f"{flags}, {dtype}, batch {batch}, {most} tokens"
             # Positions and the like: a whole number per token, and some constants.
             bookkeeping = 8 * most + 1024

@@ -106,8 +106,8 @@ def _compare_decoding(worst: WorstCase, case: Case, x: Tensor, exact: Tensor) ->
         module = case.module(dtype)
         cache = module.make_cache(1, x.shape[1], dtype=dtype, device=case.device)
         with torch.inference_mode():
-            pieces = x.to(dtype).split([x.shape[1] - 8, *[1] * 8], 1)
-            got = torch.cat([module(piece, cache) for piece in pieces], 1)
+            chunks = x.to(dtype).split([x.shape[1] - 8, *[1] * 8], 1)
+            got = torch.cat([module(chunk, cache) for chunk in chunks], 1)
         worst.add(_relative(got[:, -8:], exact[:, -8:]), limit, f"wide heads, {dtype}, decoding at T={x.shape[1]}")
 
 

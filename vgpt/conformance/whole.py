@@ -50,9 +50,9 @@ def in_a_model(config: ModelAttention, shape: Shape, n_layer: int, seed: int, de
         decoder = Decoder(model, dtype)
         caches = decoder.make_caches(2, _TOKENS)
         end = 0
-        for piece in ids.split([_TOKENS - 9, 1, 1, 5, 1, 1], 1):
-            end += piece.shape[1]
-            logits = decoder.next_logits(piece, caches)
+        for chunk in ids.split([_TOKENS - 9, 1, 1, 5, 1, 1], 1):
+            end += chunk.shape[1]
+            logits = decoder.next_logits(chunk, caches)
             worst.add(
                 relative_error(logits, full[:, end - 1], floor=1e-30), limit, f"{dtype}: logits after {end} tokens"
             )

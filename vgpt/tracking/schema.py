@@ -249,7 +249,7 @@ class Tag(StrEnum):
     )
     EVAL_WINDOWS = ("vgpt.eval_windows", "number, length and hash of the fixed evaluation windows")
     POSITIONS = ("vgpt.positions", "what tells the attention layers where tokens are, as the variant itself says")
-    OVERLAP = ("vgpt.overlap", "share of pieces of the validation text that stand in the training text too")
+    OVERLAP = ("vgpt.overlap", "share of n-grams of the validation text that stand in the training text too")
     PLUGINS = ("vgpt.plugins", "SHA-256 of the plug-in file of each variant that comes from one, as JSON")
     SOURCE = ("vgpt.source", "digest of the source files of vgpt that decide a result")
     REPLACED = ("vgpt.replaced", "functions of vgpt that other code has replaced at run time; nothing")
