@@ -24,7 +24,7 @@ _MOST_FOLDED = 1e-5
 
 
 def export_run(
-    run: str, target: Path, *, runs_dir: Path, classes: Classes = "auto", say: Callable[[str], None] = lambda _: None
+    run: str, target: Path, *, runs_dir: Path, classes: Classes = "auto", notify: Callable[[str], None] = lambda _: None
 ) -> Exported:
     """Write the best checkpoint of a run as a directory for transformers.
 
@@ -34,7 +34,7 @@ def export_run(
         runs_dir: where names of runs are looked up.
         classes: "stock" for classes that transformers brings with it, "own" for code in the directory, "auto" for
             stock ones where they compute the same.
-        say: hears what is being done.
+        notify: hears what is being done.
 
     Raises:
         UsageError: transformers is not installed, or something is in the directory already.
@@ -48,7 +48,7 @@ def export_run(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"vgpt-export-{os.getpid()}.tmp")
     try:
-        form, own_code, found = _make(temporary, checkpoint, model, classes, say)
+        form, own_code, found = _make(temporary, checkpoint, model, classes, notify)
         _refuse_other_model(found, target)
         exported = Exported(
             target,
@@ -71,7 +71,7 @@ def export_run(
 
 
 def _make(
-    temporary: Path, checkpoint: Checkpoint, model: GPT2Model, classes: Classes, say: Callable[[str], None]
+    temporary: Path, checkpoint: Checkpoint, model: GPT2Model, classes: Classes, notify: Callable[[str], None]
 ) -> tuple[Form, bool, Reloaded]:
     """Write a directory and load it again; return its form, whether that takes code of its own, and what came of it."""
     with use_backend(checkpoint.state.attention_backend):
@@ -83,7 +83,7 @@ def _make(
         write_model(temporary, form, checkpoint)
         if own_code:
             write_code(temporary, checkpoint)
-        say(f"loading it again as {form.architecture}")
+        notify(f"loading it again as {form.architecture}")
         return reload_directory(temporary, wanted, checkpoint.tokenizer(), own_code=own_code)
 
     if classes == "stock" or (classes == "auto" and not stock_obstacle(model.config)):
@@ -91,7 +91,7 @@ def _make(
         found = written(form, own_code=False)
         if classes == "stock" or not form.folded or found.difference <= _MOST_FOLDED:
             return form, False, found
-        say(f"folded weights change its logits by {found.difference:.1e}: it gets code of its own")
+        notify(f"folded weights change its logits by {found.difference:.1e}: it gets code of its own")
     form = own_form(model)
     return form, True, written(form, own_code=True)
 
