@@ -8,7 +8,7 @@ from rich.markup import escape
 from vgpt.cli.console import key_values, notify, out, print_json, warn, with_noise
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import UsageError
-from vgpt.settings.commands import ConvertConfig
+from vgpt.settings.interchange import ConvertConfig
 from vgpt.settings.loader import Loaded
 
 BIASED = (

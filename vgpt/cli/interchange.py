@@ -8,7 +8,7 @@ import typer
 
 from vgpt.cli.console import key_values, notify, out, print_json
 from vgpt.cli.options import JsonOption, with_settings
-from vgpt.settings.commands import ExportConfig, ImportConfig
+from vgpt.settings.interchange import ExportConfig, ImportConfig
 from vgpt.settings.loader import Loaded
 
 

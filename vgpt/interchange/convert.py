@@ -24,8 +24,8 @@ from vgpt.interchange.weight_maps import check_map, convert_layer
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialize
-from vgpt.settings.commands import ConvertConfig
 from vgpt.settings.fields import command_words, format_value, leaves
+from vgpt.settings.interchange import ConvertConfig
 from vgpt.settings.train import SystemSettings, TrainConfig
 from vgpt.tracking.record import SETTINGS_FILE, read_record
 from vgpt.training.checkpoints.checkpoint import (

@@ -27,8 +27,8 @@ from vgpt.model.costs import (
     train_flops_per_token,
 )
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.settings.commands import ImportConfig
 from vgpt.settings.fields import format_value
+from vgpt.settings.interchange import ImportConfig
 from vgpt.settings.model import ModelSettings
 from vgpt.settings.train import RUN_NAME, SystemSettings, TrainConfig
 from vgpt.text.choose import tokenizer_beside

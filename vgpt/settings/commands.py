@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.options import SETTINGS
 from vgpt.attention.plugins import VARIABLE
 from vgpt.errors import UsageError, did_you_mean
@@ -14,9 +13,10 @@ from vgpt.formatting import flag_of
 from vgpt.schema import Place, Section
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import leaves
+from vgpt.settings.interchange import ConvertConfig, ExportConfig, ImportConfig
 from vgpt.settings.loader import Sources
-from vgpt.settings.model import AttentionSetting, ModelSettings
-from vgpt.settings.train import RUN_NAME, TrainConfig
+from vgpt.settings.model import ModelSettings
+from vgpt.settings.train import TrainConfig
 from vgpt.text.clean import parse_steps
 
 DEFAULT_VOCAB_SIZE = 4096
@@ -161,25 +161,6 @@ class EvalConfig(Section):
         return self
 
 
-class ConvertConfig(Section):
-    """What a run's attention becomes, and how its losses are computed."""
-
-    attn: AttentionSetting = MHAConfig()
-    """attention to convert to, to be named; also with its settings, gqa:n_kv_head=2, or a pattern, 5xlocal+mha"""
-    run_name: Annotated[str | None, Field(pattern=f"^{RUN_NAME.pattern}$")] = None
-    """name of the new run; none = made of the variant's and the source's"""
-    runs_dir: Path = Path("runs")
-    """directory of all runs"""
-    data: Place | None = None
-    """prepared directory; none = the data that the run was trained on"""
-    device: Annotated[str | None, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = None
-    """where losses are computed: auto, cpu, cuda, cuda:1 or mps; none = as the run was trained"""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
-    """precision of losses; none = as the run was trained; weights are converted in float64"""
-    threads: Annotated[int | None, Field(ge=1, le=4096)] = None
-    """CPU threads; none = as many as CPU affinity and quota allow"""
-
-
 class SampleConfig(Section):
     """What is generated, and how tokens are chosen."""
 
@@ -221,42 +202,6 @@ class SampleConfig(Section):
         if self.prompt is not None and self.prompt_file is not None:
             raise ValueError("--prompt and --prompt-file are two prompts; give one of them")
         return self
-
-
-class ExportConfig(Section):
-    """What a trained model becomes."""
-
-    to: Literal["hf"] = "hf"
-    """library that loads it: hf, Hugging Face's transformers"""
-    classes: Literal["auto", "stock", "own"] = "auto"
-    """stock = classes that transformers brings with it; own = code in the directory; auto = stock where it is exact"""
-    runs_dir: Path = Path("runs")
-    """directory of all runs"""
-
-
-class ImportConfig(Section):
-    """What a model of another library becomes."""
-
-    run_name: Annotated[str | None, Field(pattern=rf"^{RUN_NAME.pattern}$")] = None
-    """name of the run to make; none = that of the directory"""
-    data: Place | None = None
-    """prepared directory to evaluate it on, for comparisons; none = no loss is recorded"""
-    eval_windows: Annotated[int, Field(ge=1, le=1_000_000)] = 128
-    """fixed validation windows of block_size tokens, as many as the runs have that it is compared with"""
-    vocab_dir: Path | None = None
-    """folder with GPT-2's vocab.bpe and encoder.json, where no tokenizer lies beside the weights"""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    """auto, cpu, cuda, cuda:1 or mps"""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """precision of the evaluation"""
-    tracker: Literal["mlflow", "journal"] = "mlflow"
-    """mlflow = local journal mirrored to MLflow; journal = local files alone"""
-    experiment: Annotated[str, Field(min_length=1, max_length=200)] = "vgpt"
-    """MLflow experiment"""
-    tracking_uri: Annotated[str | None, Field(repr=False)] = None
-    """MLflow store; none = MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this directory"""
-    runs_dir: Path = Path("runs")
-    """directory of all runs"""
 
 
 class RunsConfig(Section):
@@ -335,7 +280,7 @@ class VerifyConfig(Section):
 
 _PREFIX = "VGPT_"
 _COMMANDS = (
-    *(TrainConfig, CompareConfig, EvalConfig, SampleConfig, PrepareConfig, ExportConfig, ImportConfig),
+    *(TrainConfig, CompareConfig, EvalConfig, SampleConfig, PrepareConfig, ExportConfig, ImportConfig, ConvertConfig),
     *(ExplainConfig, VariantsConfig, SyncConfig, TokenizerConfig, TokenizerTrainConfig, VerifyConfig),
 )
 _OTHERS = {VARIABLE, "VGPT_DEBUG"}
