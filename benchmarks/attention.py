@@ -57,14 +57,14 @@ def softmax_core(module: Any) -> Core:
     """Return what a layer with multi-head attention's projections does between them."""
 
     def core(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return module._mixed(*(x.transpose(1, 2) for x in (q, k, v)), None).transpose(1, 2)
+        return module._attend(*(x.transpose(1, 2) for x in (q, k, v)), None).transpose(1, 2)
 
     return core
 
 
 def linear_core(module: Any) -> Core:
     """Return what linear attention does between its projections."""
-    return lambda q, k, v: module._mix(q, k, v, None, None, None).transpose(1, 2).to(v.dtype)
+    return lambda q, k, v: module._attend(q, k, v, None, None, None).transpose(1, 2).to(v.dtype)
 
 
 # By kind: how to get at the part between the projections.

@@ -40,7 +40,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 WIDTH, HEADS = 768, 12
 # Where a variant's defaults are not those of the literature's tables at this size.
 SETTINGS = {"gqa": "gqa:n_kv_head=4", "local": "local:window_size=256"}
-PIECE = 512
+CHUNK = 512
 """Tokens by which a cache is filled."""
 MOST_STEPS = 64
 """Steps of one measurement of a layer, at most: each may leave a token in the cache."""
@@ -90,8 +90,8 @@ def filled(attn: CausalSelfAttention, batch: int, context: int, dtype: torch.dty
     """Return a cache that holds one token less than the context, with room for `spare` more."""
     cache = attn.make_cache(batch, context + spare, dtype=dtype, device="cpu")
     with torch.inference_mode():
-        for start in range(0, context - 1, PIECE):
-            attn(noise(batch, min(PIECE, context - 1 - start), dtype, seed=start), cache)
+        for start in range(0, context - 1, CHUNK):
+            attn(noise(batch, min(CHUNK, context - 1 - start), dtype, seed=start), cache)
     return cache
 
 

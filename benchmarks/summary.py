@@ -121,7 +121,7 @@ def variant_claims() -> Iterator[Claim]:
         for part, ours, theirs in (("layer", "mla", "mla-expanded"), ("forms", "absorbed", "expanded")):
             for tokens in ("256", "1024", "4096"):
                 figures = contexts[tokens][part]
-                what = "whole step of the layer" if part == "layer" else "mixing alone"
+                what = "whole step of the layer" if part == "layer" else "attention alone"
                 text = f"decoding with mla, fp32, batch {batch}, context {tokens}, {what}: expanded / absorbed, time"
                 ratio = figures[theirs]["median"] / figures[ours]["median"]
                 yield Claim(text, ratio, 15.0, True, "x", spreads({"figures": figures}, theirs, ours))

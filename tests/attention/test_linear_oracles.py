@@ -14,9 +14,9 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def ours(name: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, chunk_size: int) -> torch.Tensor:
-    """The same by our own chunked form; unnormalised references scale queries by 1 / sqrt(D)."""
+    """The same by our own chunked form; unnormalized references scale queries by 1 / sqrt(D)."""
     scale = q.shape[-1] ** -0.5
-    if name == "unnormalised":
+    if name == "unnormalized":
         return scale * chunked_linear_attention(q, k, v, normalize=False, chunk_size=chunk_size)[0]
     if name == "retention":
         slopes = -torch.log1p(-(2.0 ** (-5.0 - torch.arange(q.shape[1]))))
@@ -26,7 +26,7 @@ def ours(name: str, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, chunk_siz
     return chunked_linear_attention(q, k, v, feature_map=feature_map, chunk_size=chunk_size)[0]
 
 
-NAMES = ["normalised", "unnormalised", "retention", "based"]
+NAMES = ["normalized", "unnormalized", "retention", "based"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,4 +61,4 @@ def test_outputs_and_gradients_equal_those_of_fla(noise, name):
 def test_the_batched_form_equals_the_recorded_outputs_too():
     golden = load_file(GOLDEN / "fla_linear.safetensors")
     got, _ = batched(golden["q"], golden["k"], golden["v"], None, None, FEATURE_MAPS["elu1"], 24, True, False)
-    torch.testing.assert_close(got, golden["normalised"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got, golden["normalized"], rtol=1e-5, atol=1e-5)

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from vgpt.bench.disturbance import Evidence, Watch, evidence
-from vgpt.bench.disturbance import _look as look
+from vgpt.bench.disturbance import _read_counters as look
 from vgpt.bench.rounds import Patience, interleave, order
 
 

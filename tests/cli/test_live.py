@@ -16,7 +16,7 @@ def show(display):
     display.advance(20)
     display.log(FIGURES)
     display.evaluated(20, 3.1234, True)
-    display.say("[bold]a remark")
+    display.notify("[bold]a remark")
     display.stop()
 
 

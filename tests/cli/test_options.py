@@ -36,6 +36,7 @@ def test_help_shows_panels_choices_ranges_and_defaults_of_variants(vgpt):
         ["compare"],
         ["reproduce"],
         ["sample"],
+        ["convert"],
         ["verify"],
         ["bench"],
         ["probe"],

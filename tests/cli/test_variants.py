@@ -64,7 +64,7 @@ def test_every_variant_is_listed_with_its_summary(vgpt, listed):
 
 # Worked out by hand for 12 layers of width 768 with 12 heads and biases, 1,024 tokens, two bytes a number.
 @pytest.mark.parametrize(
-    ("attn", "params", "mixing", "kib", "kib_at_8192"),
+    ("attn", "params", "attention", "kib", "kib_at_8192"),
     [
         ("mha", 2_362_368, 1_574_400, 36_864, 294_912),
         ("mqa", 1_279_616, 1_574_400, 3_072, 24_576),
@@ -72,11 +72,11 @@ def test_every_variant_is_listed_with_its_summary(vgpt, listed):
         ("gqa:n_kv_head=2", 1_378_048, 1_574_400, 6_144, 49_152),
     ],
 )
-def test_gpt2_small_costs_what_is_known_of_it(listed, attn, params, mixing, kib, kib_at_8192):
+def test_gpt2_small_costs_what_is_known_of_it(listed, attn, params, attention, kib, kib_at_8192):
     entry = listed(attn, "--preset", "gpt2-small")[attn]
     assert entry["params_per_layer"] == params
-    assert entry["mixing_flops_per_token"] == 12 * mixing
-    assert entry["forward_flops_per_token"] == 12 * (mixing + 2 * entry["matmul_params"] / 12)
+    assert entry["attention_flops_per_token"] == 12 * attention
+    assert entry["forward_flops_per_token"] == 12 * (attention + 2 * entry["matmul_params"] / 12)
     assert entry["train_flops_per_token"] == 3 * entry["forward_flops_per_token"]
     assert entry["kv_bytes_at_context"] == kib * 1024
     assert entry["kv_bytes_at_kv_at"] == kib_at_8192 * 1024

@@ -21,7 +21,7 @@ def as_earlier(run, config: TrainConfig):
     return replace(run, tags={**run.tags, "vgpt.settings_hash": config.spelled_hash})
 
 
-SPELT = [
+SPELLED = [
     {"min_lr": "2e-4"},
     {"mlp_hidden": "512"},
     {"min_lr": "2e-4", "mlp_hidden": "512"},
@@ -29,7 +29,7 @@ SPELT = [
 ]
 
 
-@pytest.mark.parametrize("words", SPELT)
+@pytest.mark.parametrize("words", SPELLED)
 def test_runs_of_earlier_versions_are_found_from_both_spellings(make_run, words):
     plain = {"data": "d"} if "data" in words else {}
     old = as_earlier(make_run(settings=words), config_of(**words))

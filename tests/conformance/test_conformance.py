@@ -9,7 +9,7 @@ from vgpt.attention.grammar import resolve_attention, short_label
 from vgpt.attention.grouped.config import GQAConfig, MHAConfig, MQAConfig
 from vgpt.attention.registry import variants
 from vgpt.conformance import check_variant, failures
-from vgpt.conformance.kit import distinct_layers, steps
+from vgpt.conformance.kit import checks_of, distinct_layers
 from vgpt.conformance.memory import bytes_reached
 from vgpt.errors import SettingsError, UsageError
 
@@ -58,7 +58,7 @@ def test_the_backbone_may_be_given_and_settings_that_do_not_fit_are_refused():
 def test_on_a_gpu_heads_wide_enough_for_its_fused_kernels_are_checked_beside_narrow_ones():
     widths = {}
     for device in ("cpu", "cuda"):
-        cases = [step.case for step in steps("local:window_size=9", device=device) if step.case is not None]
+        cases = [check.case for check in checks_of("local:window_size=9", device=device) if check.case is not None]
         widths[device] = {backbone.shape.head_dim for case in cases for _, backbone in case.backbones()}
     assert widths == {"cpu": {8}, "cuda": {8, 16}}
 
@@ -80,7 +80,7 @@ def test_settings_are_spelled_as_on_the_command_line():
 
 
 def test_steps_are_known_before_they_run():
-    assert [(step.subject, step.check) for step in steps("mha", only=["pairs", "same-trunk"])] == [
+    assert [(check.subject, check.name) for check in checks_of("mha", only=["pairs", "same-trunk"])] == [
         ("mha", "pairs"),
         ("model", "same_trunk"),
     ]

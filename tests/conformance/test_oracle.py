@@ -30,8 +30,8 @@ class TiledHeads(GroupedAttention):
         q, k, v = super()._heads(x, start)
         return q.unflatten(1, (-1, self.kv_heads)).transpose(1, 2).flatten(1, 2), k, v
 
-    def _mixed(self, q, k, v, cache):
-        y = super()._mixed(q, k, v, cache)
+    def _attend(self, q, k, v, cache):
+        y = super()._attend(q, k, v, cache)
         return y.unflatten(1, (self.kv_heads, -1)).transpose(1, 2).flatten(1, 2)
 
 

@@ -180,8 +180,8 @@ class DecodesOtherwiseInEval(GroupedAttention):
 class Float32Inside(GroupedAttention):
     """No bug: computes in float32 whatever it is given."""
 
-    def _mixed(self, q, k, v, cache):
-        return super()._mixed(q.float(), k.float(), v.float(), cache).to(v.dtype)
+    def _attend(self, q, k, v, cache):
+        return super()._attend(q.float(), k.float(), v.float(), cache).to(v.dtype)
 
 
 class Float32InsideAndWrong(Float32Inside):

@@ -95,10 +95,10 @@ class ForgetsTheDecayInSteps(LinearAttention):
 
 
 class RotatesStepsFromTheStart(LinearAttention):
-    def _mix(self, q, k, v, tables, state, step):
+    def _attend(self, q, k, v, tables, state, step):
         if tables is not None and q.shape[1] == 1:
             tables = torch.ones_like(tables[0]), torch.zeros_like(tables[1])
-        return super()._mix(q, k, v, tables, state, step)
+        return super()._attend(q, k, v, tables, state, step)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from vgpt.data.manifest import MANIFEST_NAME, Manifest
 from vgpt.data.prepare import prepare, prepare_demo
 from vgpt.errors import DataError, TokenizerError, UsageError
 from vgpt.settings.commands import PrepareConfig
-from vgpt.text.pieces import Cutter
+from vgpt.text.chunks import Chunker
 from vgpt.text.tokenizer import Tokenizer
 
 
@@ -126,10 +126,10 @@ def test_a_document_in_pieces_has_the_tokens_of_the_whole(
     book: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare([str(book)], PrepareConfig(out=tmp_path / "whole", vocab_size=300))
-    monkeypatch.setattr(Cutter.__init__, "__defaults__", (1000,))
-    prepare([str(book)], PrepareConfig(out=tmp_path / "pieces", vocab_size=300))
-    assert files_of(tmp_path / "whole")["val.bin"] == files_of(tmp_path / "pieces")["val.bin"]
-    assert files_of(tmp_path / "whole")["train.bin"] == files_of(tmp_path / "pieces")["train.bin"]
+    monkeypatch.setattr(Chunker.__init__, "__defaults__", (1000,))
+    prepare([str(book)], PrepareConfig(out=tmp_path / "chunks", vocab_size=300))
+    assert files_of(tmp_path / "whole")["val.bin"] == files_of(tmp_path / "chunks")["val.bin"]
+    assert files_of(tmp_path / "whole")["train.bin"] == files_of(tmp_path / "chunks")["train.bin"]
 
 
 def test_all_formats_hold_the_same_documents(stories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

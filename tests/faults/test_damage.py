@@ -19,7 +19,7 @@ class Listening(Quiet):
     def __init__(self):
         self.said = []
 
-    def say(self, message):
+    def notify(self, message):
         self.said.append(message)
 
 

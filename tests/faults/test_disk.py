@@ -31,7 +31,7 @@ class Listening(Quiet):
     def __init__(self, config, deeds):
         self.said, self._directory, self._deeds = [], config.directory / "ckpt", deeds
 
-    def say(self, message):
+    def notify(self, message):
         self.said.append(message)
 
     def advance(self, step):

@@ -18,7 +18,7 @@ from vgpt.training.parallel.distributed import World
 from vgpt.training.run import train_run
 
 
-class Signalling(Quiet):
+class Signaling(Quiet):
     """Sends this process signals when steps are done: {step: signal}."""
 
     def __init__(self, signals):
@@ -80,7 +80,7 @@ def test_stopped_at_any_step_and_run_again_nothing_learned_or_recorded_differs(
     expected, written = learned(whole), record(whole)
     for step in range(1, 8):
         parts = settings(run__run_name=f"stopped-{step}", **changes)
-        stopped = train_run(parts, Signalling({step: signal.SIGTERM}))
+        stopped = train_run(parts, Signaling({step: signal.SIGTERM}))
         assert (stopped.status, stopped.exit_code) == ("stopped", 75)
         assert newest(parts.directory / "ckpt")[0].state.step == step
         assert train_run(parts, Quiet()).status == "finished"
@@ -93,7 +93,7 @@ def test_stopped_after_every_single_step_it_still_ends_in_the_same_bits(settings
     whole, parts = (settings(run__run_name=name, **changes) for name in ("whole", "parts"))
     train_run(whole, Quiet())
     for step in range(1, 8):
-        assert train_run(parts, Signalling({step: signal.SIGINT})).exit_code == 130
+        assert train_run(parts, Signaling({step: signal.SIGINT})).exit_code == 130
     assert train_run(parts, Quiet()).status == "finished"
     assert same(learned(parts), learned(whole))
     assert record(parts) == record(whole)
@@ -103,21 +103,21 @@ def test_stopped_after_every_single_step_it_still_ends_in_the_same_bits(settings
 def test_a_signal_that_comes_while_the_processes_agree_is_not_forgotten(settings, monkeypatch, number):
     agree, calls = World.agree, []
 
-    def signalled(world, *values, device):
+    def signaled(world, *values, device):
         agreed = agree(world, *values, device=device)
         calls.append(agreed)
         if len(calls) == 3:
             os.kill(os.getpid(), number)
         return agreed
 
-    monkeypatch.setattr(World, "agree", signalled)
+    monkeypatch.setattr(World, "agree", signaled)
     train_run(settings(), Quiet())
     assert calls[3] == [number == signal.SIGTERM and number, number == signal.SIGUSR1]
 
 
 def test_sigusr1_saves_at_once_and_goes_on(settings):
     config = settings(run__save_interval=100, train__eval_interval=100)
-    assert train_run(config, Signalling({3: signal.SIGUSR1, 5: signal.SIGUSR1})).status == "finished"
+    assert train_run(config, Signaling({3: signal.SIGUSR1, 5: signal.SIGUSR1})).status == "finished"
     saved = [event["step"] for event in read_events(config.directory) if event["kind"] == "checkpoint"]
     assert saved == [3, 5, 8]
 

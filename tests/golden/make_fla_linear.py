@@ -29,8 +29,8 @@ def reference_outputs(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> dict
     linear, retention, based = (load(name) for name in ("linear_attn", "retention", "based"))
     by_token = [x.transpose(1, 2) for x in (F.elu(q) + 1, F.elu(k) + 1, v)]
     return {
-        "normalised": linear.naive_recurrent_linear_attn(*by_token, normalize=True)[0].transpose(1, 2),
-        "unnormalised": linear.naive_recurrent_linear_attn(*by_token)[0].transpose(1, 2),
+        "normalized": linear.naive_recurrent_linear_attn(*by_token, normalize=True)[0].transpose(1, 2),
+        "unnormalized": linear.naive_recurrent_linear_attn(*by_token)[0].transpose(1, 2),
         "retention": retention.naive_retention(q, k, v),
         "based": based.naive_parallel_based(q, k, v),
     }

@@ -14,7 +14,8 @@ from vgpt.interchange.importing import import_run
 from vgpt.interchange.own import own_form
 from vgpt.interchange.stock import stock_form
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.settings.commands import ImportConfig, PrepareConfig
+from vgpt.settings.commands import PrepareConfig
+from vgpt.settings.interchange import ImportConfig
 from vgpt.text.bpe import train_bpe
 from vgpt.text.gpt2 import load_vocab_files
 from vgpt.text.tokenizer_json import BYTE_ALPHABET

@@ -14,18 +14,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vgpt.errors import DataError
+from vgpt.text.chunks import Chunker, find_seam
 from vgpt.text.corpus import find_corpus, read_corpus
 from vgpt.text.patterns import Splitter, resolve_pattern
-from vgpt.text.pieces import Cutter, find_seam
 
 TEXT = "First line, ünïcode 😀.\n\n\tSecond\r\nthird  line\n"
 
 
 def documents(*inputs: object, text_key: str = "text") -> list[str]:
     found: list[list[str]] = [[]]
-    for piece in read_corpus(find_corpus([str(item) for item in inputs]), text_key=text_key):
-        found[-1].append(piece.text)
-        if piece.last:
+    for chunk in read_corpus(find_corpus([str(item) for item in inputs]), text_key=text_key):
+        found[-1].append(chunk.text)
+        if chunk.last:
             found.append([])
     return ["".join(parts) for parts in found[:-1]]
 
@@ -150,10 +150,10 @@ def test_inputs_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
 
 @given(st.lists(st.text(st.sampled_from("ab1 \n\r\t.é́😀"), max_size=40), max_size=12), st.integers(4, 30))
 def test_pieces_put_together_are_the_text_and_none_is_too_long(blocks: list[str], limit: int) -> None:
-    cutter = Cutter(limit)
-    pieces = [piece for block in blocks for piece in cutter.feed(block)]
-    assert "".join([*pieces, cutter.rest]) == "".join(blocks)
-    assert all(0 < len(piece) <= limit for piece in pieces)
+    chunker = Chunker(limit)
+    chunks = [chunk for block in blocks for chunk in chunker.feed(block)]
+    assert "".join([*chunks, chunker.rest]) == "".join(blocks)
+    assert all(0 < len(chunk) <= limit for chunk in chunks)
 
 
 @settings(max_examples=300)
@@ -175,12 +175,12 @@ def test_seams_prefer_lines_then_words_then_anything() -> None:
     assert find_seam("one\n\n\ntwo", 0, 8) == 6
 
 
-def test_a_long_line_of_jsonl_comes_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Cutter.__init__, "__defaults__", (100,))
+def test_a_long_line_of_jsonl_comes_in_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Chunker.__init__, "__defaults__", (100,))
     text = "word " * 200
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}) + "\n" + json.dumps({"text": "b"}))
-    pieces = list(read_corpus(find_corpus([str(tmp_path / "a.jsonl")])))
-    assert len(pieces) > 10
-    assert [piece.last for piece in pieces].count(True) == 2
-    assert "".join(piece.text for piece in pieces[:-1]) == text
-    assert pieces[-1].name.endswith("a.jsonl:2")
+    chunks = list(read_corpus(find_corpus([str(tmp_path / "a.jsonl")])))
+    assert len(chunks) > 10
+    assert [chunk.last for chunk in chunks].count(True) == 2
+    assert "".join(chunk.text for chunk in chunks[:-1]) == text
+    assert chunks[-1].name.endswith("a.jsonl:2")

@@ -176,7 +176,7 @@ class Told(Quiet):
     def __init__(self):
         self.lines = []
 
-    def say(self, text):
+    def notify(self, text):
         self.lines.append(text)
 
 

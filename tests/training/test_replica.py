@@ -77,19 +77,19 @@ VARIANTS = ["mha", "gqa:n_kv_head=1", "local:window_size=5", "sparse:sparse_bloc
 @pytest.mark.parametrize("attn", VARIANTS)
 def test_blocks_travel_in_bfloat16_and_compute_the_loss_of_a_process_alone(group, attn):
     ids = torch.arange(2 * 16).view(2, 16) * 7 % 300
-    travelled = set()
+    traveled = set()
     losses, norms = [], []
     for kind in (Replica, lambda model: FSDPReplica(model, torch.bfloat16)):
         model = small(attn=attn, sinks=attn == "mha", qk_norm=attn == "mha")
         replica = kind(model)
-        model.h[1].mlp.c_fc.register_forward_pre_hook(lambda part, _: travelled.add(part.weight.dtype))
+        model.h[1].mlp.c_fc.register_forward_pre_hook(lambda part, _: traveled.add(part.weight.dtype))
         step = TrainStep(model, build_optimizer(model, lr=1e-2), dtype=torch.bfloat16, replica=replica)
         results = [step([(ids, ids)] * 2, 1e-2) for _ in range(3)]
         losses.append([float(result.loss) for result in results])
         norms.append([float(result.grad_norm) for result in results])
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert all(state["exp_avg"].dtype == torch.float32 for state in step.optimizer.state.values())
-    assert travelled == {torch.float32, torch.bfloat16}
+    assert traveled == {torch.float32, torch.bfloat16}
     assert losses[0][0] == pytest.approx(losses[1][0], abs=1e-5)  # norms begin with numbers that bfloat16 has
     assert losses[0] == pytest.approx(losses[1], abs=2e-3)
     assert norms[0] == pytest.approx(norms[1], rel=2e-2)

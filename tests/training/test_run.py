@@ -218,7 +218,7 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(settings, monke
     said = []
 
     class Listening(Quiet):
-        def say(self, message):
+        def notify(self, message):
             said.append(message)
 
     real, calls = saver.save_checkpoint, []

@@ -17,7 +17,7 @@ class Heard(Quiet):
     def __init__(self):
         self.said = []
 
-    def say(self, message):
+    def notify(self, message):
         self.said.append(message)
 
 

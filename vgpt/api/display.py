@@ -108,7 +108,7 @@ class TrainingLine:
         self._title, self._steps = title, steps
         self.advance(done)
 
-    def say(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Keep a note."""
         self.notes.append(message)
 

@@ -138,7 +138,7 @@ def train(*, preset: str | Path | None = None, quiet: bool = False, **settings: 
     config, remark = under_its_name(settle(loaded.settings)[0])
     line = TrainingLine(quiet=quiet)
     if remark:
-        line.say(remark)
+        line.notify(remark)
     result = train_run(config, line, data_progress=DataLine(quiet=quiet))
     if result.status == "stopped":
         raise KeyboardInterrupt(f"{result.name} is saved; the same call continues it")

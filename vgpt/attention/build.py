@@ -1,5 +1,7 @@
 """Layers built from their settings: to compute with, or on no device, for the names and shapes of their parameters."""
 
+from typing import Any
+
 import torch
 
 from vgpt.attention.base import CausalSelfAttention
@@ -8,7 +10,7 @@ from vgpt.attention.registry import module_of
 from vgpt.errors import SettingsError
 
 
-def build_attention(config: AttentionConfig, shape: Shape, layer: int = 0) -> CausalSelfAttention:
+def build_attention(config: AttentionConfig, shape: Shape, layer: int = 0) -> CausalSelfAttention[Any]:
     """Build the module of a variant; its parameters are created, not initialized: the model fills them.
 
     Args:

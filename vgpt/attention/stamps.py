@@ -16,6 +16,7 @@ from typing import Any
 from vgpt.attention.config import AttentionConfig, ModelAttention
 from vgpt.attention.grammar import full_label
 from vgpt.attention.plugins import origin_of
+from vgpt.files.text import table_of
 from vgpt.files.writing import replace_json
 
 FILE = "verified.json"
@@ -73,8 +74,9 @@ def read_stamps(runs_dir: Path, notify: Callable[[str], None] | None = None) -> 
     path = runs_dir / FILE
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        table = document["variants"] if document["version"] == VERSION else None
-        if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
+        known: Any = document["variants"] if document["version"] == VERSION else None
+        table = table_of(known)
+        if not isinstance(known, dict) or not all(isinstance(entry, dict) for entry in table.values()):
             raise ValueError("no table of variants in it")
         return table
     except FileNotFoundError:

@@ -78,9 +78,9 @@ class Watch:
 
     def measure(self, name: str, work: Callable[[], T]) -> tuple[T, list[Reason]]:
         """Do some work; return its result and what disturbed it."""
-        before = _look()
+        before = _read_counters()
         result = work()
-        return result, self.judge(name, evidence(before, _look(), *_gpu(self.gpu)))
+        return result, self.judge(name, evidence(before, _read_counters(), *_gpu(self.gpu)))
 
     def judge(self, name: str, found: Evidence) -> list[Reason]:
         """Return what disturbed a measurement of the subject `name`; nothing where it was left alone."""
@@ -124,20 +124,20 @@ class Watch:
 
     def quiet(self, seconds: float) -> bool:
         """Look on for a while, at rest; return whether others leave the subject the processors it needs."""
-        before = _look()
+        before = _read_counters()
         time.sleep(seconds)
-        return self.gpu is not None or self._taken(evidence(before, _look())) <= OTHERS
+        return self.gpu is not None or self._taken(evidence(before, _read_counters())) <= OTHERS
 
 
 @dataclass(frozen=True)
-class _Look:
+class _Counters:
     used: Processors
     waited: float | None
     switches: int | None
 
 
-def evidence(before: _Look, after: _Look, clock: float | None = None, strangers: int = 0) -> Evidence:
-    """Return what happened between two looks."""
+def evidence(before: _Counters, after: _Counters, clock: float | None = None, strangers: int = 0) -> Evidence:
+    """Return what happened between two readings."""
     seconds = max(1e-6, after.used.wall - before.used.wall)
 
     def rate(then: float | None, now: float | None) -> float | None:
@@ -154,8 +154,8 @@ def evidence(before: _Look, after: _Look, clock: float | None = None, strangers:
     )
 
 
-def _look() -> _Look:
-    return _Look(read_processors(), _waited(), _switches())
+def _read_counters() -> _Counters:
+    return _Counters(read_processors(), _waited(), _switches())
 
 
 def _waited(path: Path = Path("/proc/pressure/cpu")) -> float | None:

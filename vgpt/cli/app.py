@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from vgpt.addresses import masked_text
 from vgpt.cli import (
     bench,
+    convert,
     evaluate,
     explain,
     interchange,
@@ -140,7 +141,7 @@ def _assemble(fault: UsageError | None = None) -> typer.Typer:
         },
     )
     app.callback()(_vgpt)
-    running = (prepare, train, compare, reproduce, evaluate, sample, runs, sync)
+    running = (prepare, train, compare, reproduce, evaluate, sample, convert, runs, sync)
     for module in (*running, interchange, variants, explain, verify, new_variant, bench, probe, tokenize):
         module.add_to(app)
     return app

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _LEAST_COLUMNS = 20
 """Narrower terminals are not believed: a width of 0 or 1 is what programs set that have none."""
 _COLUMNS = 80
-_SPELT = dict(zip("Δ±≠✓✗•·░▒▓█▁▂▃▄▅▆▇─│", "d~!yn*..+##_.,-=+*-|", strict=True))
+_SPELLINGS = dict(zip("Δ±≠✓✗•·░▒▓█▁▂▃▄▅▆▇─│", "d~!yn*..+##_.,-=+*-|", strict=True))
 """The signs of tables, masks and curves for terminals that have none of them: one sign each, so that columns stand."""
 
 
@@ -48,7 +48,7 @@ def _spell(error: UnicodeError) -> tuple[str, int]:
     """Return what stands in for letters that an encoding lacks, and where the rest goes on."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(_SPELT.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
+    return "".join(_SPELLINGS.get(letter, "?") for letter in error.object[error.start : error.end]), error.end
 
 
 def out() -> Console:

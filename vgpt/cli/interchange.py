@@ -8,7 +8,7 @@ import typer
 
 from vgpt.cli.console import key_values, notify, out, print_json
 from vgpt.cli.options import JsonOption, with_settings
-from vgpt.settings.commands import ExportConfig, ImportConfig
+from vgpt.settings.interchange import ExportConfig, ImportConfig
 from vgpt.settings.loader import Loaded
 
 
@@ -28,7 +28,7 @@ def export(
     from vgpt.interchange.export import export_run
 
     settings = loaded.settings
-    found = export_run(run, directory.expanduser(), runs_dir=settings.runs_dir, classes=settings.classes, say=notify)
+    found = export_run(run, directory.expanduser(), runs_dir=settings.runs_dir, classes=settings.classes, notify=notify)
     if json:
         print_json({name: str(value) if isinstance(value, Path) else value for name, value in asdict(found).items()})
         return

@@ -88,10 +88,10 @@ class _PlainDisplay:
     """One line per log interval, no control codes."""
 
     def start(self, title: str, steps: int, done: int) -> None:
-        self.say(f"{title}: step {done} of {steps}")
+        self.notify(f"{title}: step {done} of {steps}")
         self._steps = steps
 
-    def say(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
     def advance(self, step: int) -> None:
@@ -99,13 +99,13 @@ class _PlainDisplay:
 
     def log(self, progress: Figures) -> None:
         p = progress
-        self.say(
+        self.notify(
             f"step={p.step}/{self._steps} loss={p.loss:.4f} grad_norm={p.grad_norm:.3f} lr={p.lr:.2e} "
             f"tok_s={p.tokens_per_second:.0f} mfu={p.mfu:.3f} eta={_clock(p.seconds_left)}"
         )
 
     def evaluated(self, step: int, loss: float, best: bool) -> None:
-        self.say(f"step={step}/{self._steps} val_loss={loss:.4f}{' best' if best else ''}")
+        self.notify(f"step={step}/{self._steps} val_loss={loss:.4f}{' best' if best else ''}")
 
     def stop(self) -> None:
         pass
@@ -134,7 +134,7 @@ class _LiveDisplay:
         self._live = Live(self._render(), console=self._console, refresh_per_second=4)
         self._live.start()
 
-    def say(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         self._console.print(escape(message), soft_wrap=True)
 
     def advance(self, step: int) -> None:

@@ -24,7 +24,7 @@ from vgpt.settings.fields import leaves
 from vgpt.settings.loader import Loaded, Sources, given_value, load_settings
 
 if TYPE_CHECKING:
-    from vgpt.conformance.kit import Result, Step
+    from vgpt.conformance.kit import Check, Result
 
 BASE = "mha"
 """The variant that fits every backbone: what is wrong with it is wrong with the backbone."""
@@ -43,19 +43,19 @@ class _Plan:
     """What is to be checked of one word of the command line."""
 
     config: ModelAttention
-    steps: "list[Step]"
+    checks: "list[Check]"
 
     @property
     def backbone(self) -> Shape:
         """The backbone of all checks."""
-        return self.steps[0].shape
+        return self.checks[0].shape
 
     @property
     def lengths(self) -> str:
         """One line on where the checks look."""
-        from vgpt.conformance.kit import probed
+        from vgpt.conformance.kit import lengths_checked
 
-        return probed(self.steps)
+        return lengths_checked(self.checks)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -93,7 +93,7 @@ def verify(
     plans = {name: _plan(name, settings, sources) for name in names}
     results: dict[str, list[Result]] = {}
     for name, plan in plans.items():
-        results[name] = _checked(name, plan.steps)
+        results[name] = _results(name, plan.checks)
         if not json:
             out().print(_table(name, results[name]), soft_wrap=False)
             out().print(f"[dim]{escape(_where(plan))}[/dim]")
@@ -117,7 +117,7 @@ def _loaded(sources: Sources, name: str) -> Loaded[VerifyConfig]:
 
 
 def _plan(name: str, settings: VerifyConfig, sources: Sources) -> _Plan:
-    from vgpt.conformance.kit import steps
+    from vgpt.conformance.kit import checks_of
 
     options: dict[str, Any] = {"seed": settings.seed, "device": settings.device, "only": settings.checks}
     if settings.oracle is not None:
@@ -125,9 +125,9 @@ def _plan(name: str, settings: VerifyConfig, sources: Sources) -> _Plan:
     if not any(given_value(VerifyConfig, sources, word) is not None for word in BACKBONE):
         _refuse_settings_of_variants(sources)
         config = _resolved(name)
-        return _Plan(config, steps(config, **options))
+        return _Plan(config, checks_of(config, **options))
     model = _loaded(sources, name).settings.model
-    return _Plan(model.attn, steps(model.attn, model.shape, alone=True, **options))
+    return _Plan(model.attn, checks_of(model.attn, model.shape, alone=True, **options))
 
 
 def _refuse_settings_of_variants(sources: Sources) -> None:
@@ -158,7 +158,7 @@ def _stamp(passed: Sequence[_Plan], settings: VerifyConfig) -> str | None:
             "oracle": settings.oracle,
             "trunk": asdict(plan.backbone),
             "probed": plan.lengths,
-            "checks": list(dict.fromkeys(step.check for step in plan.steps)),
+            "checks": list(dict.fromkeys(check.name for check in plan.checks)),
         }
         try:
             written = str(write_stamps(settings.runs_dir, distinct_layers(plan.config, _LAYERS), about, warn))
@@ -181,15 +181,15 @@ def _resolved(name: str) -> ModelAttention:
         raise SettingsError([f"{name}: {fault}" for fault in faults]) from error
 
 
-def _checked(name: str, plan: "Sequence[Step]") -> "list[Result]":
+def _results(name: str, checks: "Sequence[Check]") -> "list[Result]":
     from vgpt.cli.live import data_bars
 
     bars = data_bars()
-    bars.start(name, len(plan), "checks")
+    bars.start(name, len(checks), "checks")
     results: list[Result] = []
     try:
-        for step in plan:
-            results.append(step.run())
+        for check in checks:
+            results.append(check.run())
             bars.advance(1)
     finally:
         bars.finish()

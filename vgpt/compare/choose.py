@@ -11,7 +11,7 @@ from vgpt.compare.comparison import Comparison, sorted_rows
 from vgpt.compare.curves import Histories
 from vgpt.compare.known import KnownRuns
 from vgpt.compare.request import PlannedRun, Request, base_seed, planned_runs
-from vgpt.compare.rows import Row, like, make_row, matching, one_per_seed, with_names
+from vgpt.compare.rows import Row, like, make_row, matching, one_per_seed, stands_for_variant, with_names
 from vgpt.compare.selectors import Selector
 from vgpt.compare.snapshot import UNEQUAL_POINTS, snapshot_point_of, take_snapshots
 from vgpt.compare.statistics.differences import row_statistics
@@ -214,7 +214,7 @@ def _seeds(request: Request, reference: RunInfo | None, done: Sequence[RunInfo])
 def _stored_selectors(done: Sequence[RunInfo]) -> list[Selector]:
     """Return every variant, with its settings, that has finished runs: in the registry's order."""
     order = list(variants())
-    trained = (run.attention for run in done if not run.imported)
+    trained = (run.attention for run in done if stands_for_variant(run))
     found = {attention_label(kind, settings): (kind, settings) for kind, settings in trained}
     known = sorted((order.index(kind), label) for label, (kind, _) in found.items() if kind in order)
     return [

@@ -1,13 +1,16 @@
 """Runs sorted into the rows of a comparison: one row per variant and settings, one run per seed."""
 
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from vgpt.attention.grammar import attention_label, display_label
 from vgpt.compare.architecture import architecture_of
+from vgpt.files.text import table_of
 from vgpt.formatting import printable, wrapping_label
 from vgpt.tracking.run_info import RunInfo, newest_first
+from vgpt.tracking.schema import Tag
 
 
 @dataclass(frozen=True)
@@ -43,16 +46,29 @@ class Row:
         return tuple(run.seed for run in self.runs)
 
 
+def source_of(run: RunInfo) -> dict[str, Any]:
+    """Return what a run's weights were converted from, as `vgpt convert` records it; empty for all other runs."""
+    try:
+        return table_of(json.loads(run.tags.get(Tag.CONVERTED, "{}")))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def stands_for_variant(run: RunInfo) -> bool:
+    """Return whether vgpt trained a run with its own attention from the first step on."""
+    return not run.imported and not source_of(run)
+
+
 def matching(runs: Iterable[RunInfo], kind: str, settings: dict[str, Any]) -> list[RunInfo]:
     """Return the runs of a variant whose recorded settings agree with those given; the others may be anything.
 
-    Imported runs stand for no variant: they are compared where they are named.
+    Imported and converted runs stand for no variant: they are compared where they are named.
     """
     return [
         run
         for run in runs
         for found_kind, found in [run.attention]
-        if found_kind == kind and not run.imported
+        if found_kind == kind and stands_for_variant(run)
         if all(name in found and found[name] == value for name, value in settings.items())
     ]
 

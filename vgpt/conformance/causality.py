@@ -5,15 +5,15 @@ from torch import Tensor
 
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.conformance.case import FARTHEST, LONGEST, Case, causal_pairs
-from vgpt.conformance.measure import Finding, Worst, gap
+from vgpt.conformance.measure import Measurement, WorstCase, relative_error
 from vgpt.conformance.modes import MODES, TRAINING, ULP, Mode
 
 _SHORT = 40
 
 
-def causality_by_gradient(case: Case) -> Finding:
+def causality_by_gradient(case: Case) -> Measurement:
     """No output has a gradient to a later input: exactly zero, in every precision and on both paths."""
-    worst = Worst("no output has a gradient to a later input (largest one found)")
+    worst = WorstCase("no output has a gradient to a later input (largest one found)")
     for flags, backbone in case.backbones():
         _later(worst, backbone, _SHORT, torch.float64, flags)
     _later(worst, case, case.tokens, torch.float64, "float64")
@@ -21,16 +21,16 @@ def causality_by_gradient(case: Case) -> Finding:
     _later(worst, case, 200, torch.float32, "float32")
     for mode in MODES[1:]:
         _later(worst, case, _SHORT, torch.float32, mode.name, mode)
-    return worst.finding()
+    return worst.measurement()
 
 
-def causality_by_perturbation(case: Case) -> Finding:
+def causality_by_perturbation(case: Case) -> Measurement:
     """Outputs before a position stay as they are when the inputs from it on change, in every mode.
 
     They change a little, to others of their size, and to much larger ones: what depends on later inputs may go unseen
     where it is small, and where it saturates. Unlike a gradient this also sees a maximum, and what is detached.
     """
-    worst = Worst("outputs stay as they are when later inputs change, in every mode (largest change)")
+    worst = WorstCase("outputs stay as they are when later inputs change, in every mode (largest change)")
     for flags, backbone in [*case.backbones(), ("--no-flash", case.on(flash=False))]:
         plain = backbone == case
         tokens = case.tokens if plain else min(_SHORT, case.tokens)
@@ -40,10 +40,10 @@ def causality_by_perturbation(case: Case) -> Finding:
     if (far := min(FARTHEST, case.shape.block_size)) > case.tokens:
         for mode in (MODES[1], MODES[2]):
             _perturb_far(worst, case, far, mode)
-    return worst.finding()
+    return worst.measurement()
 
 
-def visibility(case: Case) -> Finding:
+def visibility(case: Case) -> Measurement:
     """Gradients are zero where `visible` hides, and not zero where it shows, in two layers and all heads together.
 
     Where masks differ between heads, the features that `c_proj` reads are told apart too: each must follow one head's
@@ -53,7 +53,7 @@ def visibility(case: Case) -> Finding:
     whole = case.shape.block_size
     if case.tokens < (case.reach or 0) or (case.reach is None and case.config.pairs(whole) < causal_pairs(whole)):
         claim += f", up to {case.tokens:,} tokens, within which nothing is hidden yet"
-    worst = Worst(f"{claim} (wrong pairs)")
+    worst = WorstCase(f"{claim} (wrong pairs)")
     for flags, backbone in case.backbones():
         if backbone != case:
             _compare(worst, backbone, case.layer, min(_SHORT, case.tokens), 12, flags)
@@ -61,10 +61,10 @@ def visibility(case: Case) -> Finding:
         _compare(worst, case, layer, case.tokens, 24, f"layer {layer}")
         _compare(worst, case.on(flash=False), layer, case.tokens, 12, f"layer {layer} with --no-flash")
     _compare_heads(worst, case)
-    return worst.finding()
+    return worst.measurement()
 
 
-def _perturb(worst: Worst, case: Case, tokens: int, cuts: list[int], mode: Mode, flags: str) -> None:
+def _perturb(worst: WorstCase, case: Case, tokens: int, cuts: list[int], mode: Mode, flags: str) -> None:
     module = case.module()
     x = case.inputs(1, tokens).expand(len(cuts), -1, -1)
     noise = case.inputs(len(cuts), tokens, salt="noise")
@@ -74,10 +74,10 @@ def _perturb(worst: Worst, case: Case, tokens: int, cuts: list[int], mode: Mode,
         after = mode.run(module, torch.where(later, changed, x))
         for i, cut in enumerate(cuts):
             where = f"{flags}, {mode.name}, T={tokens}: outputs before {cut} move with inputs from it on ({size})"
-            worst.add(gap(after[i, :cut], before[i, :cut]), ULP if mode.autocast else 1e-6, where)
+            worst.add(relative_error(after[i, :cut], before[i, :cut]), ULP if mode.autocast else 1e-6, where)
 
 
-def _perturb_far(worst: Worst, case: Case, tokens: int, mode: Mode) -> None:
+def _perturb_far(worst: WorstCase, case: Case, tokens: int, mode: Mode) -> None:
     """Change the later part of one long sequence, token by token a little, much and very much."""
     x, noise = case.inputs(1, tokens), case.inputs(1, tokens, salt="noise")
     sizes = torch.tensor([0.1, 1.0, 30.0], device=x.device).repeat(tokens // 3 + 1)[:tokens]
@@ -85,10 +85,10 @@ def _perturb_far(worst: Worst, case: Case, tokens: int, mode: Mode) -> None:
     changed = torch.cat((x[:, :cut], (x + sizes[:, None] * noise)[:, cut:]), 1)
     before, after = mode.run(case.module(), torch.cat((x, changed)))
     where = f"{mode.name}, T={tokens}: outputs before {cut} move with inputs from it on"
-    worst.add(gap(after[:cut], before[:cut]), ULP if mode.autocast else 1e-6, where)
+    worst.add(relative_error(after[:cut], before[:cut]), ULP if mode.autocast else 1e-6, where)
 
 
-def _later(worst: Worst, case: Case, tokens: int, dtype: torch.dtype, where: str, mode: Mode = TRAINING) -> None:
+def _later(worst: WorstCase, case: Case, tokens: int, dtype: torch.dtype, where: str, mode: Mode = TRAINING) -> None:
     tokens = min(tokens, case.longest)
     rows = case.rows(tokens, 12)
     gradients = _reach_of(case, case.module(dtype), case.inputs(1, tokens, dtype), rows, mode)
@@ -105,8 +105,8 @@ def _reach_of(case: Case, module: CausalSelfAttention, x: Tensor, rows: list[int
     """
     at_once = case.copies(x.shape[1], len(rows))
     if at_once < len(rows):
-        pieces = [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
-        return torch.cat([_reach_of(case, module, x, piece, mode) for piece in pieces])
+        chunks = [rows[i : i + at_once] for i in range(0, len(rows), at_once)]
+        return torch.cat([_reach_of(case, module, x, chunk, mode) for chunk in chunks])
     copies = x.expand(len(rows), -1, -1).clone().requires_grad_()
     with mode.context(case.device):
         y = mode.of(module)(copies)
@@ -117,7 +117,7 @@ def _reach_of(case: Case, module: CausalSelfAttention, x: Tensor, rows: list[int
     return gradient.detach().abs().amax(-1).double().cpu()
 
 
-def _compare(worst: Worst, case: Case, layer: int, tokens: int, count: int, where: str) -> None:
+def _compare(worst: WorstCase, case: Case, layer: int, tokens: int, count: int, where: str) -> None:
     rows = case.rows(tokens, count)
     x = case.inputs(1, tokens, torch.float64)
     reached = _reach_of(case, case.module(torch.float64, layer), x, rows, TRAINING) > 0
@@ -132,7 +132,7 @@ def _compare(worst: Worst, case: Case, layer: int, tokens: int, count: int, wher
     worst.add(int(wrong.sum()), 0, text)
 
 
-def _compare_heads(worst: Worst, case: Case) -> None:
+def _compare_heads(worst: WorstCase, case: Case) -> None:
     rows = case.rows(case.tokens, 6)
     masks = case.visible_by_head(torch.tensor(rows), case.tokens)
     if case.tokens > LONGEST or not case.softmax or (masks == masks[0]).all():

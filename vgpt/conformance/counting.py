@@ -8,7 +8,7 @@ import torch
 from vgpt.attention.base import CausalSelfAttention, roles_of
 from vgpt.attention.options import OPTIONS
 from vgpt.conformance.case import Case
-from vgpt.conformance.measure import Finding, Worst, gap
+from vgpt.conformance.measure import Measurement, WorstCase, relative_error
 
 _LENGTHS = (1, 2, 3, 17, 63, 64, 65, 100, 257)
 _PROBE = 24
@@ -18,12 +18,12 @@ _VARYING_LAYERS = 4
 """Layers over which pairs are averaged where each has its own pattern."""
 
 
-def pairs(case: Case) -> Finding:
+def pairs(case: Case) -> Measurement:
     """`pairs(T)` counts the mask; `dense_pairs` counts at least as many; `visible` reads numbers, arrays and tensors.
 
     Where masks differ between heads or layers, `pairs` is their mean, exact to one pair.
     """
-    worst = Worst("the mask has as many pairs as are charged, none of them with the future (pairs too many or few)")
+    worst = WorstCase("the mask has as many pairs as are charged, none of them with the future (pairs too many or few)")
     for tokens in sorted({*_LENGTHS, case.tokens, case.longest}):
         if tokens > case.longest:
             continue
@@ -39,12 +39,12 @@ def pairs(case: Case) -> Finding:
             worst.add(int(mask.triu(1).sum()), 0, f"T={tokens}: `visible` shows keys of the future")
             worst.add(int((~mask.any(2)).sum()), 0, f"T={tokens}: a query sees nothing at all")
     _kinds_of_numbers(worst, case)
-    return worst.finding()
+    return worst.measurement()
 
 
-def parameters(case: Case) -> Finding:
+def parameters(case: Case) -> Measurement:
     """`params` and `matmul_params` count what the module holds, on every backbone."""
-    worst = Worst("the module holds as many parameters as stated, on every backbone")
+    worst = WorstCase("the module holds as many parameters as stated, on every backbone")
     for flags, backbone in case.backbones():
         module = backbone.build()
         held, roles = list(module.parameters()), roles_of(module)
@@ -52,13 +52,13 @@ def parameters(case: Case) -> Finding:
         worst.equal(sum(p.numel() for p in held), config.params(shape), f"{flags}: parameters")
         matrices = sum(p.numel() for name, p in module.named_parameters() if p.ndim == 2 and roles[name].decays)
         worst.equal(matrices, config.matmul_params(shape), f"{flags}: weights of matrices")
-    return worst.finding()
+    return worst.measurement()
 
 
-def switches(case: Case) -> Finding:
+def switches(case: Case) -> Measurement:
     """A switch or position changes the outputs where it is accepted, and is refused where it is not honored."""
     config, plain = case.config, case.on(pos="none")
-    worst = Worst("every switch and --pos acts or is refused (those that do neither)")
+    worst = WorstCase("every switch and --pos acts or is refused (those that do neither)")
     # Of a single visible key the weight is 1, whatever its score: then nothing that acts on scores can show.
     alone = bool((case.visible(torch.arange(_PROBE), _PROBE).sum(1) == 1).all())
     silent = {"input", "nothing"} | ({"scores"} if alone else set[str]())  # no matter of attention, or not to be seen
@@ -72,10 +72,10 @@ def switches(case: Case) -> Finding:
             worst.add(int(same), 0, f"{flags} is accepted, yet changes nothing")
     unknown = {*config.switches, *config.positions} - {option.name for option in OPTIONS}
     worst.add(len(unknown), 0, f"unknown switches or positions: {', '.join(sorted(unknown))}")
-    return worst.finding()
+    return worst.measurement()
 
 
-def _kinds_of_numbers(worst: Worst, case: Case) -> None:
+def _kinds_of_numbers(worst: WorstCase, case: Case) -> None:
     """Ask about single numbers, NumPy arrays and tensors: all must say the same."""
     tokens = min(case.tokens, 300)
     rows = case.rows(tokens, 8)
@@ -93,4 +93,4 @@ def _outputs_equal(one: Case, other: Case) -> bool:
     modules: list[CausalSelfAttention] = [case.module(torch.float64) for case in (one, other)]
     x = one.inputs(1, _PROBE, torch.float64)
     with torch.no_grad():
-        return gap(modules[0](x), modules[1](x)) < 1e-9
+        return relative_error(modules[0](x), modules[1](x)) < 1e-9

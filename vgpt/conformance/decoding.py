@@ -1,11 +1,11 @@
-"""Decoding through the cache gives what the whole sequence at once gives, in pieces of any length."""
+"""Decoding through the cache gives what the whole sequence at once gives, in chunks of any length."""
 
 import torch
 from torch import Tensor
 
 from vgpt.attention.base import CausalSelfAttention
 from vgpt.conformance.case import LONGEST, Case
-from vgpt.conformance.measure import Finding, Worst, gap
+from vgpt.conformance.measure import Measurement, WorstCase, relative_error
 from vgpt.conformance.modes import MODES, TRAINING, Mode
 from vgpt.errors import VgptError
 
@@ -22,42 +22,42 @@ _PAST_A_PAGE = 150
 """Tokens to decode in every mode where something is hidden only in much longer sequences."""
 
 
-def decoding(case: Case) -> Finding:
-    """Token by token, in one prefill, in random pieces, and on after a prefill past any window: as the full forward."""
-    worst = Worst("any pieces through the cache give what the whole sequence gives (largest difference)")
+def decoding(case: Case) -> Measurement:
+    """Token by token, in one prefill, in random chunks, and on after a prefill past any window: as the full forward."""
+    worst = WorstCase("any chunks through the cache give what the whole sequence gives (largest difference)")
     for dtype, limit in _limits(case):
         for flags, backbone in [("fused", case), ("--no-flash", case.on(flash=False))]:
             tokens = case.tokens
             steps = {
                 "token by token": [1] * tokens,
                 "one prefill": [tokens],
-                "random pieces": _pieces(case, tokens),
+                "random chunks": _chunks(case, tokens),
                 "token by token after a prefill": [tokens - 12, *[1] * 12],
-                "pieces after a prefill": [tokens - 12, 5, 1, 6],
+                "chunks after a prefill": [tokens - 12, 5, 1, 6],
             }
-            for name, pieces in steps.items():
-                _compare(worst, backbone, pieces, dtype, limit, f"{flags}, {dtype}, {name}, T={tokens}")
+            for name, chunks in steps.items():
+                _compare(worst, backbone, chunks, dtype, limit, f"{flags}, {dtype}, {name}, T={tokens}")
     tokens = case.tokens if case.tokens <= LONGEST else _PAST_A_PAGE
-    for pieces in ([1] * tokens, [tokens - 12, 5, *[1] * 7]):
-        _compare_in_modes(worst, case, pieces, f"T={tokens}, pieces {_spelled(pieces[:3])}...")
-    return worst.finding()
+    for chunks in ([1] * tokens, [tokens - 12, 5, *[1] * 7]):
+        _compare_in_modes(worst, case, chunks, f"T={tokens}, chunks {_spelled(chunks[:3])}...")
+    return worst.measurement()
 
 
-def positions(case: Case) -> Finding:
+def positions(case: Case) -> Measurement:
     """Decoding continues at the right position for every --pos and every switch."""
-    worst = Worst("decoding continues in the right place for every --pos and switch (largest difference)")
+    worst = WorstCase("decoding continues in the right place for every --pos and switch (largest difference)")
     for dtype, limit in _limits(case):
         for flags, backbone in case.backbones():
-            for pieces in ([1] * 20, [13, 1, 1, 9], [3, 64, 1]):
-                _compare(worst, backbone, pieces, dtype, limit, f"{flags}, {dtype}, pieces {_spelled(pieces)}")
+            for chunks in ([1] * 20, [13, 1, 1, 9], [3, 64, 1]):
+                _compare(worst, backbone, chunks, dtype, limit, f"{flags}, {dtype}, chunks {_spelled(chunks)}")
     for flags, backbone in case.backbones():
-        _compare_in_modes(worst, backbone, [13, 1, 1, 9], f"{flags}, pieces 13+1+1+9")
-    return worst.finding()
+        _compare_in_modes(worst, backbone, [13, 1, 1, 9], f"{flags}, chunks 13+1+1+9")
+    return worst.measurement()
 
 
-def rewinding(case: Case) -> Finding:
+def rewinding(case: Case) -> Measurement:
     """A cache taken back to n tokens continues from there, or refuses with a VgptError; reset always works."""
-    worst = Worst("a cache that is taken back continues from there or refuses (largest difference)")
+    worst = WorstCase("a cache that is taken back continues from there or refuses (largest difference)")
     wide, limit = torch.float64, _limits(case)[-1][1]
     for flags, backbone in case.backbones():
         # Before and after a ring has gone round.
@@ -65,10 +65,12 @@ def rewinding(case: Case) -> Finding:
         for tokens in sorted({short, long}):
             _rewind(worst, backbone, tokens, wide, TRAINING, limit, flags)
         _rewind(worst, backbone, short, torch.bfloat16, _BFLOAT16[-1], _ROUNDED, f"{flags}, {_BFLOAT16[-1].name}")
-    return worst.finding()
+    return worst.measurement()
 
 
-def _rewind(worst: Worst, case: Case, tokens: int, dtype: torch.dtype, mode: Mode, limit: float, where: str) -> None:
+def _rewind(
+    worst: WorstCase, case: Case, tokens: int, dtype: torch.dtype, mode: Mode, limit: float, where: str
+) -> None:
     inner = torch.float32 if mode.autocast else dtype
     module = mode.of(case.module(inner))
     x, other = case.inputs(2, tokens, inner), case.inputs(2, tokens, inner, salt="other")
@@ -83,47 +85,47 @@ def _rewind(worst: Worst, case: Case, tokens: int, dtype: torch.dtype, mode: Mod
                 continue
             end, full = module(x[:, n:], cache), module(x)
         worst.equal(cache.length, tokens, f"{where}: length after going back to {n} of {tokens} tokens, and on")
-        worst.add(gap(end, full[:, n:]), limit, f"{where}: from {tokens} back to {n} tokens, and on")
+        worst.add(relative_error(end, full[:, n:]), limit, f"{where}: from {tokens} back to {n} tokens, and on")
 
 
 def decode(
-    module: CausalSelfAttention, x: Tensor, pieces: list[int], dtype: torch.dtype | None = None
+    module: CausalSelfAttention, x: Tensor, chunks: list[int], dtype: torch.dtype | None = None
 ) -> tuple[Tensor, int]:
-    """Run x (B, T, C) through a new cache, of x's type or another, in pieces; return outputs and the cache's length."""
+    """Run x (B, T, C) through a new cache, of x's type or another, in chunks; return outputs and the cache's length."""
     cache = module.make_cache(x.shape[0], x.shape[1], dtype=dtype or x.dtype, device=x.device)
     with torch.inference_mode():
-        parts = [module(piece, cache) for piece in x.split(pieces, 1)]
+        parts = [module(chunk, cache) for chunk in x.split(chunks, 1)]
     return torch.cat(parts, 1), cache.length
 
 
-def _compare(worst: Worst, case: Case, pieces: list[int], dtype: torch.dtype, limit: float, where: str) -> None:
+def _compare(worst: WorstCase, case: Case, chunks: list[int], dtype: torch.dtype, limit: float, where: str) -> None:
     module = case.module(dtype)
-    x = case.inputs(2, sum(pieces), dtype)
+    x = case.inputs(2, sum(chunks), dtype)
     with torch.no_grad():
         full = module(x)
-    got, length = decode(module, x, pieces)
-    worst.equal(length, sum(pieces), f"{where}: length of the cache")
-    worst.add(gap(got, full), limit, f"{where}: against the full forward")
+    got, length = decode(module, x, chunks)
+    worst.equal(length, sum(chunks), f"{where}: length of the cache")
+    worst.add(relative_error(got, full), limit, f"{where}: against the full forward")
 
 
-def _compare_in_modes(worst: Worst, case: Case, pieces: list[int], where: str) -> None:
+def _compare_in_modes(worst: WorstCase, case: Case, chunks: list[int], where: str) -> None:
     """Decode in `eval()`, and in bfloat16 as training and as generation know it, against the whole sequence likewise.
 
     Inputs of four times the size make most softmaxes look at single tokens, so that one which is lost, or misplaced,
     is told from rounding.
     """
-    plain = case.inputs(2, sum(pieces))
+    plain = case.inputs(2, sum(chunks))
     with torch.no_grad():
         full = case.module().eval()(plain)
-    worst.add(gap(decode(case.module().eval(), plain, pieces)[0], full), 1e-5, f"{where}, eval()")
+    worst.add(relative_error(decode(case.module().eval(), plain, chunks)[0], full), 1e-5, f"{where}, eval()")
     for mode in _BFLOAT16:
         module = mode.of(case.module(torch.float32 if mode.autocast else torch.bfloat16))
         for size, limit in _SHARP.items():
             x = (size * plain).to(torch.float32 if mode.autocast else torch.bfloat16)
             with mode.context(case.device):
-                got, _ = decode(module, x, pieces, torch.bfloat16)
+                got, _ = decode(module, x, chunks, torch.bfloat16)
             text = f"{where}, {mode.name}, inputs * {size}: against the full forward"
-            worst.add(gap(got, mode.run(module, x)), limit, text)
+            worst.add(relative_error(got, mode.run(module, x)), limit, text)
 
 
 def _limits(case: Case) -> list[tuple[torch.dtype, float]]:
@@ -132,13 +134,13 @@ def _limits(case: Case) -> list[tuple[torch.dtype, float]]:
     return [(dtype, 1e-5 if narrow else limit) for dtype, limit in case.precisions]
 
 
-def _pieces(case: Case, tokens: int) -> list[int]:
-    stream, pieces = case.numbers("pieces"), list[int]()
-    while (left := tokens - sum(pieces)) > 0:
+def _chunks(case: Case, tokens: int) -> list[int]:
+    stream, chunks = case.numbers("pieces"), list[int]()
+    while (left := tokens - sum(chunks)) > 0:
         longest = (1, 8, 70)[int(torch.randint(3, (), generator=stream))]
-        pieces.append(min(left, 1 + int(torch.randint(longest, (), generator=stream))))
-    return pieces
+        chunks.append(min(left, 1 + int(torch.randint(longest, (), generator=stream))))
+    return chunks
 
 
-def _spelled(pieces: list[int]) -> str:
-    return f"of {pieces[0]}" if len(set(pieces)) == 1 else "+".join(map(str, pieces))
+def _spelled(chunks: list[int]) -> str:
+    return f"of {chunks[0]}" if len(set(chunks)) == 1 else "+".join(map(str, chunks))

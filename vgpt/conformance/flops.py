@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from vgpt.conformance.case import Case
-from vgpt.conformance.measure import Finding, Worst
+from vgpt.conformance.measure import Measurement, WorstCase
 
 _TRAINED = 1024
 """Tokens on which attention without a softmax is counted: many chunks, so that the first and last weigh little."""
@@ -22,7 +22,7 @@ _STEP = 2.5
 
 
 @dataclass(frozen=True)
-class Count:
+class FlopCount:
     """FLOPs of a forward pass.
 
     Attributes:
@@ -38,7 +38,7 @@ class Count:
     elementwise: int
 
 
-def flops(case: Case) -> Finding:
+def flops(case: Case) -> Measurement:
     """FLOPs as stated, against those that torch counts.
 
     With a softmax, the naive form is counted at two lengths: its linear part must be the projections, and its
@@ -48,11 +48,11 @@ def flops(case: Case) -> Finding:
     element by element may be charged or not.
     """
     if case.softmax:
-        worst = Worst("projections and the whole square are counted as stated, and the visible part of it charged")
+        worst = WorstCase("projections and the whole square are counted as stated, and the visible part of it charged")
         for flags, backbone in case.backbones():
             _quadratic(worst, backbone.on(flash=False), flags)
-        return worst.finding()
-    worst = Worst("projections are as stated, and attention as counted or as in decoding (factor off, less 1)")
+        return worst.measurement()
+    worst = WorstCase("projections are as stated, and attention as counted or as in decoding (factor off, less 1)")
     for flags, backbone in case.backbones():
         tokens = min(_TRAINED, backbone.shape.block_size)
         counted, config, shape = _count(backbone, tokens), backbone.config, backbone.shape
@@ -67,27 +67,27 @@ def flops(case: Case) -> Finding:
         worst.add(off - 1, _FACTOR - 1, text)
         text = f"{where}: dense_flops() states {dense.attention:,} attention FLOPs; {whole:,} are counted"
         worst.add(_off(dense.attention, whole, whole + counted.elementwise) - 1, _FACTOR - 1, text)
-    return worst.finding()
+    return worst.measurement()
 
 
-def decode_flops(case: Case) -> Finding:
+def decode_flops(case: Case) -> Measurement:
     """A decoding step takes what is stated, within a factor of 2.5 both ways, where nothing is hidden yet.
 
     Every weight is multiplied once. Behind that length, a step may do as much as attention to all tokens takes, for
     masks are cheaper to write than rings, and the statement must go on in proportion to the tokens that are seen.
     Making the keys and values of all tokens anew, as a cache of latents invites to, shows here.
     """
-    worst = Worst("a decoding step multiplies what is stated, within a factor of 2.5 (factor off, less 1)")
+    worst = WorstCase("a decoding step multiplies what is stated, within a factor of 2.5 (factor off, less 1)")
     for flags, backbone in case.backbones():
         tokens = min(128, backbone.longest)
         open_to = min(tokens, backbone.reach - 1) if backbone.softmax and backbone.reach else tokens
         _step(worst, backbone, open_to, flags)
         if open_to < tokens:
             _step_beyond(worst, backbone, open_to, tokens, flags)
-    return worst.finding()
+    return worst.measurement()
 
 
-def _step(worst: Worst, case: Case, tokens: int, flags: str) -> None:
+def _step(worst: WorstCase, case: Case, tokens: int, flags: str) -> None:
     counted, stated = _count(case, tokens, decoding=True), case.config.decode_flops(case.shape, tokens)
     weights = 2 * case.config.matmul_params(case.shape)
     where = f"{flags}, T={tokens}"
@@ -100,7 +100,7 @@ def _step(worst: Worst, case: Case, tokens: int, flags: str) -> None:
     worst.add(off - 1, _STEP - 1, text)
 
 
-def _step_beyond(worst: Worst, case: Case, open_to: int, tokens: int, flags: str) -> None:
+def _step_beyond(worst: WorstCase, case: Case, open_to: int, tokens: int, flags: str) -> None:
     config, shape = case.config, case.shape
     counted, stated = _count(case, tokens, decoding=True).products, config.decode_flops(shape, tokens)
     full = 2 * config.matmul_params(shape) + 2 * tokens * shape.n_head * config.pair_dim(shape)
@@ -119,7 +119,7 @@ def _off(stated: float, low: float, high: float) -> float:
     return max(1.0, low / max(stated, 1), stated / max(high, 1))
 
 
-def _quadratic(worst: Worst, case: Case, flags: str) -> None:
+def _quadratic(worst: WorstCase, case: Case, flags: str) -> None:
     short, long = 16, 48
     config, shape = case.config, case.shape
     low, high = _count(case, short).products, _count(case, long).products
@@ -138,7 +138,7 @@ def _quadratic(worst: Worst, case: Case, flags: str) -> None:
             worst.equal(square * count, stated.attention, f"{flags}, T={tokens}: attention in {name}, {count:,} pairs")
 
 
-def _count(case: Case, tokens: int, *, decoding: bool = False) -> Count:
+def _count(case: Case, tokens: int, *, decoding: bool = False) -> FlopCount:
     """Count a forward pass; with `decoding` only that of the last token, the others being in the cache."""
     module, x = case.module(), case.inputs(1, tokens)
     cache = module.make_cache(1, tokens, dtype=x.dtype, device=x.device) if decoding else None
@@ -155,7 +155,7 @@ def _count(case: Case, tokens: int, *, decoding: bool = False) -> Count:
     root = type(module).__name__
     products = counter.get_total_flops()
     in_linear = sum(sum(counts.get(f"{root}.{name}", {}).values()) for name in linear)
-    return Count(products, in_linear, products - other.hidden, other.elementwise)
+    return FlopCount(products, in_linear, products - other.hidden, other.elementwise)
 
 
 class _Operations(TorchDispatchMode):

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from vgpt.conformance.case import Case
-from vgpt.conformance.measure import Finding, Worst
+from vgpt.conformance.measure import Measurement, WorstCase
 from vgpt.conformance.modes import MODES, TRAINING, Mode
 
 _COSINE = 0.99
@@ -31,7 +31,7 @@ _SILENT = 1e-7
 _MISMATCH = "Jacobian mismatch"
 
 
-def gradients(case: Case) -> Finding:
+def gradients(case: Case) -> Measurement:
     """Gradients of inputs and parameters agree with finite differences, in float64 (torch.autograd.gradcheck).
 
     Where the layer computes in float32 inside, whatever it is given, the differences are taken over larger steps and
@@ -40,7 +40,7 @@ def gradients(case: Case) -> Finding:
     claim = "gradients agree with finite differences in float64 (backbones and lengths where they do not)"
     if case.narrow:
         claim += "; this layer computes in float32 inside, so they are held to float32's precision"
-    worst = Worst(claim)
+    worst = WorstCase(claim)
     narrow = case.on(n_embd=4 * case.shape.n_head)
     small = case if narrow.config.check(narrow.shape) else narrow
     for flags, backbone in small.backbones():
@@ -50,17 +50,17 @@ def gradients(case: Case) -> Finding:
                 continue
             if fault := _gradcheck(backbone, tokens, slow=slow):
                 worst.add(1, 0, f"{flags}, T={tokens}: {fault}")
-                return worst.finding()  # explaining one fault may take gradcheck seconds
-    return worst.finding()
+                return worst.measurement()  # explaining one fault may take gradcheck seconds
+    return worst.measurement()
 
 
-def gradients_under_autocast(case: Case) -> Finding:
+def gradients_under_autocast(case: Case) -> Measurement:
     """In bfloat16 autocast, the mode that trains, gradients point where those in float64 do, and are as long.
 
     For the input and each parameter: cosine, length, and the error of each head's rows by themselves, in which a key
     that is detached shows although values have far larger gradients.
     """
-    worst = Worst("gradients under autocast are those of float64 (1 - cosine, or a relative error)")
+    worst = WorstCase("gradients under autocast are those of float64 (1 - cosine, or a relative error)")
     for flags, backbone in case.backbones():
         tokens = min(case.tokens, 300) if backbone == case else 48
         exact = dict(_gradients(backbone, tokens, torch.float64, TRAINING))
@@ -71,7 +71,7 @@ def gradients_under_autocast(case: Case) -> Finding:
                 worst.add(float(got.norm()) / largest, 0.1, f"{where}: a gradient under autocast where none should be")
             else:
                 _compare(worst, got, exact[name], backbone.shape.head_dim, where)
-    return worst.finding()
+    return worst.measurement()
 
 
 def _gradients(case: Case, tokens: int, dtype: torch.dtype, mode: Mode) -> Iterator[tuple[str, Tensor]]:
@@ -84,7 +84,7 @@ def _gradients(case: Case, tokens: int, dtype: torch.dtype, mode: Mode) -> Itera
     yield from ((name, gradient.double()) for name, gradient in zip(names, found, strict=True))
 
 
-def _compare(worst: Worst, got: Tensor, wanted: Tensor, rows: int, where: str) -> None:
+def _compare(worst: WorstCase, got: Tensor, wanted: Tensor, rows: int, where: str) -> None:
     ratio = float(got.norm() / wanted.norm())
     if ratio < _NOTHING or isnan(ratio):
         text = "no finite gradient" if isnan(ratio) else "no gradient, or next to none,"

@@ -24,12 +24,12 @@ from vgpt.conformance import (
     whole,
 )
 from vgpt.conformance.case import FARTHEST, Case, find_backbone
-from vgpt.conformance.measure import Finding
+from vgpt.conformance.measure import Measurement
 from vgpt.conformance.oracle import mapping
 from vgpt.conformance.oracle import oracle as compare_with_oracle
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 
-LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
+LAYER_CHECKS: dict[str, Callable[[Case], Measurement]] = {
     check.__name__: check
     for check in (
         causality.causality_by_gradient,
@@ -62,7 +62,7 @@ LAYER_CHECKS: dict[str, Callable[[Case], Finding]] = {
 }
 """Checks of one layer, by name."""
 
-MODEL_CHECKS: dict[str, Callable[[ModelAttention, Shape, int, int, str], Finding]] = {
+MODEL_CHECKS: dict[str, Callable[[ModelAttention, Shape, int, int, str], Measurement]] = {
     check.__name__: check for check in (whole.same_trunk, whole.in_a_model)
 }
 """Checks of a model with all its layers, by name."""
@@ -96,13 +96,13 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Step:
+class Check:
     """One check of one layer or model, ready to run."""
 
-    check: str
+    name: str
     subject: str
     shape: Shape
-    measure: Callable[[], Finding]
+    measure: Callable[[], Measurement]
     case: Case | None = None
 
     def run(self) -> Result:
@@ -115,13 +115,13 @@ class Step:
             found = self.measure()
         except Exception as error:  # noqa: BLE001 - foreign code may raise anything, and then has failed the check
             reason = str(error).strip().partition("\n")[0]
-            return Result(self.check, self.subject, inf, 0.0, False, f"raised {type(error).__name__}: {reason}")
+            return Result(self.name, self.subject, inf, 0.0, False, f"raised {type(error).__name__}: {reason}")
         finally:
             torch.set_num_threads(threads)
-        return Result(self.check, self.subject, found.measured, found.limit, found.passed, found.detail)
+        return Result(self.name, self.subject, found.measured, found.limit, found.passed, found.detail)
 
 
-def steps(
+def checks_of(
     config: ModelAttention | str,
     shape: Shape | None = None,
     *,
@@ -130,7 +130,7 @@ def steps(
     only: Sequence[str] = (),
     oracle: ModelAttention | str | None = None,
     alone: bool = False,
-) -> list[Step]:
+) -> list[Check]:
     """Return the checks of a variant without running any; arguments and errors as for `check_variant`.
 
     With `alone` the layers are tried on this backbone only, without other positions and switches.
@@ -144,21 +144,22 @@ def steps(
         shape = find_backbone([layer for _, layer in layers])
     elif faults := [fault for _, layer in layers for fault in layer.check(shape)]:
         raise SettingsError(faults)
-    found: list[Step] = []
+    found: list[Check] = []
     for index, layer in layers:
         case = Case(layer, shape, index, seed, device, alone)
         found += [
-            Step(name, short_label(layer), shape, partial(check, case), case) for name, check in LAYER_CHECKS.items()
+            Check(name, short_label(layer), shape, partial(measure, case), case)
+            for name, measure in LAYER_CHECKS.items()
         ]
         if reference is not None:
             beside = reference.at(index)
             mapping(case, beside)  # refused before the first check runs
-            found.append(Step(ORACLE, short_label(layer), shape, partial(compare_with_oracle, case, beside), case))
+            found.append(Check(ORACLE, short_label(layer), shape, partial(compare_with_oracle, case, beside), case))
     depth = max(2, layers[-1][0] + 1)
-    for name, check in MODEL_CHECKS.items():
-        found.append(Step(name, "model", shape, partial(check, config, shape, depth, seed, device)))
+    for name, measure in MODEL_CHECKS.items():
+        found.append(Check(name, "model", shape, partial(measure, config, shape, depth, seed, device)))
     wanted = _wanted(only, [*check_names(), *([ORACLE] if reference is not None else [])])
-    return [step for step in found if step.check in wanted]
+    return [check for check in found if check.name in wanted]
 
 
 def check_variant(
@@ -185,7 +186,7 @@ def check_variant(
         UsageError: an unknown check, a reference whose weights cannot be made from the variant's, or a device
             without float64.
     """
-    return [step.run() for step in steps(config, shape, seed=seed, device=device, only=only, oracle=oracle)]
+    return [check.run() for check in checks_of(config, shape, seed=seed, device=device, only=only, oracle=oracle)]
 
 
 def failures(
@@ -221,9 +222,9 @@ def distinct_layers(config: ModelAttention) -> list[tuple[int, AttentionConfig]]
     return found
 
 
-def probed(checks: Sequence[Step]) -> str:
+def lengths_checked(checks: Sequence[Check]) -> str:
     """Return one line on the lengths at which the checks look; after they have run, for it may take as long as one."""
-    cases = list({id(step.case): step.case for step in checks if step.case is not None}.values())
+    cases = list({id(check.case): check.case for check in checks if check.case is not None}.values())
     if not cases:
         return "models of short sequences"
     try:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Finding:
+class Measurement:
     """The outcome of one check.
 
     Attributes:
@@ -27,7 +27,7 @@ class Finding:
         return self.measured <= self.limit
 
 
-class Worst:
+class WorstCase:
     """Collects measurements and keeps the one that exceeds its limit most.
 
     Args:
@@ -52,13 +52,13 @@ class Worst:
         """Note two counts that must be the same number."""
         self.add(abs(measured - stated), 0, f"{where}: {measured:,} measured, {stated:,} stated")
 
-    def finding(self) -> Finding:
+    def measurement(self) -> Measurement:
         """Return the worst measurement, with the claim where it is within its limit."""
         detail = self.claim if self.measured <= self._limit else self._where
-        return Finding(self.measured, self._limit, detail)
+        return Measurement(self.measured, self._limit, detail)
 
 
-def gap(measured: Tensor, wanted: Tensor, floor: float = 1.0) -> float:
+def relative_error(measured: Tensor, wanted: Tensor, floor: float = 1.0) -> float:
     """Return the largest difference, relative to the largest wanted number or to `floor`, whichever is more.
 
     Not-a-number where none is wanted gives not-a-number.
@@ -69,6 +69,6 @@ def gap(measured: Tensor, wanted: Tensor, floor: float = 1.0) -> float:
     return float((measured.double() - wanted).abs().max() / wanted.abs().max().clamp(min=floor))
 
 
-def broken(*tensors: Tensor) -> int:
+def count_nonfinite(*tensors: Tensor) -> int:
     """Count the numbers that are not finite."""
     return sum(int((~torch.isfinite(tensor)).sum()) for tensor in tensors)

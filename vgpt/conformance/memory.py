@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from vgpt.conformance.case import Case
-from vgpt.conformance.measure import Finding, Worst
+from vgpt.conformance.measure import Measurement, WorstCase
 from vgpt.conformance.modes import MODES, TRAINING
 
 _ROUNDING = 64
 """Tokens by which a cache may round up what it reserves: a page."""
 
 
-def cache_bytes(case: Case) -> Finding:
+def cache_bytes(case: Case) -> Measurement:
     """Bytes in use equal `cache_cost` exactly, at any length, batch size and precision."""
-    worst = Worst("bytes in use are what the settings state (largest difference in bytes)")
+    worst = WorstCase("bytes in use are what the settings state (largest difference in bytes)")
     for flags, backbone in case.backbones():
         most = case.tokens if backbone == case else case.some_tokens
         cost = backbone.config.cache_cost(backbone.shape)
@@ -39,12 +39,12 @@ def cache_bytes(case: Case) -> Finding:
                 where = f"{flags}, {dtype}{autocast}, batch {batch}, {length} tokens"
                 worst.equal(cache.nbytes, batch * cost.nbytes(length, dtype.itemsize), where)
                 worst.add(max(0, cache.nbytes - cache.reserved), 0, f"{where}: more in use than reserved")
-    return worst.finding()
+    return worst.measurement()
 
 
-def hidden_memory(case: Case) -> Finding:
+def hidden_memory(case: Case) -> Measurement:
     """All memory that can be reached from a cache is in `reserved`, and `reserved` is near what the settings state."""
-    worst = Worst("no memory hangs on the cache beside what it reports (bytes too many)")
+    worst = WorstCase("no memory hangs on the cache beside what it reports (bytes too many)")
     for flags, backbone in case.backbones():
         most = case.tokens if backbone == case else case.some_tokens
         cost = backbone.config.cache_cost(backbone.shape)
@@ -52,8 +52,8 @@ def hidden_memory(case: Case) -> Finding:
             module = backbone.module()
             cache = module.make_cache(batch, most, dtype=dtype, device=case.device)
             with torch.inference_mode():
-                for piece in backbone.inputs(batch, most).split([most - 1, 1], 1):
-                    module(piece, cache)
+                for chunk in backbone.inputs(batch, most).split([most - 1, 1], 1):
+                    module(chunk, cache)
             where = f"{flags}, {dtype}, batch {batch}, {most} tokens"
             # Positions and the like: a whole number per token, and some constants.
             bookkeeping = 8 * most + 1024
@@ -65,7 +65,7 @@ def hidden_memory(case: Case) -> Finding:
             fair = 2 * stated + batch * _ROUNDING * cost.per_token * dtype.itemsize + bookkeeping
             text = f"{where}: {cache.reserved:,} bytes are reserved where {stated:,} are stated"
             worst.add(max(0, cache.reserved - fair), 0, text)
-    return worst.finding()
+    return worst.measurement()
 
 
 def bytes_reached(root: object, outside: nn.Module | None = None) -> int:

@@ -15,14 +15,14 @@ from vgpt.attention.config import AttentionConfig
 from vgpt.attention.grouped.config import GroupedConfig
 from vgpt.attention.grouped.module import GroupedAttention
 from vgpt.conformance.case import Case
-from vgpt.conformance.measure import Finding, Worst, gap
+from vgpt.conformance.measure import Measurement, WorstCase, relative_error
 from vgpt.errors import SettingsError, UsageError
 
-Fold = Callable[[Tensor], Tensor]
+Transform = Callable[[Tensor], Tensor]
 """From a parameter of the variant to that of the reference; linear, so that gradients go back through it."""
 
 
-def mapping(case: Case, reference: AttentionConfig) -> dict[str, Fold]:
+def mapping(case: Case, reference: AttentionConfig) -> dict[str, Transform]:
     """Return how each parameter of the reference is made from the variant's one of the same name.
 
     Equal shapes are copied. Where the reference has more key/value heads, those of the variant are repeated, each for
@@ -37,7 +37,7 @@ def mapping(case: Case, reference: AttentionConfig) -> dict[str, Fold]:
     own = {name: p.shape for name, p in case.build().named_parameters()}
     other = {name: p.shape for name, p in replace(case, config=reference).build().named_parameters()}
     repeated = _repeated_heads(case, reference)
-    found: dict[str, Fold] = {}
+    found: dict[str, Transform] = {}
     for name, shape in other.items():
         if own.get(name) == shape:
             found[name] = _same
@@ -53,9 +53,9 @@ def mapping(case: Case, reference: AttentionConfig) -> dict[str, Fold]:
     )
 
 
-def oracle(case: Case, reference: AttentionConfig) -> Finding:
+def oracle(case: Case, reference: AttentionConfig) -> Measurement:
     """Outputs and gradients of input and parameters are the reference's, as far as both see the same tokens."""
-    worst = Worst("")
+    worst = WorstCase("")
     lengths: list[int] = []
     for flags, backbone in case.backbones():
         other = replace(backbone, config=reference, origin=None)
@@ -74,15 +74,15 @@ def oracle(case: Case, reference: AttentionConfig) -> Finding:
         _compare(worst, backbone, tokens, (module, ours), folds, where, limit)
     worst.claim = f"outputs and gradients are those of {reference.kind} with equal weights"
     worst.claim += f", up to {max(lengths):,} tokens, as far as both see the same (largest difference)"
-    return worst.finding()
+    return worst.measurement()
 
 
 def _compare(
-    worst: Worst,
+    worst: WorstCase,
     case: Case,
     tokens: int,
     modules: tuple[CausalSelfAttention, CausalSelfAttention],
-    folds: dict[str, Fold],
+    folds: dict[str, Transform],
     where: str,
     limit: float,
 ) -> None:
@@ -91,7 +91,7 @@ def _compare(
     inputs = [x.clone().requires_grad_() for _ in modules]
     outputs = [one(given) for one, given in zip(modules, inputs, strict=True)]
     text = f"{where}: outputs differ from the reference's; a wrong scale, mask or order of heads shows so"
-    worst.add(off := gap(outputs[0].detach(), outputs[1].detach()), limit, text)
+    worst.add(off := relative_error(outputs[0].detach(), outputs[1].detach()), limit, text)
     if not off <= limit:
         return
     losses = [(y * weights).sum() for y in outputs]
@@ -99,12 +99,12 @@ def _compare(
     got = torch.autograd.grad(losses[0], [inputs[0], *module.parameters()], materialize_grads=True)
     theirs = dict(ours.named_parameters())
     wanted = torch.autograd.grad(losses[1], [inputs[1], *(theirs[n] for n in names)], materialize_grads=True)
-    worst.add(gap(got[0], wanted[0]), limit, f"{where}: gradient of the input differs from the reference's")
+    worst.add(relative_error(got[0], wanted[0]), limit, f"{where}: gradient of the input differs from the reference's")
     for name, parameter, one, other in zip(names, module.parameters(), got[1:], wanted[1:], strict=True):
         # The gradient of a repeated head is the sum over its copies: what the repetition gives backwards.
         source = parameter.detach().requires_grad_()
         (back,) = torch.autograd.grad(folds[name](source), source, other)
-        worst.add(gap(one, back), limit, f"{where}: gradient of {name} differs from the reference's")
+        worst.add(relative_error(one, back), limit, f"{where}: gradient of {name} differs from the reference's")
 
 
 def _common(case: Case, other: Case) -> int:
@@ -115,7 +115,7 @@ def _common(case: Case, other: Case) -> int:
     return int(differ.nonzero()[0]) if differ.any() else most
 
 
-def _repeated_heads(case: Case, reference: AttentionConfig) -> Fold | None:
+def _repeated_heads(case: Case, reference: AttentionConfig) -> Transform | None:
     """Return the repetition of key/value heads in `c_attn`; None where these are no such layers."""
     own, shape = case.config, case.shape
     if not (isinstance(own, GroupedConfig) and isinstance(reference, GroupedConfig)):

@@ -12,12 +12,12 @@ from torch import nn
 from vgpt.attention.base import roles_of
 from vgpt.attention.roles import Role
 from vgpt.conformance.case import Case
-from vgpt.conformance.measure import Finding, Worst, gap
+from vgpt.conformance.measure import Measurement, WorstCase, relative_error
 
 
-def state_dict(case: Case) -> Finding:
+def state_dict(case: Case) -> Measurement:
     """Saved as safetensors and loaded into a new module, a layer gives the same bits."""
-    worst = Worst("saved as safetensors and loaded anew, a layer gives the same bits (largest difference)")
+    worst = WorstCase("saved as safetensors and loaded anew, a layer gives the same bits (largest difference)")
     for flags, backbone in case.backbones():
         module, x = backbone.module(), backbone.inputs(2, 33)
         copy = backbone.build()
@@ -26,17 +26,19 @@ def state_dict(case: Case) -> Finding:
                 parameter.fill_(torch.nan)  # what is not loaded shows
         copy.load_state_dict(load(save(module.state_dict())))
         with torch.no_grad():
-            worst.add(gap(copy.to(case.device)(x), module(x)), 0, flags)
-    return worst.finding()
+            worst.add(relative_error(copy.to(case.device)(x), module(x)), 0, flags)
+    return worst.measurement()
 
 
-def construction(case: Case) -> Finding:
+def construction(case: Case) -> Measurement:
     """What a layer computes does not depend on the random state in which it was constructed.
 
     Constructors leave NumPy's and Python's random state alone (torch's own layers draw from torch's, and the model
     overwrites what they draw), make float32 parameters that all take part, and call the last projection `c_proj`.
     """
-    worst = Worst("layers are what their parameters are, wherever constructed, and all parameters take part (faults)")
+    worst = WorstCase(
+        "layers are what their parameters are, wherever constructed, and all parameters take part (faults)"
+    )
     for flags, backbone in case.backbones():
         x, outputs = backbone.inputs(2, 33), list[torch.Tensor]()
         for seed in (1, 2):
@@ -56,12 +58,12 @@ def construction(case: Case) -> Finding:
         fine = isinstance(out, nn.Parameter) and out.ndim == 2 and out.shape[0] == backbone.shape.n_embd
         worst.add(int(not fine), 0, f"{flags}: no `c_proj` with a weight of {backbone.shape.n_embd} rows")
         _all_take_part(worst, backbone, flags)
-    return worst.finding()
+    return worst.measurement()
 
 
-def initial_weights(case: Case) -> Finding:
+def initial_weights(case: Case) -> Measurement:
     """What a layer fills itself is filled, all of it and nothing else, from the generator alone."""
-    worst = Worst("what the layer fills itself is filled, and from the given generator alone (faults)")
+    worst = WorstCase("what the layer fills itself is filled, and from the given generator alone (faults)")
     for flags, backbone in case.backbones():
         found: list[dict[str, torch.Tensor]] = []
         for state in (1, 2):  # of the world around, not of the generator
@@ -82,7 +84,7 @@ def initial_weights(case: Case) -> Finding:
             worst.add(int(not own and not bool(one.isnan().all())), 0, text)
             same = torch.equal(one.nan_to_num(), found[1][name].nan_to_num())
             worst.add(int(not same), 0, f"{flags}: {name} starts with other numbers from an equal generator")
-    return worst.finding()
+    return worst.measurement()
 
 
 @contextmanager
@@ -109,7 +111,7 @@ def _random_state(seed: int) -> Iterator[Callable[[], list[str]]]:
             random.setstate(old_python)
 
 
-def _all_take_part(worst: Worst, case: Case, flags: str) -> None:
+def _all_take_part(worst: WorstCase, case: Case, flags: str) -> None:
     module, x = case.module(), case.inputs(2, 9)
     y = module(x)
     grads = torch.autograd.grad(y.square().sum(), list(module.parameters()), allow_unused=True)

@@ -5,7 +5,7 @@ import torch
 from vgpt.attention.config import ModelAttention, Shape
 from vgpt.attention.grouped.config import MHAConfig
 from vgpt.attention.options import choices
-from vgpt.conformance.measure import Finding, Worst, gap
+from vgpt.conformance.measure import Measurement, WorstCase, relative_error
 from vgpt.model.config import GPT2Config
 from vgpt.model.costs import cache_bytes, count_parameters
 from vgpt.model.decoding import Decoder
@@ -16,9 +16,9 @@ _VOCABULARY = 61
 _TOKENS = 70
 
 
-def same_trunk(config: ModelAttention, shape: Shape, n_layer: int, seed: int, device: str = "cpu") -> Finding:
+def same_trunk(config: ModelAttention, shape: Shape, n_layer: int, seed: int, device: str = "cpu") -> Measurement:
     """Every tensor outside the attention layers starts bit-equal to that of a multi-head model of the same seed."""
-    worst = Worst("all tensors but those of the attention start bit-equal to mha's (tensors that differ)")
+    worst = WorstCase("all tensors but those of the attention start bit-equal to mha's (tensors that differ)")
     tensors: list[dict[str, torch.Tensor]] = []
     for attn in (config, MHAConfig()):
         model = GPT2Model(_model(attn, shape, n_layer))
@@ -31,12 +31,12 @@ def same_trunk(config: ModelAttention, shape: Shape, n_layer: int, seed: int, de
     worst.add(len(one.keys() ^ other.keys()), 0, f"names differ: {', '.join(sorted(one.keys() ^ other.keys()))}")
     differ = [name for name in one if name in other and not torch.equal(one[name], other[name])]
     worst.add(len(differ), 0, f"{', '.join(differ)} start with other numbers than beside mha")
-    return worst.finding()
+    return worst.measurement()
 
 
-def in_a_model(config: ModelAttention, shape: Shape, n_layer: int, seed: int, device: str = "cpu") -> Finding:
+def in_a_model(config: ModelAttention, shape: Shape, n_layer: int, seed: int, device: str = "cpu") -> Measurement:
     """A model generates through its caches what it predicts at once; parameters and cache bytes are as stated."""
-    worst = Worst("a model decodes what it predicts at once, and costs what is stated (largest difference)")
+    worst = WorstCase("a model decodes what it predicts at once, and costs what is stated (largest difference)")
     settings = _model(config, shape, n_layer)
     model = GPT2Model(settings)
     initialize(model, seed)
@@ -50,13 +50,15 @@ def in_a_model(config: ModelAttention, shape: Shape, n_layer: int, seed: int, de
         decoder = Decoder(model, dtype)
         caches = decoder.make_caches(2, _TOKENS)
         end = 0
-        for piece in ids.split([_TOKENS - 9, 1, 1, 5, 1, 1], 1):
-            end += piece.shape[1]
-            logits = decoder.next_logits(piece, caches)
-            worst.add(gap(logits, full[:, end - 1], floor=1e-30), limit, f"{dtype}: logits after {end} tokens")
+        for chunk in ids.split([_TOKENS - 9, 1, 1, 5, 1, 1], 1):
+            end += chunk.shape[1]
+            logits = decoder.next_logits(chunk, caches)
+            worst.add(
+                relative_error(logits, full[:, end - 1], floor=1e-30), limit, f"{dtype}: logits after {end} tokens"
+            )
         stated = 2 * cache_bytes(settings, _TOKENS, dtype.itemsize)
         worst.equal(sum(cache.nbytes for cache in caches), stated, f"{dtype}: bytes of all caches")
-    return worst.finding()
+    return worst.measurement()
 
 
 def _model(config: ModelAttention, shape: Shape, n_layer: int) -> GPT2Config:

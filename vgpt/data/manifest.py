@@ -142,6 +142,6 @@ def _no_data_set(directory: Path) -> DataError:
 
 
 def record_file(path: Path) -> FileRecord:
-    """Return size and SHA-256 of a file, read in pieces."""
+    """Return size and SHA-256 of a file, read in blocks."""
     size, digest = size_and_digest(path)
     return FileRecord(size=size, sha256=digest)

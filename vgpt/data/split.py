@@ -14,7 +14,7 @@ import numpy as np
 
 from vgpt.data.spool import Spool
 from vgpt.errors import DataError
-from vgpt.text.pieces import find_seam
+from vgpt.text.chunks import find_seam
 
 FEWEST_DOCUMENTS = 20
 _SEAM_SEARCH = 4096
@@ -71,14 +71,14 @@ def _tails(spool: Spool, val_fraction: float) -> Plan:
     rows: list[tuple[int, int, int, bool, bool]] = []
     last = len(spool.owners) - 1
     document, before = -1, 0
-    for piece, (offset, size, owner) in enumerate(
+    for number, (offset, size, owner) in enumerate(
         zip(spool.offsets.tolist(), spool.sizes.tolist(), spool.owners.tolist(), strict=True)
     ):
         before = before if owner == document else 0
         document = owner
         total = int(spool.document_sizes[owner])
         keep = total - round(total * val_fraction)
-        ends = piece == last or int(spool.owners[piece + 1]) != owner
+        ends = number == last or int(spool.owners[number + 1]) != owner
         if before < keep < before + size:
             cut = _cut(spool.read(offset, size), keep - before)
             rows.append((offset, cut, owner, False, True))
@@ -109,12 +109,12 @@ def _require_both(plan: Plan, spool: Spool, val_fraction: float) -> None:
             )
 
 
-PIECE = 64
-"""Tokens of a piece: shorter ones recur in any language, longer ones would miss texts that were cut otherwise."""
+NGRAM = 64
+"""Tokens of an n-gram: shorter ones recur in any language, longer ones would miss texts that were cut otherwise."""
 NOTABLE = 0.1
 """Share from which reports name the overlap; boilerplate such as licenses stays below it in most corpora."""
 
-_MOST_PIECES = 8_192
+_MOST_NGRAMS = 8_192
 _MOST_TOKENS = 1 << 27
 _BLOCK = 1 << 22
 _BASE = 0x9E3779B97F4A7C15
@@ -122,20 +122,20 @@ _BASE = 0x9E3779B97F4A7C15
 
 @dataclass(frozen=True)
 class Overlap:
-    """Pieces of validation text found in the training text, of those looked for; `complete` if all was read."""
+    """N-grams of validation text found in the training text, of those looked for; `complete` if all was read."""
 
     found: int
-    pieces: int
+    ngrams: int
     complete: bool = True
 
     @property
     def share(self) -> float:
-        """Found pieces of all, 0 to 1."""
-        return self.found / self.pieces if self.pieces else 0.0
+        """Found n-grams of all, 0 to 1."""
+        return self.found / self.ngrams if self.ngrams else 0.0
 
     def __str__(self) -> str:
         part = "" if self.complete else " (in a sample of the training text)"
-        return f"{self.share:.2%} of {self.pieces:,} pieces of {PIECE} tokens{part}"
+        return f"{self.share:.2%} of {self.ngrams:,} n-grams of {NGRAM} tokens{part}"
 
 
 def share_of(text: str) -> float:
@@ -148,25 +148,25 @@ def share_of(text: str) -> float:
 
 
 def find_overlap(val: np.ndarray, train: np.ndarray) -> Overlap:
-    """Look for pieces of the validation text anywhere in the training text.
+    """Look for n-grams of the validation text anywhere in the training text.
 
     Args:
-        val: flat validation tokens; of more than 8,192 pieces that many are looked for, evenly spread.
+        val: flat validation tokens; of more than 8,192 n-grams that many are looked for, evenly spread.
         train: flat training tokens, perhaps mapped from a file; of more than 2^27 an even sample of blocks is read.
     """
-    count = min(len(val) // PIECE, _MOST_PIECES)
+    count = min(len(val) // NGRAM, _MOST_NGRAMS)
     if not count:
         return Overlap(0, 0)
-    starts = np.linspace(0, len(val) - PIECE, count).astype(np.int64)
-    pieces = np.asarray(val)[starts[:, None] + np.arange(PIECE)]
-    wanted = _rolling(pieces.ravel())[::PIECE]
+    starts = np.linspace(0, len(val) - NGRAM, count).astype(np.int64)
+    ngrams = np.asarray(val)[starts[:, None] + np.arange(NGRAM)]
+    wanted = _rolling(ngrams.ravel())[::NGRAM]
     known = np.unique(wanted)
     present = np.zeros(len(known), dtype=bool)
     filter_ = np.zeros(1 << 20, dtype=bool)
     filter_[known >> np.uint64(44)] = True
     starts, complete = _blocks(len(train))
     for start in starts:
-        hashes = _rolling(np.asarray(train[start : start + _BLOCK + PIECE - 1]))
+        hashes = _rolling(np.asarray(train[start : start + _BLOCK + NGRAM - 1]))
         likely = hashes[filter_[hashes >> np.uint64(44)]]
         places = np.minimum(np.searchsorted(known, likely), len(known) - 1)
         present[places[known[places] == likely]] = True
@@ -175,10 +175,10 @@ def find_overlap(val: np.ndarray, train: np.ndarray) -> Overlap:
 
 
 def _rolling(tokens: np.ndarray) -> np.ndarray:
-    """Return the polynomial hash, modulo 2^64, of the `PIECE` tokens that begin at each place, by doubling."""
+    """Return the polynomial hash, modulo 2^64, of the `NGRAM` tokens that begin at each place, by doubling."""
     # One more than the token, so that zeros count.
     hashes, power, width = tokens.astype(np.uint64) + np.uint64(1), _BASE, 1
-    while width < PIECE:
+    while width < NGRAM:
         if len(hashes) <= width:
             return hashes[:0]
         hashes = hashes[:-width] * np.uint64(power) + hashes[width:]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vgpt.text.chunks import Chunk, document_name
 from vgpt.text.clean import DEDUP, Cleaner
-from vgpt.text.pieces import Piece, document_name
 from vgpt.text.vocabulary import END_OF_TEXT
 
 _DIGEST_BYTES = 16
@@ -25,7 +25,7 @@ _DIGEST_BYTES = 16
 class Spool:
     """A spool file and its index.
 
-    Pieces: `offsets`, `sizes` (bytes in the file), `owners` (index of the document). Documents: `digests`
+    Chunks: `offsets`, `sizes` (bytes in the file), `owners` (index of the document). Documents: `digests`
     (documents, 16) uint8, `places` and `origins` (index into `sources`), from which a message names one.
     """
 
@@ -69,20 +69,20 @@ class Spool:
             return stream.read(size).decode()
 
 
-def write_spool(pieces: Iterable[Piece], path: Path, cleaner: Cleaner) -> Spool:
-    """Clean every piece, write it to `path` and index it; empty documents and, if asked, repetitions are left out."""
+def write_spool(chunks: Iterable[Chunk], path: Path, cleaner: Cleaner) -> Spool:
+    """Clean every chunk, write it to `path` and index it; empty documents and, if asked, repetitions are left out."""
     sizes, owners, digests = array("q"), array("q"), bytearray()
     places, origins = array("q"), array("q")
     sources: dict[str, int] = {}
     empty = marks = 0
     mark = END_OF_TEXT.encode()
     with path.open("wb") as stream:
-        for document in _documents(pieces):
+        for document in _documents(chunks):
             hasher = hashlib.blake2b(digest_size=_DIGEST_BYTES)
             before = len(sizes)
-            piece = None
-            for piece in document:
-                data = cleaner.clean(piece.text).encode()
+            chunk = None
+            for chunk in document:
+                data = cleaner.clean(chunk.text).encode()
                 if data:
                     stream.write(data)
                     marks += data.count(mark)
@@ -90,12 +90,12 @@ def write_spool(pieces: Iterable[Piece], path: Path, cleaner: Cleaner) -> Spool:
                     sizes.append(len(data))
                     owners.append(len(places))
             cleaner.end_document()
-            if piece is None or len(sizes) == before:
+            if chunk is None or len(sizes) == before:
                 empty += 1
                 continue
             digests += hasher.digest()
-            places.append(piece.place)
-            origins.append(sources.setdefault(piece.source, len(sources)))
+            places.append(chunk.place)
+            origins.append(sources.setdefault(chunk.source, len(sources)))
     lengths = np.frombuffer(sizes, dtype=np.int64) if sizes else np.zeros(0, dtype=np.int64)
     spool = Spool(
         path=path,
@@ -112,16 +112,16 @@ def write_spool(pieces: Iterable[Piece], path: Path, cleaner: Cleaner) -> Spool:
     return _without_repetitions(spool, cleaner) if DEDUP in cleaner.steps else spool
 
 
-def _documents(pieces: Iterable[Piece]) -> Iterator[Iterator[Piece]]:
-    """Group pieces into documents; each group must be used up before the next is asked for."""
-    stream = iter(pieces)
+def _documents(chunks: Iterable[Chunk]) -> Iterator[Iterator[Chunk]]:
+    """Group chunks into documents; each group must be used up before the next is asked for."""
+    stream = iter(chunks)
 
-    def one(first: Piece) -> Iterator[Piece]:
-        piece = first
-        yield piece
-        while not piece.last:
-            piece = next(stream)
-            yield piece
+    def one(first: Chunk) -> Iterator[Chunk]:
+        chunk = first
+        yield chunk
+        while not chunk.last:
+            chunk = next(stream)
+            yield chunk
 
     for first in stream:
         yield one(first)
@@ -136,17 +136,17 @@ def _without_repetitions(spool: Spool, cleaner: Cleaner) -> Spool:
     repeated = np.zeros(len(halves), dtype=bool)
     repeated[order[1:]] = (halves[order[1:]] == halves[order[:-1]]).all(axis=1)
     keep = ~repeated
-    kept_pieces = keep[spool.owners]
+    kept_chunks = keep[spool.owners]
     count = cleaner.counts[DEDUP]
     count.documents = int(repeated.sum())
-    for piece in np.flatnonzero(~kept_pieces).tolist():
-        count.characters += len(spool.read(int(spool.offsets[piece]), int(spool.sizes[piece])))
+    for chunk in np.flatnonzero(~kept_chunks).tolist():
+        count.characters += len(spool.read(int(spool.offsets[chunk]), int(spool.sizes[chunk])))
     renumbered = np.cumsum(keep) - 1
     return Spool(
         path=spool.path,
-        offsets=spool.offsets[kept_pieces],
-        sizes=spool.sizes[kept_pieces],
-        owners=renumbered[spool.owners[kept_pieces]],
+        offsets=spool.offsets[kept_chunks],
+        sizes=spool.sizes[kept_chunks],
+        owners=renumbered[spool.owners[kept_chunks]],
         digests=spool.digests[keep],
         places=spool.places[keep],
         origins=spool.origins[keep],

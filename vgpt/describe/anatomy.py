@@ -32,7 +32,7 @@ Tensors = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class GroupAnatomy:
+class LayerAnatomy:
     """Layers with the same settings.
 
     Attributes:
@@ -71,7 +71,7 @@ class Anatomy:
     """All that is to be said about a variant in one model."""
 
     config: ExplainConfig
-    parts: tuple[GroupAnatomy, ...]
+    groups: tuple[LayerAnatomy, ...]
     costs: AttentionCosts
     cache: tuple[CacheRow, ...]
     sizes: CacheSizes
@@ -85,12 +85,12 @@ class Anatomy:
     @property
     def plugins(self) -> list[str]:
         """The plug-ins that its layers come from."""
-        kinds = dict.fromkeys(part.group.config.kind for part in self.parts)
+        kinds = dict.fromkeys(one.group.config.kind for one in self.groups)
         return list(dict.fromkeys(str(plugin) for kind in kinds if (plugin := origin_of(kind)) is not None))
 
     def supported(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return positions and switches with the reason against each that does not apply; empty where it does."""
-        return _reasons(self.parts, positions=True), _reasons(self.parts, positions=False)
+        return _reasons(self.groups, positions=True), _reasons(self.groups, positions=False)
 
 
 def anatomy(config: ExplainConfig, tensors_of: Callable[[AttentionConfig, Shape, int], Tensors]) -> Anatomy:
@@ -107,11 +107,11 @@ def anatomy(config: ExplainConfig, tensors_of: Callable[[AttentionConfig, Shape,
     sizes = cache_sizes(model, config.element_bytes)
     plain = cache_sizes(model.model_copy(update={"attn": MHAConfig()}), config.element_bytes)
     rows = [CacheRow(n, sizes.at(n), sizes.read(n), plain.at(n), decode_flops(model, n)) for n in CONTEXTS]
-    parts: list[GroupAnatomy] = []
+    found: list[LayerAnatomy] = []
     for group in groups(model):
         mask = mask_for_terminal(group.config, config.pictured, group.layers[0])
-        parts.append(
-            GroupAnatomy(
+        found.append(
+            LayerAnatomy(
                 group,
                 tensors_of(group.config, model.shape, group.layers[0]),
                 costs(group.config, model.shape, model.block_size),
@@ -119,7 +119,7 @@ def anatomy(config: ExplainConfig, tensors_of: Callable[[AttentionConfig, Shape,
                 heads_differ(group.config, mask, model.n_head),
             )
         )
-    return Anatomy(config, tuple(parts), model_costs(model), tuple(rows), sizes, plain)
+    return Anatomy(config, tuple(found), model_costs(model), tuple(rows), sizes, plain)
 
 
 def count(shape: tuple[int, ...]) -> int:
@@ -156,7 +156,7 @@ def anatomy_json(found: Anatomy) -> dict[str, Any]:
         "sources": sources(found.attn),
         "plugins": found.plugins,
         "model": {"n_layer": model.n_layer, **asdict(model.shape)},
-        "layers": [_part_json(part) for part in found.parts],
+        "layers": [_layer_json(one) for one in found.groups],
         "all_layers": {
             "params": found.costs.params,
             "matmul_params": found.costs.matmul_params,
@@ -176,35 +176,35 @@ def anatomy_json(found: Anatomy) -> dict[str, Any]:
 def confounds(found: Anatomy) -> list[str]:
     """Return what besides attention itself sets the variant apart, over all layers."""
     shape = found.config.model.shape
-    return list(dict.fromkeys(text for part in found.parts for text in part.group.config.confounds(shape)))
+    return list(dict.fromkeys(text for one in found.groups for text in one.group.config.confounds(shape)))
 
 
-def _part_json(part: GroupAnatomy) -> dict[str, Any]:
-    config, mask = part.group.config, part.mask
+def _layer_json(one: LayerAnatomy) -> dict[str, Any]:
+    config, mask = one.group.config, one.mask
     return {
-        "layers": list(part.group.layers),
+        "layers": list(one.group.layers),
         "attention": full_label(config),
         "settings": config.model_dump(mode="json"),
-        "tensors": {name: list(shape) for name, shape in part.tensors.items()},
-        "params": part.costs.params,
-        "params_counted": part.counted,
-        "matmul_params": part.costs.matmul_params,
-        **flops_json(part.costs),
+        "tensors": {name: list(shape) for name, shape in one.tensors.items()},
+        "params": one.costs.params,
+        "params_counted": one.counted,
+        "matmul_params": one.costs.matmul_params,
+        **flops_json(one.costs),
         "mask": {
             "tokens": mask.tokens,
             "layer": mask.layer,
             "head": mask.head,
-            "heads_differ": part.heads_differ,
+            "heads_differ": one.heads_differ,
             "picture": mask.lines(),
         },
     }
 
 
-def _reasons(parts: tuple[GroupAnatomy, ...], *, positions: bool) -> dict[str, str]:
+def _reasons(groups: tuple[LayerAnatomy, ...], *, positions: bool) -> dict[str, str]:
     reasons: dict[str, str] = {}
     for option in OPTIONS:
         if option.position == positions:
-            answers = ((part.group.config, part.group.config.refusal(option)) for part in parts)
+            answers = ((one.group.config, one.group.config.refusal(option)) for one in groups)
             found = (why or f"{config.kind} has no use for it" for config, why in answers if why is not None)
             reasons[option.name] = next(found, "")
     return reasons

@@ -142,7 +142,7 @@ def flops_json(costs: AttentionCosts) -> dict[str, float]:
     """Return the FLOPs as plain data, per token of a sequence of `block_size`."""
     return {
         "forward_flops_per_token": costs.forward,
-        "mixing_flops_per_token": costs.attention,
+        "attention_flops_per_token": costs.attention,
         "forward_flops_per_token_dense": costs.forward_dense,
         "train_flops_per_token": costs.train,
         "decode_flops_at_context": costs.decode,

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from vgpt.attention.config import AttentionConfig
 from vgpt.attention.grammar import short_label
-from vgpt.describe.anatomy import Anatomy, GroupAnatomy, confounds, count, description, sources
+from vgpt.describe.anatomy import Anatomy, LayerAnatomy, confounds, count, description, sources
 from vgpt.formatting import flag_of, format_bytes, format_count, wrapping_label
 from vgpt.settings.fields import format_value
 
@@ -17,17 +17,17 @@ from vgpt.settings.fields import format_value
 def explanation(found: Anatomy) -> Iterator[RenderableType]:
     """Yield what to print, in order; fits 80 columns."""
     yield from _heading(found)
-    for part in found.parts:
-        title = f"{_layers(part)}: {wrapping_label(short_label(part.group.config))}" if len(found.parts) > 1 else ""
-        yield from _settings(part.group.config, title)
-        yield _tensors(part)
+    for one in found.groups:
+        title = f"{_layers(one)}: {wrapping_label(short_label(one.group.config))}" if len(found.groups) > 1 else ""
+        yield from _settings(one.group.config, title)
+        yield _tensors(one)
         yield Text()
     yield _costs(found)
     yield Text()
     yield from _cache(found)
     yield from _supported(found)
-    for part in found.parts:
-        yield from _mask(part, found)
+    for one in found.groups:
+        yield from _mask(one, found)
 
 
 def _heading(found: Anatomy) -> Iterator[RenderableType]:
@@ -57,21 +57,21 @@ def _settings(config: AttentionConfig, title: str) -> Iterator[RenderableType]:
     yield Text()
 
 
-def _tensors(part: GroupAnatomy) -> Table:
+def _tensors(one: LayerAnatomy) -> Table:
     table = _table("Parameters of one layer", ["shape", "numbers"])
-    for name, shape in part.tensors.items():
+    for name, shape in one.tensors.items():
         table.add_row(Text(name), " x ".join(map(str, shape)), f"{count(shape):,}")
-    wrong = "" if part.counted == part.costs.params else f" (its settings state {part.costs.params:,})"
-    table.add_row(Text("all"), "", Text(f"{part.counted:,}{wrong}", "bold red" if wrong else "bold"))
+    wrong = "" if one.counted == one.costs.params else f" (its settings state {one.costs.params:,})"
+    table.add_row(Text("all"), "", Text(f"{one.counted:,}{wrong}", "bold red" if wrong else "bold"))
     return table
 
 
 def _costs(found: Anatomy) -> Table:
     model = found.config.model
-    several = len(found.parts) > 1
-    columns = [f"{part.group.config.kind}\n{_layers(part)}" if several else "one layer" for part in found.parts]
+    several = len(found.groups) > 1
+    columns = [f"{one.group.config.kind}\n{_layers(one)}" if several else "one layer" for one in found.groups]
     table = _table(f"Costs at {model.block_size:,} tokens", [*columns, f"all {model.n_layer}"])
-    everything = [*(part.costs for part in found.parts), found.costs]
+    everything = [*(one.costs for one in found.groups), found.costs]
     rows = {
         "parameters": [format_count(cost.params) for cost in everything],
         "keys per query, mean": [f"{cost.pairs:,.1f}" for cost in everything],
@@ -121,9 +121,9 @@ def _supported(found: Anatomy) -> Iterator[RenderableType]:
     yield table
 
 
-def _mask(part: GroupAnatomy, found: Anatomy) -> Iterator[RenderableType]:
-    mask = part.mask
-    where = f"layer {mask.layer}, head {mask.head}" + (" (heads differ)" if part.heads_differ else "")
+def _mask(one: LayerAnatomy, found: Anatomy) -> Iterator[RenderableType]:
+    mask = one.mask
+    where = f"layer {mask.layer}, head {mask.head}" + (" (heads differ)" if one.heads_differ else "")
     yield Text()
     yield Text(f"Who sees whom: {where}, {mask.tokens:,} tokens", "bold")
     yield Text("queries downwards, keys to the right; █ seen, · not seen", "dim")
@@ -131,16 +131,16 @@ def _mask(part: GroupAnatomy, found: Anatomy) -> Iterator[RenderableType]:
         yield Text(line, no_wrap=True)
 
 
-def _layers(part: GroupAnatomy) -> str:
+def _layers(one: LayerAnatomy) -> str:
     """Return layer numbers with ranges: `layers 0-4, 6`."""
     runs: list[list[int]] = []
-    for layer in part.group.layers:
+    for layer in one.group.layers:
         if runs and runs[-1][-1] == layer - 1:
             runs[-1] = [runs[-1][0], layer]
         else:
             runs.append([layer])
     texts = ["-".join(str(end) for end in run) for run in runs]
-    return ("layers " if len(part.group.layers) > 1 else "layer ") + ", ".join(texts)
+    return ("layers " if len(one.group.layers) > 1 else "layer ") + ", ".join(texts)
 
 
 def _table(title: str, columns: list[str], *, first: str = "") -> Table:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vgpt.attention.grammar import short_label
-from vgpt.describe.anatomy import Anatomy, GroupAnatomy
+from vgpt.describe.anatomy import Anatomy, LayerAnatomy
 from vgpt.describe.mask import mask_of
 from vgpt.errors import VgptError
 from vgpt.files.paths import may_replace
@@ -14,7 +14,7 @@ from vgpt.formatting import format_bytes, wrapping_label
 
 _CELLS = 256
 _MOST_MASKS = 4
-_INK, _GREY, _LIGHT = "#1f4e8c", "#7a7a7a", "#e6e6e6"
+_INK, _GRAY, _LIGHT = "#1f4e8c", "#7a7a7a", "#e6e6e6"
 _SHORTEST, _LONGEST = 2**4, 2**15
 
 
@@ -27,15 +27,15 @@ def draw(found: Anatomy, path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    masks = [(part, 0) for part in found.parts[:_MOST_MASKS]]
-    if len(masks) == 1 and found.parts[0].heads_differ:
-        masks.append((found.parts[0], 1))
+    masks = [(one, 0) for one in found.groups[:_MOST_MASKS]]
+    if len(masks) == 1 and found.groups[0].heads_differ:
+        masks.append((found.groups[0], 1))
     figure = Figure(figsize=(4.4 * len(masks) + 5.0, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(f"{wrapping_label(short_label(found.attn))}\n{found.attn.summary}", fontsize=12, wrap=True)
     axes = figure.subplots(1, len(masks) + 1, width_ratios=[4.4] * len(masks) + [5.0], squeeze=False)[0]
-    for axis, (part, head) in zip(axes, masks, strict=False):
-        _draw_mask(axis, part, head, name=len(found.parts) > 1)
+    for axis, (one, head) in zip(axes, masks, strict=False):
+        _draw_mask(axis, one, head, name=len(found.groups) > 1)
     _draw_cache(axes[-1], found)
     kind = path.suffix or ".png"
     if not may_replace(path, kind):
@@ -47,22 +47,22 @@ def draw(found: Anatomy, path: Path) -> None:
         raise VgptError(f"--png {path} cannot be written: {error}", "Check the path and its ending.") from error
 
 
-def _draw_mask(axis: Any, part: GroupAnatomy, head: int, *, name: bool) -> None:
+def _draw_mask(axis: Any, one: LayerAnatomy, head: int, *, name: bool) -> None:
     import numpy as np
     from matplotlib.colors import LinearSegmentedColormap
 
-    mask = mask_of(part.group.config, part.mask.tokens, _CELLS, _CELLS, layer=part.mask.layer, head=head)
+    mask = mask_of(one.group.config, one.mask.tokens, _CELLS, _CELLS, layer=one.mask.layer, head=head)
     colors = LinearSegmentedColormap.from_list("seen", ["#ffffff", _INK]).with_extremes(bad=_LIGHT)
     end = mask.tokens
     cells = np.ma.masked_invalid(mask.cells)
     axis.imshow(cells, cmap=colors, vmin=0, vmax=1, extent=(0, end, end, 0), interpolation="nearest")
-    where = f"layer {mask.layer}, head {head}{' (heads differ)' if part.heads_differ else ''}"
+    where = f"layer {mask.layer}, head {head}{' (heads differ)' if one.heads_differ else ''}"
     axis.set_title(
-        f"{wrapping_label(short_label(part.group.config))}\n{where}" if name else f"Who sees whom: {where}", fontsize=10
+        f"{wrapping_label(short_label(one.group.config))}\n{where}" if name else f"Who sees whom: {where}", fontsize=10
     )
-    axis.set_xlabel("key (blue: seen, white: not seen, grey: future)")
+    axis.set_xlabel("key (blue: seen, white: not seen, gray: future)")
     axis.set_ylabel("query")
-    ticks = [end * part // 4 for part in range(5)]
+    ticks = [end * quarter // 4 for quarter in range(5)]
     axis.set_xticks(ticks)
     axis.set_yticks(ticks)
 
@@ -75,13 +75,13 @@ def _draw_cache(axis: Any, found: Anatomy) -> None:
     kept = [found.sizes.at(n) for n in contexts]
     read = [found.sizes.read(n) for n in contexts]
     of_mha = [found.sizes_of_mha.at(n) for n in contexts]
-    axis.plot(contexts, of_mha, color=_GREY, linestyle="--", label="mha", zorder=3)
+    axis.plot(contexts, of_mha, color=_GRAY, linestyle="--", label="mha", zorder=3)
     axis.plot(contexts, kept, color=_INK, linewidth=2, label="kept")
     if read != kept:
         axis.plot(contexts, read, color=_INK, linestyle=":", linewidth=2, label="read per step")
-    axis.axvline(model.block_size, color=_GREY, linewidth=0.8)
+    axis.axvline(model.block_size, color=_GRAY, linewidth=0.8)
     note = f" block_size {model.block_size:,}"
-    axis.text(model.block_size, 0.01, note, color=_GREY, fontsize=8, transform=axis.get_xaxis_transform())
+    axis.text(model.block_size, 0.01, note, color=_GRAY, fontsize=8, transform=axis.get_xaxis_transform())
     axis.set_xscale("log", base=2)
     axis.set_yscale("log", base=2)
     axis.set_xticks([n for n in powers if n.bit_length() % 2 == 0])

@@ -1,1 +1,1 @@
-"""Models that leave the lab and come into it: directories of other libraries, written, checked and read."""
+"""Models that leave the lab, come into it from directories of other libraries, or change their attention."""

@@ -27,7 +27,7 @@ it where numbers have few digits, as in bfloat16."""
 
 
 def export_run(
-    run: str, target: Path, *, runs_dir: Path, classes: Classes = "auto", say: Callable[[str], None] = lambda _: None
+    run: str, target: Path, *, runs_dir: Path, classes: Classes = "auto", notify: Callable[[str], None] = lambda _: None
 ) -> Exported:
     """Write the best checkpoint of a run as a directory for transformers.
 
@@ -37,7 +37,7 @@ def export_run(
         runs_dir: where names of runs are looked up.
         classes: "stock" for classes that transformers brings with it, "own" for code in the directory, "auto" for
             stock ones where they compute the same.
-        say: hears what is being done.
+        notify: hears what is being done.
 
     Raises:
         UsageError: transformers is not installed, or something is in the directory already.
@@ -51,7 +51,7 @@ def export_run(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"vgpt-export-{os.getpid()}.tmp")
     try:
-        form, own_code, found = _make(temporary, checkpoint, model, classes, say)
+        form, own_code, found = _make(temporary, checkpoint, model, classes, notify)
         _refuse_other_model(found, target)
         exported = Exported(
             target,
@@ -74,7 +74,7 @@ def export_run(
 
 
 def _make(
-    temporary: Path, checkpoint: Checkpoint, model: GPT2Model, classes: Classes, say: Callable[[str], None]
+    temporary: Path, checkpoint: Checkpoint, model: GPT2Model, classes: Classes, notify: Callable[[str], None]
 ) -> tuple[Form, bool, Reloaded]:
     """Write a directory and load it again; return its form, whether that takes code of its own, and what came of it."""
     with use_backend(checkpoint.state.attention_backend):
@@ -86,7 +86,7 @@ def _make(
         write_model(temporary, form, checkpoint)
         if own_code:
             write_code(temporary, checkpoint)
-        say(f"loading it again as {form.architecture}")
+        notify(f"loading it again as {form.architecture}")
         return reload_directory(temporary, wanted, checkpoint.tokenizer(), own_code=own_code)
 
     if classes == "stock" or (classes == "auto" and not stock_obstacle(model.config)):
@@ -95,7 +95,7 @@ def _make(
             return form, False, written(form, own_code=False)
         if form.shift <= _MOST_SHIFT and (found := written(form, own_code=False)).difference <= _MOST_FOLDED:
             return form, False, found
-        say(f"its biases cannot be folded into {form.architecture} without loss: it gets code of its own")
+        notify(f"its biases cannot be folded into {form.architecture} without loss: it gets code of its own")
     form = own_form(model)
     return form, True, written(form, own_code=True)
 

@@ -27,8 +27,8 @@ from vgpt.model.costs import (
     train_flops_per_token,
 )
 from vgpt.model.gpt2 import GPT2Model
-from vgpt.settings.commands import ImportConfig
 from vgpt.settings.fields import format_value
+from vgpt.settings.interchange import ImportConfig
 from vgpt.settings.model import ModelSettings
 from vgpt.settings.train import RUN_NAME, SystemSettings, TrainConfig
 from vgpt.text.choose import tokenizer_beside
@@ -43,7 +43,7 @@ from vgpt.training.checkpoints.source import HF, Source, open_source
 from vgpt.training.hardware.devices import resolve
 from vgpt.training.run import load_data
 
-Say = Callable[[str], None]
+Notify = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ class Imported:
     loss: float | None
 
 
-def import_run(place: str, settings: ImportConfig, say: Say) -> Imported:
+def import_run(place: str, settings: ImportConfig, notify: Notify) -> Imported:
     """Make a run of a directory with config.json and safetensors.
 
     Args:
         place: `hf:` and the directory.
         settings: what the run is called and where it goes.
-        say: hears what the user should know.
+        notify: hears what the user should know.
 
     Raises:
         UsageError: no such place, or the run's name is taken.
@@ -96,11 +96,11 @@ def import_run(place: str, settings: ImportConfig, say: Say) -> Imported:
     data = _data(settings, tokenizer)
     model = GPT2Model(source.model.model_copy(update={"vocab_size": tokenizer.vocab_size}))
     for remark in source.fill(model, tokenizer):
-        say(remark)
+        notify(remark)
     config = _settings(model.config, source, settings, name)
     try:
         _write(target, config, model, tokenizer, source)
-        loss = _record(config, model, source, tokenizer, data, settings, say)
+        loss = _record(config, model, source, tokenizer, data, settings, notify)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
@@ -177,7 +177,7 @@ def _record(
     tokenizer: Tokenizer,
     data: Dataset | None,
     settings: ImportConfig,
-    say: Say,
+    notify: Notify,
 ) -> float | None:
     """Record what is known of the run: its architecture and costs, and its loss where data was named."""
     layers = [config.model.attn.at(layer) for layer in range(config.model.n_layer)]
@@ -196,7 +196,7 @@ def _record(
     found: Evaluation | None = None
     if data is not None:
         evaluator = Evaluator.of(data, config.model.block_size, config.train.eval_windows)
-        say(f"evaluating on {len(evaluator):,} windows of {data.directory}")
+        notify(f"evaluating on {len(evaluator):,} windows of {data.directory}")
         found = evaluator.evaluate(model.to(compute.device).eval(), dtype=compute.dtype)
         summary |= found.metrics()
         tags |= {Tag.DATA_DIGEST: data.manifest.digest, Tag.EVAL_WINDOWS: evaluator.name}
@@ -215,11 +215,11 @@ def _record(
         tags={str(name): value for name, value in tags.items()},
     )
     tracker = open_tracker(
-        start, kind=config.run.tracker, resume_step=None, tracking_uri=settings.tracking_uri, notify=say
+        start, kind=config.run.tracker, resume_step=None, tracking_uri=settings.tracking_uri, notify=notify
     )
     tracker.artifact(config.directory / "settings.json")
     for note in tracker.finish("finished", summary):
-        say(note)
+        notify(note)
     return None if found is None else found.loss
 
 

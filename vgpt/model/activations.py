@@ -1,4 +1,4 @@
-"""MLP activations by name; GELU by tanh has a way of its own on a CPU, in pieces that stay in the processor's cache.
+"""MLP activations by name; GELU by tanh has a way of its own on a CPU, in chunks that stay in the processor's cache.
 
 Torch's kernel spends its time in tanh. Since (1 + tanh u) / 2 = sigmoid(2 u), the activation is x * sigmoid(z) with
 z = 2 u = x (a + b x^2), and sigmoid goes through a vectorized exp. The slope needs the same sigmoid, so forward
@@ -25,9 +25,9 @@ from vgpt.settings.model import ACTIVATIONS
 # z = x (a + b x^2).
 _A = 2.0 * math.sqrt(2.0 / math.pi)
 _B = 0.044715 * _A
-# Numbers in a piece per thread: three of them in float32 are held. Larger ones win where several threads meet after
+# Numbers in a chunk per thread: three of them in float32 are held. Larger ones win where several threads meet after
 # each pass, by up to 1.5x from 32,768 to 131,072.
-_PIECE = 1 << 17
+_CHUNK = 1 << 17
 # Below this many numbers, starting a dozen passes costs more than torch's one.
 _FEWEST = 1 << 16
 _TYPES = (torch.float32, torch.bfloat16)
@@ -51,7 +51,7 @@ class _Gelu(torch.autograd.Function):
         y = torch.empty_like(flat)
         slope = torch.empty_like(flat) if ctx.needs_input_grad[0] else None
         a = torch.tensor(_A)
-        size = min(_PIECE * torch.get_num_threads(), flat.numel())
+        size = min(_CHUNK * torch.get_num_threads(), flat.numel())
         scratch = torch.empty(3, size)
         for start in range(0, flat.numel(), size):
             part = slice(start, min(start + size, flat.numel()))

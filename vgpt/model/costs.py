@@ -113,10 +113,10 @@ def _layers(config: GPT2Config) -> list[AttentionConfig]:
 
 def _blocks(config: GPT2Config, tokens: int, dense: bool) -> int:
     shape = config.shape
-    mixed = sum(
+    attention = sum(
         (attn.dense_flops(shape, tokens) if dense else attn.flops(shape, tokens)).total for attn in _layers(config)
     )
-    return mixed + config.n_layer * tokens * _mlp(config)
+    return attention + config.n_layer * tokens * _mlp(config)
 
 
 def _mlp(config: GPT2Config) -> int:

@@ -6,6 +6,7 @@ from rich.text import Text
 
 from vgpt.compare.audit.budgets import confounds
 from vgpt.compare.audit.conditions import Audit
+from vgpt.compare.audit.runs import origins_of
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.metrics import cache_disagrees, of_process
 from vgpt.compare.rows import Row
@@ -154,6 +155,8 @@ def flags(comparison: Comparison, row: Row) -> list[str]:
     if names := comparison.audit.flagged.get(row.label):
         first, *others = names
         found.append(f"≠ {first} +{len(others)}" if others else f"≠ {first}")
+    if origins_of(row):
+        found.append("converted")
     if row.label in comparison.unequal_points:
         found.append("≠ point")
     if gone := lost(row):

@@ -13,9 +13,10 @@ from vgpt.formatting import flag_of
 from vgpt.schema import Place, Section
 from vgpt.settings.compare import CompareConfig
 from vgpt.settings.fields import leaves
+from vgpt.settings.interchange import ConvertConfig, ExportConfig, ImportConfig
 from vgpt.settings.loader import Sources
 from vgpt.settings.model import ModelSettings
-from vgpt.settings.train import RUN_NAME, TrainConfig
+from vgpt.settings.train import TrainConfig
 from vgpt.text.clean import parse_steps
 
 DEFAULT_VOCAB_SIZE = 4096
@@ -203,42 +204,6 @@ class SampleConfig(Section):
         return self
 
 
-class ExportConfig(Section):
-    """What a trained model becomes."""
-
-    to: Literal["hf"] = "hf"
-    """library that loads it: hf, Hugging Face's transformers"""
-    classes: Literal["auto", "stock", "own"] = "auto"
-    """stock = classes that transformers brings with it; own = code in the directory; auto = stock where it is exact"""
-    runs_dir: Path = Path("runs")
-    """directory of all runs"""
-
-
-class ImportConfig(Section):
-    """What a model of another library becomes."""
-
-    run_name: Annotated[str | None, Field(pattern=rf"^{RUN_NAME.pattern}$")] = None
-    """name of the run to make; none = that of the directory"""
-    data: Place | None = None
-    """prepared directory to evaluate it on, for comparisons; none = no loss is recorded"""
-    eval_windows: Annotated[int, Field(ge=1, le=1_000_000)] = 128
-    """fixed validation windows of block_size tokens, as many as the runs have that it is compared with"""
-    vocab_dir: Path | None = None
-    """folder with GPT-2's vocab.bpe and encoder.json, where no tokenizer lies beside the weights"""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
-    """auto, cpu, cuda, cuda:1 or mps"""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """precision of the evaluation"""
-    tracker: Literal["mlflow", "journal"] = "mlflow"
-    """mlflow = local journal mirrored to MLflow; journal = local files alone"""
-    experiment: Annotated[str, Field(min_length=1, max_length=200)] = "vgpt"
-    """MLflow experiment"""
-    tracking_uri: Annotated[str | None, Field(repr=False)] = None
-    """MLflow store; none = MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this directory"""
-    runs_dir: Path = Path("runs")
-    """directory of all runs"""
-
-
 class RunsConfig(Section):
     """Where the runs are."""
 
@@ -315,7 +280,7 @@ class VerifyConfig(Section):
 
 _PREFIX = "VGPT_"
 _COMMANDS = (
-    *(TrainConfig, CompareConfig, EvalConfig, SampleConfig, PrepareConfig, ExportConfig, ImportConfig),
+    *(TrainConfig, CompareConfig, EvalConfig, SampleConfig, PrepareConfig, ExportConfig, ImportConfig, ConvertConfig),
     *(ExplainConfig, VariantsConfig, SyncConfig, TokenizerConfig, TokenizerTrainConfig, VerifyConfig),
 )
 _OTHERS = {VARIABLE, "VGPT_DEBUG"}

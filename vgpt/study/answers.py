@@ -238,7 +238,7 @@ def recorded_runs(request: Request, warn: Notify) -> list[RunInfo]:
         TrackingError: the store cannot be read; the hint says how to do without.
     """
     run = request.settings.run
-    local = read_local_runs(run.runs_dir, experiment=run.experiment, say=warn)
+    local = read_local_runs(run.runs_dir, experiment=run.experiment, notify=warn)
     if run.tracker == "journal":
         return local
     try:

@@ -77,7 +77,7 @@ class StepCount:
 
 @dataclass
 class Cleaner:
-    """Runs steps over the pieces of documents and counts what each one changed."""
+    """Runs steps over the chunks of documents and counts what each one changed."""
 
     steps: tuple[str, ...]
     counts: dict[str, StepCount] = field(init=False)
@@ -87,7 +87,7 @@ class Cleaner:
         self.counts = {step: StepCount(step) for step in self.steps}
 
     def clean(self, text: str) -> str:
-        """Return the cleaned text of one piece."""
+        """Return the cleaned text of one chunk."""
         for step in self.steps:
             function = STEPS[step]
             if function is None:
@@ -100,7 +100,7 @@ class Cleaner:
         return text
 
     def end_document(self) -> None:
-        """Say that the pieces so far were one document."""
+        """Say that the chunks so far were one document."""
         for step in self._touched:
             self.counts[step].documents += 1
         self._touched.clear()

@@ -1,7 +1,7 @@
 """Corpora: from what a person names (files, folders, globs, standard input, `demo`) to a stream of documents.
 
-A document is streamed as *pieces* of bounded size, so that one file of many gigabytes costs no more memory than a short
-one: see `vgpt.text.pieces`. The built-in corpus is sources of the running Python's own standard library, so that a
+A document is streamed as *chunks* of bounded size, so that one file of many gigabytes costs no more memory than a short
+one: see `vgpt.text.chunks`. The built-in corpus is sources of the running Python's own standard library, so that a
 first run downloads nothing.
 """
 
@@ -18,8 +18,8 @@ from pathlib import Path
 from vgpt.errors import DataError
 from vgpt.files.paths import access_hint, format_name, typed_name, user_path
 from vgpt.files.text import wide_encoding
+from vgpt.text.chunks import Chunk
 from vgpt.text.corpus_readers import read_file
-from vgpt.text.pieces import Piece
 
 SUPPORTED = (".txt", ".md", ".py", ".jsonl", ".parquet", ".txt.gz", ".md.gz", ".py.gz", ".jsonl.gz")
 STDIN = "-"
@@ -158,8 +158,8 @@ def _unreadable(error: OSError) -> None:
 
 def read_corpus(
     corpus: Corpus, *, text_key: str = "text", advance: Callable[[int], None] | None = None
-) -> Iterator[Piece]:
-    """Stream every document of the corpus as pieces of at most `PIECE_CHARACTERS` characters.
+) -> Iterator[Chunk]:
+    """Stream every document of the corpus as chunks of at most `CHUNK_CHARACTERS` characters.
 
     Args:
         corpus: the files, from `find_corpus`.
@@ -171,24 +171,24 @@ def read_corpus(
     """
     for name in corpus.files:
         source = "standard input" if name == STDIN else name
-        pieces = (
+        chunks = (
             read_file(sys.stdin.buffer, source, ".txt", text_key) if name == STDIN else _read(name, text_key, advance)
         )
         try:
-            yield from pieces
+            yield from chunks
         except OSError as error:
             hint = access_hint(error, "Check that it is a file you may read, and its disk.")
             raise DataError(f"cannot read {source}: {error.strerror or error}", hint) from error
 
 
-def _read(name: str, text_key: str, advance: Callable[[int], None] | None) -> Iterator[Piece]:
+def _read(name: str, text_key: str, advance: Callable[[int], None] | None) -> Iterator[Chunk]:
     with open(name, "rb") as raw:
         suffix = text_suffix(name) or (_PIPE_SUFFIX if _is_pipe(name) else None)
         if suffix is None:
             raise DataError(f"cannot tell the format of {name} from its name", _FORMATS)
         seen, forward_only = 0, not raw.seekable()  # a named pipe, or what <(...) makes: its size is not known
-        for piece in read_file(raw, name, suffix, text_key):
-            yield piece
+        for chunk in read_file(raw, name, suffix, text_key):
+            yield chunk
             if advance and not forward_only and not raw.closed and (position := raw.tell()) > seen:
                 advance(position - seen)
                 seen = position

@@ -1,4 +1,4 @@
-"""One reader per format: each turns an open file into pieces of documents, or says which line is wrong."""
+"""One reader per format: each turns an open file into chunks of documents, or says which line is wrong."""
 
 import codecs
 import gzip
@@ -9,7 +9,7 @@ from typing import IO, Any, cast
 from vgpt.errors import DataError, did_you_mean
 from vgpt.files.paths import typed_name
 from vgpt.files.text import parse_json, wide_encoding
-from vgpt.text.pieces import PLAIN_SUFFIXES, Cutter, Piece
+from vgpt.text.chunks import PLAIN_SUFFIXES, Chunk, Chunker
 
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 1 << 28
@@ -19,12 +19,12 @@ _TEXT_KINDS = ("string", "large_string", "string_view", "binary", "large_binary"
 _JSON_NAMES: dict[type, str] = {bool: "true or false", list: "an array", dict: "an object"}
 
 
-def read_file(raw: IO[bytes], source: str, suffix: str, text_key: str) -> Iterator[Piece]:
-    """Stream the documents of one open file; documents without a single character are yielded as empty pieces.
+def read_file(raw: IO[bytes], source: str, suffix: str, text_key: str) -> Iterator[Chunk]:
+    """Stream the documents of one open file; documents without a single character are yielded as empty chunks.
 
     Args:
         raw: the file, opened for bytes and read forward only (Parquet seeks).
-        source: its name, for messages and for the pieces.
+        source: its name, for messages and for the chunks.
         suffix: one of `corpus.SUPPORTED`.
         text_key: key or column of the text.
 
@@ -45,9 +45,9 @@ def read_file(raw: IO[bytes], source: str, suffix: str, text_key: str) -> Iterat
         raise DataError(f"{source} is no whole gzip file: {error}", "Copy or compress it again.") from error
 
 
-def _read_plain(stream: IO[bytes], source: str) -> Iterator[Piece]:
+def _read_plain(stream: IO[bytes], source: str) -> Iterator[Chunk]:
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    cutter = Cutter()
+    chunker = Chunker()
     lines, head = 0, b""
     while True:
         block = stream.read(BLOCK_BYTES)
@@ -64,10 +64,10 @@ def _read_plain(stream: IO[bytes], source: str) -> Iterator[Piece]:
                 conversion_hint(source, head),
             ) from error
         lines += block.count(b"\n")
-        for piece in cutter.feed(text):
-            yield Piece(piece, source, 0, False)
+        for chunk in chunker.feed(text):
+            yield Chunk(chunk, source, 0, False)
         if not block:
-            yield Piece(cutter.rest, source, 0, True)
+            yield Chunk(chunker.rest, source, 0, True)
             return
 
 
@@ -98,7 +98,7 @@ def conversion_hint(source: str, head: bytes) -> str:
     )
 
 
-def _read_jsonl(stream: IO[bytes], source: str, text_key: str) -> Iterator[Piece]:
+def _read_jsonl(stream: IO[bytes], source: str, text_key: str) -> Iterator[Chunk]:
     number = 0
     while line := stream.readline(MAX_LINE_BYTES):
         number += 1
@@ -152,7 +152,7 @@ def _other_key(texts: Sequence[str]) -> str:
     return f"Name another with --text-key; strings are in: {shown}." if texts else "No other of its keys holds strings."
 
 
-def _read_parquet(raw: IO[bytes], source: str, text_key: str) -> Iterator[Piece]:
+def _read_parquet(raw: IO[bytes], source: str, text_key: str) -> Iterator[Chunk]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -221,8 +221,8 @@ def _text_of_cell(value: Any, source: str, row: int) -> str:
     return text
 
 
-def _cut(text: str, source: str, place: int) -> Iterator[Piece]:
-    cutter = Cutter()
-    for piece in cutter.feed(text):
-        yield Piece(piece, source, place, False)
-    yield Piece(cutter.rest, source, place, True)
+def _cut(text: str, source: str, place: int) -> Iterator[Chunk]:
+    chunker = Chunker()
+    for chunk in chunker.feed(text):
+        yield Chunk(chunk, source, place, False)
+    yield Chunk(chunker.rest, source, place, True)

@@ -122,7 +122,7 @@ def list_run(directory: Path) -> Listed | None:
     return Listed(
         name=directory.name,
         attention=_attention(settings),
-        state=_state(directory, str(record.get("status", "")), begun=bool(saved or points)),
+        state=_state(directory, str(record.get("status", "")), begun=bool(step or points)),
         step=step,
         steps=_steps(settings),
         loss=losses[-1] if losses else None,

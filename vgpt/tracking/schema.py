@@ -237,15 +237,19 @@ class Tag(StrEnum):
     CONDITIONS = ("vgpt.conditions", "hash of everything that must be equal for a fair comparison")
     DATA_DIGEST = ("vgpt.data_digest", "digest of the training and validation tokens")
     TOKENIZER = ("vgpt.tokenizer", "fingerprint of the tokenizer")
-    INIT_DIGEST = ("vgpt.init_digest", "SHA-256 of the weights that the run began with, where they were not random")
+    INIT_DIGEST = ("vgpt.init_digest", "SHA-256 of the weights that the run began with, or that were converted for it")
     IMPORTED = (
         "vgpt.imported",
         "directory and SHA-256 of weights that were trained elsewhere, on runs made by vgpt import",
     )
     FORKED_FROM = ("vgpt.forked_from", "checkpoint of another run that the run continues from, with its whole state")
+    CONVERTED = (
+        "vgpt.converted",
+        "source of weights that were converted from another attention, as JSON: run, step, attention, digest, losses",
+    )
     EVAL_WINDOWS = ("vgpt.eval_windows", "number, length and hash of the fixed evaluation windows")
     POSITIONS = ("vgpt.positions", "what tells the attention layers where tokens are, as the variant itself says")
-    OVERLAP = ("vgpt.overlap", "share of pieces of the validation text that stand in the training text too")
+    OVERLAP = ("vgpt.overlap", "share of n-grams of the validation text that stand in the training text too")
     PLUGINS = ("vgpt.plugins", "SHA-256 of the plug-in file of each variant that comes from one, as JSON")
     SOURCE = ("vgpt.source", "digest of the source files of vgpt that decide a result")
     REPLACED = ("vgpt.replaced", "functions of vgpt that other code has replaced at run time; nothing")

@@ -82,7 +82,7 @@ def read_local_runs(
     *,
     experiment: str | None = None,
     where: Mapping[str, str] | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> list[RunInfo]:
     """Return the runs recorded in the directories below `runs_dir`, newest first, without MLflow.
 
@@ -90,16 +90,16 @@ def read_local_runs(
         runs_dir: holds one directory per run; other directories are passed over.
         experiment: only runs of this experiment; None for all.
         where: only runs that carry all these tags.
-        say: hears of runs that cannot be read, which are left out.
+        notify: hears of runs that cannot be read, which are left out.
     """
     found: list[RunInfo] = []
     for path in sorted(runs_dir.glob("*/")):
         try:
             run = read_local_run(path)
             if run is None and (path / RECORD_FILE).exists():
-                say(f"{path} is left out: its {RECORD_FILE} cannot be read")
+                notify(f"{path} is left out: its {RECORD_FILE} cannot be read")
         except OSError as error:
-            say(f"{path} is left out: {error.strerror or error}")
+            notify(f"{path} is left out: {error.strerror or error}")
             continue
         if run is not None:
             found.append(run)

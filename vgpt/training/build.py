@@ -51,15 +51,16 @@ def build_trainer(setup: RunSetup, checkpoint: Checkpoint | None, world: World, 
     )
     if checkpoint is not None:
         replica.load_optimizer(optimizer, read_tensors(checkpoint.directory / "optimizer.safetensors"))
-        display.say(f"resuming {config.name} at step {state.step}")
+        display.notify(f"resuming {config.name} at step {state.step}")
         for kind in changed_variants(checkpoint.plugins):
-            display.say(f"the plug-in of {kind!r} is not the one that trained so far: its file has changed")
+            display.notify(f"the plug-in of {kind!r} is not the one that trained so far: its file has changed")
     torch.manual_seed(train.seed)
     _announce(setup, model.config, world, display)
-    resume_step = None if checkpoint is None else state.step
+    # A run that was converted has a checkpoint, and no record yet.
+    resume_step = state.step if checkpoint is not None and state.step else None
     tracker: Tracker = NoTracker()
     if world.main:
-        tracker = open_record(setup, state, resume_step=resume_step, notify=display.say)
+        tracker = open_record(setup, state, resume_step=resume_step, notify=display.notify)
     log_file = config.directory / f"{config.model.attn.kind}.log"
     return Trainer(
         setup,
@@ -87,22 +88,22 @@ def _starting_model(
     if config.train.init_from is not None:
         source = open_source(config.train.init_from, runs_dir=config.run.runs_dir)
         remarks = source.fill(model, data.tokenizer)
-        state.init_digest = source.digest
-        display.say(f"weights from {source.name} (SHA-256 {source.digest[:12]})")
+        state.init_digest, state.converted = source.digest, source.converted
+        display.notify(f"weights from {source.name} (SHA-256 {source.digest[:12]})")
         for remark in remarks:
-            display.say(remark)
+            display.notify(remark)
     return model, state
 
 
 def _announce(setup: RunSetup, model: GPT2Config, world: World, display: Display) -> None:
     """Say what is trained on what, and what the settings came to."""
     config, compute, peak = setup.config, setup.compute, setup.peak
-    display.say(
+    display.notify(
         f"{config.name}: {count_parameters(model).total:,} parameters, {compute.device_name}, "
         f"{compute.dtype_name} ({compute.reason}), peak {peak.flops / 1e12:.3g} TFLOP/s ({peak.source})"
         + ("" if world.alone else f", {world.size} processes ({config.workers.parallel})")
     )
     if config.model.budget is not None:
-        display.say(f"--match {config.model.match}: {config.model.budget}")
+        display.notify(f"--match {config.model.match}: {config.model.budget}")
     if remark := cut_off(config.model.attn, config.model.n_layer):
-        display.say(remark)
+        display.notify(remark)

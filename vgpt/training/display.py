@@ -24,8 +24,8 @@ class Display(Protocol):
         """Begin: `done` of `steps` are behind us."""
         ...
 
-    def say(self, message: str) -> None:
-        """Tell one thing worth reading: device, resumption, checkpoints, the end."""
+    def notify(self, message: str) -> None:
+        """Pass on one thing worth reading: device, resumption, checkpoints, the end."""
         ...
 
     def advance(self, step: int) -> None:
@@ -51,8 +51,8 @@ class Quiet:
     def start(self, title: str, steps: int, done: int) -> None:
         """Begin."""
 
-    def say(self, message: str) -> None:
-        """Tell."""
+    def notify(self, message: str) -> None:
+        """Pass on."""
 
     def advance(self, step: int) -> None:
         """Count."""

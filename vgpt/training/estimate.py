@@ -91,9 +91,9 @@ def _kept(config: TrainConfig, attn: AttentionConfig, e: int) -> int:
     """Bytes that one layer keeps per token."""
     model = config.model
     C, F, H = model.n_embd, model.hidden, model.n_head
-    mixed = H * (2 * attn.maps * attn.qk_dim(model.shape) + attn.v_dim(model.shape))
+    heads = H * (2 * attn.maps * attn.qk_dim(model.shape) + attn.v_dim(model.shape))
     weights = 0 if model.flash else H * model.block_size * (4 if e == 4 else 4 + e)
-    return 8 * C + e * (3 * C + 2 * F + mixed) + weights + (2 * C if model.dropout else 0)
+    return 8 * C + e * (3 * C + 2 * F + heads) + weights + (2 * C if model.dropout else 0)
 
 
 def estimate_time(config: TrainConfig, vocab_size: int, compute: Compute) -> Duration:

@@ -27,7 +27,7 @@ class GraphedStep(TrainStep):
     """`TrainStep` for CUDA that records its update after a few of them, and replays it from then on.
 
     Every call must bring as many micro-batches of the same shape. Dropout and loss scaling are not for graphs. Where
-    the recording fails, updates go on as before, and `say` hears why.
+    the recording fails, updates go on as before, and `notify` hears why.
 
     Args:
         notify: hears what is worth telling.

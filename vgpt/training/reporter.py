@@ -30,9 +30,9 @@ class Reporter:
         """Begin to show the run: `done` of `steps` are behind it."""
         self.display.start(title, steps, done)
 
-    def say(self, message: str) -> None:
+    def notify(self, message: str) -> None:
         """Show one thing worth reading, and keep it in the text log."""
-        self.display.say(message)
+        self.display.notify(message)
         self._write(message)
 
     def advance(self, step: int) -> None:
@@ -64,17 +64,17 @@ class Reporter:
     def bad_step(self, step: int, norm: float, *, batches: str, in_a_row: int) -> None:
         """Report an update that was left out because its gradient was not finite."""
         self.tracker.event("bad_step", step=step, grad_norm=str(norm), batches=batches)
-        self.say(f"step {step}: the gradient norm is {norm}; this update is left out ({in_a_row} in a row)")
+        self.notify(f"step {step}: the gradient norm is {norm}; this update is left out ({in_a_row} in a row)")
 
     def saved(self, saved: Saved) -> None:
         """Report how a save ended."""
         if saved.path is not None:
             self.tracker.event("checkpoint", step=saved.step, path=saved.path.name)
             if saved.error:
-                self.say(f"checkpoint of step {saved.step} saved, but not named as last or best: {saved.error}")
+                self.notify(f"checkpoint of step {saved.step} saved, but not named as last or best: {saved.error}")
         else:
             self.tracker.event("checkpoint_failed", step=saved.step, error=saved.error)
-            self.say(f"checkpoint of step {saved.step} NOT saved: {saved.error}; earlier ones are intact")
+            self.notify(f"checkpoint of step {saved.step} NOT saved: {saved.error}; earlier ones are intact")
 
     def close_text_log(self) -> None:
         """Close the text log: training is over, for whatever reason."""
@@ -85,7 +85,7 @@ class Reporter:
         """End the display and the record, and show what the record has to note."""
         self.display.stop()
         for note in self.tracker.finish(status, summary):
-            self.display.say(note)
+            self.display.notify(note)
 
     def _write(self, line: str) -> None:
         if self._text_log is not None:

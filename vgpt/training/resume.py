@@ -28,7 +28,7 @@ def find_resume_point(config: TrainConfig, data: Dataset, world: World, display:
     world.wait()
     checkpoint, problems = newest(directory)
     for problem in problems:
-        display.say(f"damaged checkpoint left out: {problem}")
+        display.notify(f"damaged checkpoint left out: {problem}")
     if checkpoint is None and problems:
         raise CheckpointError(
             f"the run {config.name} has no checkpoint that is whole:\n" + "\n".join(problems),
@@ -78,8 +78,8 @@ def agreed_backend(
     Raises:
         UsageError: a backend was asked for that cannot compute here.
     """
-    asked, notify = config.system.attention_backend, display.say
-    if checkpoint is not None:
+    asked, notify = config.system.attention_backend, display.notify
+    if checkpoint is not None and checkpoint.state.step:
         recorded = checkpoint.state.attention_backend
         if asked in BACKENDS and asked != recorded:
             notify(f"attention backend: {recorded}, as the run was begun; {FLAG} {asked} is for new runs")

@@ -78,11 +78,11 @@ def train_run(
             config.directory.mkdir(parents=True, exist_ok=True)
             with RunLock(config.directory) as lock:
                 if lock.note:
-                    display.say(lock.note)
+                    display.notify(lock.note)
                 refuse_other_settings(config)
                 # The others open what is then prepared.
                 data = load_data(config.train.data, data_progress)
-                fork_run(config, data, display.say)
+                fork_run(config, data, display.notify)
                 result = _as_one_of_many(config, display, compute, world, data)
         # A process that left while another still records would break the connection for it.
         world.wait()
@@ -101,7 +101,7 @@ def _as_one_of_many(
         data.verify()
     checkpoint = find_resume_point(config, data, world, display)
     if checkpoint is not None and checkpoint.state.finished and (summary := read_summary(config.directory)):
-        display.say(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
+        display.notify(f"{config.name} is finished at step {checkpoint.state.step}: nothing to train")
         return RunResult(config.name, config.directory, "already", 0, summary)
     check_agreement(config, checkpoint, data, compute, world)
     backend = agreed_backend(config, checkpoint, compute, world, display)
@@ -123,10 +123,10 @@ def _train(setup: RunSetup, display: Display, checkpoint: Checkpoint | None, wor
     reporter = trainer.reporter
     status = "failed"
     summary: dict[str, float] = {}
-    with StopRequest(display.say) as stop:
+    with StopRequest(display.notify) as stop:
         reporter.start(config.name, config.steps, trainer.state.step)
         try:
-            ended = trainer.run(stop, evaluate_first=checkpoint is None and config.train.init_from is not None)
+            ended = trainer.run(stop, evaluate_first=trainer.state.step == 0 and config.train.init_from is not None)
             if ended != "stopped":
                 # Of the last step, which training has just made.
                 final = trainer.last_evaluation or trainer.evaluation()
@@ -134,7 +134,7 @@ def _train(setup: RunSetup, display: Display, checkpoint: Checkpoint | None, wor
                 if ATTENTION_RMS in trainer.state.start:
                     summary[ATTENTION_RMS] = float(trainer.state.start[ATTENTION_RMS])
                 if world.main:
-                    record_windows(setup, final, trainer.state.step, reporter.tracker, display.say)
+                    record_windows(setup, final, trainer.state.step, reporter.tracker, display.notify)
                     reporter.tracker.tag({"vgpt.batches": trainer.state.batch_hash})
             status = ended  # only now: a run without its figures has failed
         except DivergedError:
@@ -148,5 +148,5 @@ def _train(setup: RunSetup, display: Display, checkpoint: Checkpoint | None, wor
             reporter.finish(ending, summary)
     code = stop.exit_code if status == "stopped" else 0
     if code:
-        display.say(f"stopped at step {trainer.state.step}; run the same command again to continue")
+        display.notify(f"stopped at step {trainer.state.step}; run the same command again to continue")
     return RunResult(config.name, config.directory, status, code, summary)

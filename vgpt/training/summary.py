@@ -88,7 +88,7 @@ def measure_decoding(trainer: Trainer, tokens: int, dtype: torch.dtype) -> tuple
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - begun)
     if decoding.note:
-        trainer.reporter.display.say(decoding.note)
+        trainer.reporter.display.notify(decoding.note)
     return sum(cache.nbytes for cache in decoding.caches), median(seconds) if seconds else math.nan
 
 

@@ -68,7 +68,7 @@ class Trainer:
             grad_clip=train.grad_clip,
             flops=costs.flops_per_token * train.batch_size * config.model.block_size,
             alone=world.alone,
-            notify=reporter.display.say,
+            notify=reporter.display.notify,
         )
         if self.step.scaler is not None and state.scaler:
             self.step.scaler.load_state_dict(dict(state.scaler))
@@ -78,7 +78,7 @@ class Trainer:
         self._timed_steps = state.interval_steps
         self._untimed_steps, self._rate = 0, math.nan
         traced = config.run.profile and world.main
-        self.profile = StepProfile(config.directory, compute.device, reporter.say) if traced else None
+        self.profile = StepProfile(config.directory, compute.device, reporter.notify) if traced else None
         self.memory = StepMemory(compute.device)
         self._norm = torch.tensor(math.nan)
         self._results = LateResults(compute.device)

@@ -40,7 +40,7 @@ class GroupedAttention(CausalSelfAttention[GroupedT]):
         """Map (B, T, C) to (B, T, C)."""
         B, T, _ = x.shape
         q, k, v = self._heads(x, 0 if cache is None else cache.length)
-        y = self._mixed(q, k, v, cache)
+        y = self._attend(q, k, v, cache)
         return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(q.dtype), x))
 
     @property
@@ -65,8 +65,8 @@ class GroupedAttention(CausalSelfAttention[GroupedT]):
         y = attend_at(place, q[:, 0].to(keys.dtype), keys, values, mods=self.extra.score_mods_at(place))
         return self.c_proj(self.extra.gated(y.flatten(1)[:, None].to(x.dtype), x))
 
-    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
-        """Let tokens see each other: queries (B, H, T, D), keys and values (B, G, T, D) become (B, H, T, D)."""
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
+        """Attend: queries (B, H, T, D), keys and values (B, G, T, D) become (B, H, T, D)."""
         T, start = q.shape[2], 0 if cache is None else cache.length
         mods = self.extra.score_mods(q.device)
         if cache is not None:

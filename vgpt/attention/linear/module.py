@@ -81,10 +81,10 @@ class LinearAttention(CausalSelfAttention[LinearConfig]):
         q, k, v = (part.unflatten(-1, (self.shape.n_head, -1)) for part in self.c_attn(x).chunk(3, -1))
         q, k = self.extra.normed(q, k)
         with torch.autocast(x.device.type, enabled=False):
-            y = self._mix(q, k, v, tables, state, step)
+            y = self._attend(q, k, v, tables, state, step)
         return self.c_proj(self.extra.gated(y.transpose(1, 2).reshape(B, T, -1).to(v.dtype), x))
 
-    def _mix(
+    def _attend(
         self,
         q: Tensor,
         k: Tensor,
@@ -124,7 +124,7 @@ class LinearAttention(CausalSelfAttention[LinearConfig]):
         normalize: bool,
         step: Callable[..., Tensor],
     ) -> Tensor:
-        """Mix heads (B, T, H, ...) in whichever form fits, and leave the new state where the old one was."""
+        """Attend with heads (B, T, H, ...) in whichever form fits, and leave the new state where the old one was."""
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         slopes = self.extra.slopes(q.device)
         if state is not None and q.shape[2] == 1 and self.shape.flash and not torch.is_grad_enabled():

@@ -45,7 +45,7 @@ class LocalAttention(GroupedAttention[LocalConfig]):
         """Map one token as `forward` does: a ring that has gone round holds nothing but the window."""
         return super().step_at(x, cache, place)
 
-    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
         if cache is None:
             return self._windowed(q, k, v, whole=True)
         assert isinstance(cache, RingCache)

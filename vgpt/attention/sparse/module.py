@@ -33,7 +33,7 @@ class SparseAttention(GroupedAttention[SparseConfig]):
             return kept(sparse_mask, self.config, self.layer, self.shape.n_head, tokens, size, device)
         return None if self.extra.plain_scores else causal_mask(tokens, device)
 
-    def _mixed(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, cache: Cache | None) -> Tensor:
         if cache is None:
             return self._whole(q, k, v)
         assert isinstance(cache, RowCache | ColumnCache)

@@ -73,6 +73,7 @@ TAGGED = {
 
 SINCE_SEALS = ("source", "replaced_functions", "numpy", "cpu_capability", "threads", "allocator", "kernels")
 """Conditions of `TAGGED` that older runs lack: where no run has them, they are named, and block nothing."""
+_DIGESTS = {"data": "data_digest", "init_from": "init_digest"}
 THREADS, BACKEND = "threads", "attention_backend"
 """Settings whose outcome is recorded beside them: no conditions by themselves, yet of a run's commands."""
 
@@ -155,7 +156,7 @@ def audit(rows: Sequence[Row], *, tuned: Sequence[str] = (), recorded: Sequence[
     unshown = unshown_runs(rows, recorded)
     again, notes = trained_again(rows, recorded)
     differences += [*again, *copied_runs(rows)]
-    notes += [*notes_on(runs), *unshown_notes(rows, unshown)]
+    notes += [*notes_on(rows), *unshown_notes(rows, unshown)]
     order = _order()
     differences.sort(key=lambda one: order.index(one.aspect))
     for one in differences:
@@ -236,8 +237,8 @@ def _conditions(runs: Sequence[RunInfo]) -> list[_Condition]:
     found.append(_Condition("trunk", "match", lambda run: matching_condition(run, rule)))
     aspects = {name: aspect for aspect, names in ASPECTS.items() for name in names}
     for name in condition_settings():
-        # The path of the data may differ where its digest does not.
-        if name in names or name in UNMATCHED or (name == "data" and "data_digest" in tags):
+        # The path of the data, or of first weights, may differ where its digest does not.
+        if name in names or name in UNMATCHED or _DIGESTS.get(name) in tags:
             continue
         found.append(_Condition(aspects.get(name, "other"), name, _param(name)))
     order = _order()
@@ -263,7 +264,7 @@ def _tag(tag: str) -> Callable[[RunInfo], str]:
 
 def _param(name: str) -> Callable[[RunInfo], str]:
     def read(run: RunInfo) -> str:
-        # Spelt out or left out, a default is the same condition.
+        # Spelled out or left out, a default is the same condition.
         return "none" if spells_default(name, run.params) else run.params.get(name, "")
 
     return read

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from vgpt.compare.audit.unshown import identity
-from vgpt.compare.rows import Row
+from vgpt.compare.rows import Row, source_of
 from vgpt.data.split import NOTABLE, share_of
 from vgpt.files.text import table_of
 from vgpt.tracking.integrity import faults_of, is_sealed
@@ -105,9 +105,10 @@ def record_conditions(rows: Sequence[Row]) -> Found:
     return differences, ["seal"] * unsealed
 
 
-def notes_on(runs: Sequence[RunInfo]) -> list[str]:
+def notes_on(rows: Sequence[Row]) -> list[str]:
     """Return sentences about the runs that belong beside any verdict."""
-    return [*imported_note(runs), *commit_note(runs), *overlap_note(runs), *replaced_note(runs)]
+    runs = [run for row in rows for run in row.runs]
+    return [*converted_note(rows), *imported_note(runs), *commit_note(runs), *overlap_note(runs), *replaced_note(runs)]
 
 
 def imported_note(runs: Sequence[RunInfo]) -> list[str]:
@@ -141,6 +142,22 @@ def replaced_note(runs: Sequence[RunInfo]) -> list[str]:
     """Name functions of vgpt that were replaced in all runs alike: equal conditions, and yet not vgpt's own."""
     found = sorted({run.tags.get(Tag.REPLACED, "nothing") for run in runs} - {"nothing"})
     return [f"not vgpt's own code: {', '.join(found)} were replaced at run time"] if found else []
+
+
+def origins_of(row: Row) -> list[str]:
+    """Return the attentions that weights of a row's runs were converted from, each once."""
+    return sorted({str(source.get("attn", "?")) for run in row.runs if (source := source_of(run))})
+
+
+def converted_note(rows: Sequence[Row]) -> list[str]:
+    """Name rows whose weights were converted from another attention, and what that does to a comparison."""
+    found = [f"{row.title} from {', '.join(origins)}" for row in rows if (origins := origins_of(row))]
+    if not found:
+        return []
+    return [
+        f"converted, not trained from scratch: {listed(found)}. The weights were learned with another attention: a "
+        "biased proxy, and no fair comparison with runs from scratch (Ainslie et al. 2023, arXiv 2305.13245)"
+    ]
 
 
 _BY_SEED = (

@@ -202,7 +202,7 @@ def _ends(curve: BudgetCurve, place: Place, beyond_noise: Callable[[float], floa
 
 
 def _bisect(function: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a function that is not positive at `low` becomes positive towards `high`."""
+    """Return where a function that is not positive at `low` becomes positive toward `high`."""
     for _ in range(40):
         middle = (low + high) / 2
         if function(middle) > 0:

@@ -10,7 +10,7 @@ from vgpt.report.figures.curves import draw_curve
 from vgpt.report.figures.style import (
     COLORS,
     DASHES,
-    GREY,
+    GRAY,
     MARKERS,
     Figure,
     LineStyle,
@@ -84,7 +84,7 @@ def _draw(kind: str, lines: Sequence[tuple[LineStyle, Curve]], block_size: int, 
     panel.set_ylabel("validation loss (nats per token)")
     beyond = any(x > block_size for _, line in lines for x in line.x)
     if block_size and beyond:
-        panel.axvline(block_size, color=GREY, linewidth=0.9, linestyle=":")
+        panel.axvline(block_size, color=GRAY, linewidth=0.9, linestyle=":")
     band = "band: from the lowest to the highest seed; " if any(line.runs > 1 for _, line in lines) else ""
     dotted = "dotted: the length of training; " if block_size and beyond else ""
     add_legend(figure, handles, f"{dotted}{note or f'{band}lower is better'}")
@@ -111,7 +111,7 @@ def _differing(comparison: Comparison, one: KindBreakdown) -> list[tuple[LineSty
 def _draw_differences(comparison: Comparison, one: KindBreakdown) -> Figure:
     title = "Difference to the baseline by position in the window"
     figure, (panel,) = new_figure(title, 1)
-    panel.axhline(0.0, color=GREY, linewidth=0.9)
+    panel.axhline(0.0, color=GRAY, linewidth=0.9)
     handles: dict[str, Any] = {}
     said: list[str] = []
     for style, parts in _differing(comparison, one):
@@ -138,7 +138,7 @@ def _read(parts: Sequence[RowPart], name: str) -> tuple[float, ...]:
 def _draw_recall(comparison: Comparison, one: KindBreakdown) -> Figure:
     title = "Difference to the baseline on repeated bigrams and on all other tokens"
     figure, (panel,) = new_figure(title, 1)
-    panel.axhline(0.0, color=GREY, linewidth=0.9)
+    panel.axhline(0.0, color=GRAY, linewidth=0.9)
     handles: dict[str, Any] = {}
     said: list[str] = []
     rows = _differing(comparison, one)

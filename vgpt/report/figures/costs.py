@@ -10,7 +10,7 @@ from vgpt.compare.metrics import DECODE, FLOPS, KV_CONTEXT, LOSS, stat
 from vgpt.compare.rows import Row
 from vgpt.compare.statistics.differences import RowStatistics
 from vgpt.formatting import format_bytes, format_count, format_milliseconds
-from vgpt.report.figures.style import GREY, Figure, LineStyle, add_legend, line_styles, new_figure
+from vgpt.report.figures.style import GRAY, Figure, LineStyle, add_legend, line_styles, new_figure
 
 _COSTS: dict[str, tuple[str, Callable[[float], str]]] = {
     KV_CONTEXT: ("KV cache of one sequence at the context length", format_bytes),
@@ -75,7 +75,7 @@ def _draw(
 ) -> None:
     if len(front) > 1:
         costs, losses = zip(*front, strict=True)
-        axis.step(costs, losses, where="post", color=GREY, linewidth=1.0, linestyle="--", zorder=1)
+        axis.step(costs, losses, where="post", color=GRAY, linewidth=1.0, linestyle="--", zorder=1)
     for one in points:
         style = styles[one.row.label]
         marked = (one.cost, one.loss) in front and one.row.label in fair
@@ -93,7 +93,7 @@ def _draw(
             zorder=3,
         )
         if marked:
-            axis.plot(one.cost, one.loss, marker="o", markersize=15, color="none", markeredgecolor=GREY, zorder=2)
+            axis.plot(one.cost, one.loss, marker="o", markersize=15, color="none", markeredgecolor=GRAY, zorder=2)
         handles.setdefault(style.name, bar)
 
 
@@ -189,12 +189,12 @@ def draw_caches(comparison: Comparison) -> Figure | None:
     if not handles:
         return None
     for context in contexts:
-        axis.axvline(context, color=GREY, linewidth=0.8, linestyle=":")
+        axis.axvline(context, color=GRAY, linewidth=0.8, linestyle=":")
         axis.text(
             context,
             0.99,
             f" trained at {context:,}",
-            color=GREY,
+            color=GRAY,
             fontsize=8,
             va="top",
             transform=axis.get_xaxis_transform(),

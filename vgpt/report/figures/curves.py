@@ -9,7 +9,7 @@ from vgpt.compare.curves import AXES, Axis, Curve, Histories, curve
 from vgpt.compare.rows import Row
 from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.formatting import format_count
-from vgpt.report.figures.style import GREY, Figure, LineStyle, add_legend, line_styles, new_figure
+from vgpt.report.figures.style import GRAY, Figure, LineStyle, add_legend, line_styles, new_figure
 
 _LABELS: dict[Axis, str] = {
     "tokens": "training tokens",
@@ -40,7 +40,7 @@ def draw_losses(comparison: Comparison, histories: Histories) -> Figure | None:
         panel.xaxis.set_major_formatter(lambda value, _: format_count(value))
         panel.locator_params(axis="x", nbins=5)
         if comparison.snapshot_point is not None and comparison.snapshot_point.axis == axis:
-            panel.axvline(comparison.snapshot_point.amount, color=GREY, linewidth=0.9, linestyle=":")
+            panel.axvline(comparison.snapshot_point.amount, color=GRAY, linewidth=0.9, linestyle=":")
     panels[0].set_ylabel("validation loss (nats per token)")
     _focus(panels[0], [line for lines in found.values() for _, line in lines])
     runs = sorted({line.runs for lines in found.values() for _, line in lines})

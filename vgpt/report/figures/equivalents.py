@@ -8,7 +8,7 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.metrics import LOSS, stat
 from vgpt.compare.statistics.crossing import BudgetCurve
 from vgpt.report.equivalents import budget_points, equivalent_lines
-from vgpt.report.figures.style import GREY, Figure, add_legend, line_styles, new_figure
+from vgpt.report.figures.style import GRAY, Figure, add_legend, line_styles, new_figure
 
 
 def draw_equivalents(comparison: Comparison) -> Figure | None:
@@ -42,7 +42,7 @@ def draw_equivalents(comparison: Comparison) -> Figure | None:
         low, high = one.low or factors[0], one.high or factors[-1]
         if one.low is not None or one.high is not None:
             panel.plot([low, high], [loss.mean] * 2, color=style.color, linewidth=4, alpha=0.3)
-    panel.axvline(1.0, color=GREY, linewidth=0.8, linestyle=":")
+    panel.axvline(1.0, color=GRAY, linewidth=0.8, linestyle=":")
     panel.set_xscale("log")
     panel.set_xticks(factors, [f"{factor:.3g}x" for factor in factors])
     panel.minorticks_off()

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from vgpt.compare.ladder import Ladder, VariantLadder
-from vgpt.report.figures.style import COLORS, GREY, MARKERS, Figure, add_legend, new_figure
+from vgpt.report.figures.style import COLORS, GRAY, MARKERS, Figure, add_legend, new_figure
 
 _POINTS = 60
 _BAND, _PREDICTION = 0.15, 0.55
@@ -38,7 +38,7 @@ def draw_ladder(ladder: Ladder | None) -> Figure | None:
 
 
 def _draw(axis: Any, one: VariantLadder, ladder: Ladder, color: str, marker: str, handles: dict[str, Any]) -> None:
-    axis.axhline(0, color=GREY, linewidth=0.8)
+    axis.axhline(0, color=GRAY, linewidth=0.8)
     axis.set_xscale("log")
     told = [at for at in one.rungs if at.delta is not None]
     if one.trend is not None:
@@ -53,7 +53,7 @@ def _draw(axis: Any, one: VariantLadder, ladder: Ladder, color: str, marker: str
         drawn = axis.errorbar([at.rung.compute], [at.delta], yerr=[at.half_width or 0.0], linestyle="none", **look)
         handles.setdefault(name, drawn)
     for made in [*one.predictions, *([one.next] if one.next else [])]:
-        drawn = axis.vlines(10**made.x * 1.12, made.low, made.high, color=GREY, linewidth=4, alpha=_PREDICTION)
+        drawn = axis.vlines(10**made.x * 1.12, made.low, made.high, color=GRAY, linewidth=4, alpha=_PREDICTION)
         handles.setdefault("95% prediction from the rungs before", drawn)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from vgpt.formatting import format_bytes
 from vgpt.probe.card import Card, CardRow, TaskCard
-from vgpt.report.figures.style import GREY, Figure, LineStyle, add_legend, named_styles, new_figure
+from vgpt.report.figures.style import GRAY, Figure, LineStyle, add_legend, named_styles, new_figure
 
 _DOT, _FAINT = 5, 0.45
 
@@ -31,7 +31,7 @@ def _draw(task: TaskCard, styles: dict[str, LineStyle], number: int) -> Figure:
         handles[style.name] = _over_length(lengths, task, row, style)
         _over_state(states, row, style)
     for axis in axes:
-        axis.axhline(task.chance, color=GREY, linewidth=0.8, linestyle=":")
+        axis.axhline(task.chance, color=GRAY, linewidth=0.8, linestyle=":")
         axis.set_ylim(-0.03, 1.03)
     _length_axis(lengths, task)
     states.set_xscale("log", base=2)

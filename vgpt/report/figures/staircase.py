@@ -5,7 +5,7 @@ from typing import Any
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.steps import Climb, Step
 from vgpt.formatting import wrapping_label
-from vgpt.report.figures.style import COLORS, GREY, Figure, add_legend, new_figure
+from vgpt.report.figures.style import COLORS, GRAY, Figure, add_legend, new_figure
 from vgpt.report.staircase import sum_lines
 
 _LONGEST = 30
@@ -28,11 +28,11 @@ def draw_staircase(comparison: Comparison) -> Figure | None:
         level = so_far if so_far is not None else level
         _draw(panel, number, level, step)
         if step.delta is not None and number + 1 < len(found.steps):
-            panel.plot([number, number + 1], [level + step.delta] * 2, color=GREY, linewidth=0.8, zorder=1)
+            panel.plot([number, number + 1], [level + step.delta] * 2, color=GRAY, linewidth=0.8, zorder=1)
     if len(found.steps) > 1:
         _draw(panel, len(labels), 0.0, found.whole)
         labels.append("the whole")
-    panel.axhline(0.0, color=GREY, linewidth=0.8)
+    panel.axhline(0.0, color=GRAY, linewidth=0.8)
     panel.set_xticks(range(len(labels)), labels, fontsize=8)
     for text in panel.get_xticklabels():
         text.set_parse_math(False)
@@ -45,7 +45,7 @@ def draw_staircase(comparison: Comparison) -> Figure | None:
 
 def _draw(panel: Any, place: int, level: float, step: Step) -> None:
     if step.delta is None:
-        panel.text(place, level, "no runs", ha="center", va="bottom", color=GREY, fontsize=8)
+        panel.text(place, level, "no runs", ha="center", va="bottom", color=GRAY, fontsize=8)
         return
     shown = step.verdict in ("better", "worse")
     color = _BETTER if step.delta < 0 else _WORSE

@@ -13,7 +13,7 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 """Okabe and Ito 2008, "Color Universal Design", without the yellow, which white paper swallows."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", "-.", ":")
-GREY, LIGHT = "#6b6b6b", "#e3e3e3"
+GRAY, LIGHT = "#6b6b6b", "#e3e3e3"
 _LONGEST_NAME = 44
 
 
@@ -96,7 +96,7 @@ def add_legend(figure: Any, handles: Mapping[str, Any], note: str = "") -> None:
     )
     for text in [*legend.get_texts(), legend.get_title()]:
         text.set_parse_math(False)
-    legend.get_title().set_color(GREY)
+    legend.get_title().set_color(GRAY)
     legend.set_alignment("center")
 
 

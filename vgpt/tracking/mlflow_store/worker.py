@@ -63,15 +63,15 @@ class Worker:
         """Deliver what is new; say once that MLflow fails, and once that it is back."""
         try:
             if self._delivery is None:
-                self._delivery = Delivery(self._run_dir, self._target, say)
+                self._delivery = Delivery(self._run_dir, self._target, notify)
             self._delivery.step(ended_as="killed" if self._orphaned else None)
         except (StoreError, OSError) as error:
             self._failures += 1
             if self._failures == 1:
-                say(f"MLflow at {self._target.shown}: {error}; the run goes on, its journal keeps everything")
+                notify(f"MLflow at {self._target.shown}: {error}; the run goes on, its journal keeps everything")
             return False
         if self._failures:
-            say(f"MLflow at {self._target.shown} answers again; it has everything up to now")
+            notify(f"MLflow at {self._target.shown} answers again; it has everything up to now")
         self._failures = 0
         return True
 
@@ -118,7 +118,7 @@ def _set_session_priority(pid: int, nice: int) -> None:
         Path(f"/proc/{pid}/autogroup").write_text(str(nice), encoding="ascii")
 
 
-def say(text: str) -> None:
+def notify(text: str) -> None:
     """Send a line to the trainer; one that cannot be sent is lost, not waited for."""
     with contextlib.suppress(OSError):
         os.write(1, text.replace("\n", " ").encode(errors="replace") + b"\n")

@@ -39,11 +39,12 @@ class TrainingState:
     `loss_sum`, `loss_count`, `interval_steps` and `interval_seconds` are the unfinished log interval; `batch_hash`
     chains the hashes of all batches so far; `train_bytes` is the memory of steps, 0 where it is not known;
     `skipped_steps` counts updates left out because the gradient was not finite, `bad_steps` those in a row up to now.
-    `init_digest` is the SHA-256 of the weights that the run began with, empty for random ones; `forked_from` names the
-    checkpoint of another run that it went on from. `facts` holds, by tag, what every process that trained it found of
-    code and machine; `start` the digests and figures of random first weights, as `vgpt.training.records.start` takes
-    them. `attention_backend` computes the run's attention, as vgpt.attention.kernels.backends has it; before it was
-    recorded, the table chose.
+    `init_digest` is the SHA-256 of the weights that the run began with, empty for random ones; where they had been
+    converted for it, of those before. `converted` tells of these, as `vgpt.interchange.convert.Origin` has it, and
+    stays with all that starts from them; `forked_from` names the checkpoint of another run that it went on from.
+    `facts` holds, by tag, what every process that trained it found of code and machine; `start` the digests and figures
+    of random first weights, as `vgpt.training.records.start` takes them. `attention_backend` computes the run's
+    attention, as vgpt.attention.kernels.backends has it; before it was recorded, the table chose.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)
@@ -64,6 +65,7 @@ class TrainingState:
     skipped_steps: Count = 0
     init_digest: str = ""
     forked_from: str = ""
+    converted: dict[str, Any] = field(default_factory=dict[str, Any])
     facts: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     start: dict[str, str] = field(default_factory=dict[str, str])
     interval_steps: Count = 0

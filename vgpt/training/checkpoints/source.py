@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Source:
         model: the architecture.
         tokenizer: fingerprint of the tokenizer that they were trained with; empty where it is not known.
         tokenizer_name: its name.
+        converted: where they come from, if another attention's weights were converted to them; see `TrainingState`.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Source:
     tokenizer: str
     tokenizer_name: str
     _read: Callable[[], dict[str, Tensor]]
+    converted: dict[str, Any] = field(default_factory=dict[str, Any])
 
     def fill(self, model: GPT2Model, tokenizer: Tokenizer) -> list[str]:
         """Copy the weights into `model`; of learned positions the first `block_size`, of padded rows those with an id.
@@ -98,6 +100,8 @@ class Source:
             )
         if faults := differences(self.model, model, free=_FREE):
             hint = "Repeat the settings of the model that the weights are of."
+            if not differences(self.model.model_copy(update={"attn": model.attn}), model, free=_FREE):
+                hint = "Convert them first, to a run of its own that is trained on: vgpt convert RUN --attn VARIANT."
             raise UsageError(f"{self.name} has another architecture:\n" + "\n".join(faults), hint)
         if model.pos == "learned" and model.block_size > self.model.block_size:
             raise UsageError(
@@ -124,7 +128,13 @@ def open_source(place: str, *, runs_dir: Path) -> Source:
     tokenizer, file = found.tokenizer(), found.directory / "model.safetensors"
     name = f"{place} at step {found.state.step}"
     return Source(
-        name, file_digest(file), found.model, tokenizer.fingerprint, tokenizer.name, lambda: read_tensors(file)
+        name,
+        file_digest(file),
+        found.model,
+        tokenizer.fingerprint,
+        tokenizer.name,
+        lambda: read_tensors(file),
+        found.state.converted,
     )
 
 

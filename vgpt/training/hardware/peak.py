@@ -141,18 +141,18 @@ def peak_resident() -> int:
 
 @dataclass(frozen=True)
 class Costs:
-    """What turns tokens per second into utilisation: FLOPs per token by both conventions, and the peak FLOP/s."""
+    """What turns tokens per second into utilization: FLOPs per token by both conventions, and the peak FLOP/s."""
 
     flops_per_token: float
     palm_flops_per_token: float
     peak_flops: float
 
     def mfu(self, tokens_per_second: float) -> float:
-        """Model FLOPs utilisation, exact pairs."""
+        """Model FLOPs utilization, exact pairs."""
         return tokens_per_second * self.flops_per_token / self.peak_flops
 
     def mfu_palm(self, tokens_per_second: float) -> float:
-        """Model FLOPs utilisation as in the PaLM paper."""
+        """Model FLOPs utilization as in the PaLM paper."""
         return tokens_per_second * self.palm_flops_per_token / self.peak_flops
 
     def rates(self, tokens_per_second: float) -> dict[str, float]:

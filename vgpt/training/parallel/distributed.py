@@ -48,7 +48,7 @@ class World:
         """Return the largest of each value over all processes: one small collective."""
         if self.alone:
             return list(values)
-        # On the CPU the exchange costs no synchronisation with an accelerator's queue.
+        # On the CPU the exchange costs no synchronization with an accelerator's queue.
         tensor = torch.tensor(values, dtype=torch.float64, device=device)
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
         return tensor.tolist()

@@ -75,12 +75,7 @@ def open_record(
         **{name: THEN.join(values) for name, values in state.facts.items()},
         **{name: value for name, value in state.start.items() if name in TAGS},
     }
-    if config.run.group:
-        tags[Tag.GROUP] = config.run.group
-    if state.init_digest:
-        tags["vgpt.init_digest"] = state.init_digest
-    if state.forked_from:
-        tags["vgpt.forked_from"] = state.forked_from
+    tags |= {name: value for name, value in _where_from(config, state).items() if value}
     start = RunStart(
         run_name=config.name,
         run_dir=config.directory,
@@ -98,6 +93,16 @@ def open_record(
     for name in ("settings.json", "environment.json", "conditions.json"):
         tracker.artifact(config.directory / name)
     return tracker
+
+
+def _where_from(config: TrainConfig, state: TrainingState) -> dict[str, str]:
+    """Return the tags that many runs lack: their study, and weights that were not random. Empty ones are left out."""
+    return {
+        Tag.GROUP: config.run.group or "",
+        Tag.INIT_DIGEST: state.init_digest,
+        Tag.CONVERTED: json.dumps(state.converted, sort_keys=True) if state.converted else "",
+        Tag.FORKED_FROM: state.forked_from,
+    }
 
 
 def fair_conditions(

@@ -11,7 +11,7 @@ from vgpt.errors import DataError, UsageError
 from vgpt.files.paths import DEMO
 from vgpt.settings.train import SystemSettings, TrainConfig
 from vgpt.tracking.record import RECORD_FILE, SETTINGS_FILE, read_record
-from vgpt.training.checkpoints.checkpoint import steps
+from vgpt.training.checkpoints.checkpoint import step_of, steps
 from vgpt.training.checkpoints.files import write_json
 
 DEMO_DIRECTORY = Path("data/demo")
@@ -103,6 +103,13 @@ def refuse_other_settings(config: TrainConfig) -> None:
     except ValueError as error:
         raise UsageError(f"{path} cannot be read: {error}", "Choose another --run-name.") from error
     digest = recorded_digest(config.directory)
+    if _only_converted(config.directory):
+        # It was made with settings for the training to come, which nothing has begun: others are as good.
+        train = config.train.model_copy(update={"init_from": before.train.init_from})
+        before = before.model_copy(update={"train": train, "system": config.system, "workers": config.workers})
+        if same_settings(before, config, digest=digest):
+            write_json(path, config.model_dump(mode="json"))
+            return
     if same_settings(before, config, digest=digest):
         return
     old, new = before.flat(), config.flat()
@@ -117,6 +124,11 @@ def refuse_other_settings(config: TrainConfig) -> None:
         f"the run {config.name} exists with other settings:\n" + "\n".join(differing),
         "Choose another --run-name, or repeat its settings to continue it.",
     )
+
+
+def _only_converted(directory: Path) -> bool:
+    """Tell whether a run has converted weights at step 0 and nothing else."""
+    return not (directory / RECORD_FILE).exists() and [step_of(path) for path in steps(directory / "ckpt")] == [0]
 
 
 def under_its_name(config: TrainConfig) -> tuple[TrainConfig, str]:

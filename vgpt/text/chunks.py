@@ -1,17 +1,17 @@
-"""Pieces of documents: how text is cut into stretches of bounded size without a change of its tokens.
+"""Chunks of documents: how text is cut into stretches of bounded size without a change of its tokens.
 
-Pieces are cut where the split patterns of GPT-2 and GPT-4 would cut too (`find_seam`), so the tokens of a document are
-the same whether it was read whole or in pieces.
+Chunks are cut where the split patterns of GPT-2 and GPT-4 would cut too (`find_seam`), so the tokens of a document are
+the same whether it was read whole or in chunks.
 """
 
 from collections.abc import Iterator
 from typing import NamedTuple
 
-PIECE_CHARACTERS = 1 << 20
+CHUNK_CHARACTERS = 1 << 20
 PLAIN_SUFFIXES = (".txt", ".md", ".py")
 
 
-class Piece(NamedTuple):
+class Chunk(NamedTuple):
     """A stretch of one document.
 
     `place` is the line (.jsonl) or row (.parquet) of the document within `source`, counted from 1, and 0 where the
@@ -60,15 +60,15 @@ def find_seam(text: str, low: int, high: int) -> int:
     return high
 
 
-class Cutter:
-    """Turns blocks of text into pieces: feed blocks, take what is ready, then take the rest."""
+class Chunker:
+    """Turns blocks of text into chunks: feed blocks, take what is ready, then take the rest."""
 
-    def __init__(self, limit: int = PIECE_CHARACTERS) -> None:
+    def __init__(self, limit: int = CHUNK_CHARACTERS) -> None:
         self.limit = limit
         self.rest = ""
 
     def feed(self, block: str) -> Iterator[str]:
-        """Yield the pieces that `block` completes; at least one character stays back as the rest."""
+        """Yield the chunks that `block` completes; at least one character stays back as the rest."""
         text = self.rest + block if self.rest else block
         start = 0
         while len(text) - start > self.limit:
