@@ -25,7 +25,7 @@ def card_tables(card: Card) -> list[RenderableType]:
     """Return what to print, in order; each table fits 80 columns."""
     parts: list[RenderableType] = []
     if len(card.tasks) > 1:
-        parts += [_overview(card), _overview_caption(), Text()]
+        parts += [_overview(card), *_overview_caption(card), Text()]
     for task in card.tasks:
         parts += [*_task_tables(task), Text()]
     return [*parts, *_captions(card)]
@@ -53,8 +53,11 @@ def _at_a_glance(row: CardRow) -> Text:
     return Text(f"{row.points[0].mean:.2f}{mark}", _STYLES.get(row.verdict, ""))
 
 
-def _overview_caption() -> Text:
-    return Text(f"?: {INCONCLUSIVE}, the control has not learned the task. Green: what the control must reach.", "dim")
+def _overview_caption(card: Card) -> list[Text]:
+    """Explain the question mark, where there is one."""
+    if all(row.verdict != INCONCLUSIVE for task in card.tasks for row in task.rows if row.asked):
+        return []
+    return [Text(f"?: {INCONCLUSIVE}, the control has not learned the task.", "dim")]
 
 
 def _task_tables(task: TaskCard) -> Iterator[RenderableType]:
