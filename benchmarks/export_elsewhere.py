@@ -3,7 +3,7 @@
     python -m venv clean && clean/bin/pip install torch transformers pydantic
     python benchmarks/export_elsewhere.py clean/bin/python
 
-Models are small and loud: every tensor is filled with numbers that show. Prints a row of Markdown for each.
+Models are small, and every tensor of theirs is filled with numbers that show. Prints a row of Markdown for each.
 """
 
 import json
@@ -19,6 +19,7 @@ from vgpt.interchange.export import export_run
 from vgpt.model.config import GPT2Config
 from vgpt.model.generation import generate
 from vgpt.model.gpt2 import GPT2Model
+from vgpt.model.init import initialize
 from vgpt.settings.train import TrainConfig
 from vgpt.text.bpe import train_bpe
 from vgpt.text.tokenizer import Tokenizer
@@ -27,7 +28,7 @@ from vgpt.training.checkpoints.checkpoint import TrainingState, find_checkpoint,
 CASES = ("mha", "mqa", "gqa:n_kv_head=2", "local:window_size=5", "sparse:sparse_block_size=4", "linear")
 CASES += ("mla:kv_lora_rank=12", "2xlocal:window_size=5+linear")
 SIZES = {"n_layer": 3, "n_head": 4, "n_embd": 32, "block_size": 96}
-TEXT = "The quick brown fox jumps over the lazy dog; it doesn't mind 12,345 naïve dogs. " * 20
+TEXT = "The quick brown fox jumps over the lazy dog; it doesn't mind 12,345 naïve dogs. "
 NEW_TOKENS = 64
 
 ELSEWHERE = """
@@ -62,9 +63,11 @@ def make_run(runs: Path, attn: str, number: int, tokenizer: Tokenizer) -> Path:
     settings = TrainConfig.model_validate({"model": {"attn": attn, **SIZES}, "run": {"run_name": name}})
     config = GPT2Config(**settings.model.concrete(), vocab_size=tokenizer.vocab_size)
     model, draws = GPT2Model(config), torch.Generator().manual_seed(number)
+    initialize(model, number)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=draws) * 0.1)
+            size = 0.1 if parameter.ndim > 1 else 0.01  # biases are small beside weights, as in trained models
+            parameter.add_(torch.randn(parameter.shape, generator=draws) * size)
     save_checkpoint(
         runs / name / "ckpt",
         model=config,
@@ -80,7 +83,7 @@ def make_run(runs: Path, attn: str, number: int, tokenizer: Tokenizer) -> Path:
 def main(python: str) -> None:
     """Export all, load them elsewhere, and print what came of it."""
     with tempfile.TemporaryDirectory() as temporary:
-        place, tokenizer = Path(temporary), train_bpe([TEXT], 300)
+        place, tokenizer = Path(temporary), train_bpe([TEXT * 20], 300)
         runs = [make_run(place / "runs", attn, number, tokenizer) for number, attn in enumerate(CASES)]
         outs = [place / f"out-{number}" for number in range(len(CASES))]
         for run, out in zip(runs, outs, strict=True):
