@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from vgpt.compare.rows import Row
-from vgpt.tracking.reading import speed
+from vgpt.tracking import speed
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Metric
 
