@@ -12,7 +12,6 @@ from vgpt.attention.kernels import backends
 from vgpt.attention.kernels.backends import attend, choose_backend, naive, use_backend
 from vgpt.compare.request import make_request, planned_runs
 from vgpt.errors import UsageError
-from vgpt.evaluation.loss import Evaluator
 from vgpt.settings.loader import Sources, load_settings
 from vgpt.settings.train import TrainConfig
 from vgpt.study.train_missing import train_missing
@@ -209,15 +208,17 @@ def test_a_run_goes_on_with_what_it_began_with_in_the_same_bits(settings, unknow
 
 def test_a_run_is_evaluated_by_what_trained_it(settings, monkeypatch):
     from vgpt.api.evaluating import evaluate_run
+    from vgpt.data.progress import Silent
+    from vgpt.evaluation import breakdowns
     from vgpt.settings.commands import EvalConfig
 
     config = settings(system__attention_backend="blockwise", train__max_steps=2)
     summary = train_run(config, Quiet()).summary
     seen = []
-    real = Evaluator.evaluate
-    monkeypatch.setattr(Evaluator, "evaluate", lambda *a, **k: seen.append(backends._in_use) or real(*a, **k))
+    real = breakdowns.tally_all
+    monkeypatch.setattr(breakdowns, "tally_all", lambda *a, **k: seen.append(backends._in_use) or real(*a, **k))
     options = EvalConfig(device="cpu", dtype="float32", windows=8)
-    assert evaluate_run(str(config.directory), options, None).loss == summary["val/loss"]
+    assert evaluate_run(str(config.directory), options, Silent()).loss == summary["val/loss"]
     assert seen == ["blockwise"]
 
 
