@@ -28,6 +28,14 @@ settings.register_profile("vgpt", deadline=None, suppress_health_check=[HealthCh
 settings.load_profile("vgpt")
 
 GOLDEN = Path(__file__).parent / "golden"
+LONG = (
+    "training/test_distributed.py",
+    "conformance/test_conformance.py",
+    "tracking/test_mirror.py",
+    "faults/test_signals.py",
+    "cli/test_main_job.py",
+)
+"""Files that take longest, which begin first: one of them at the end would leave the other processes idle."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -37,12 +45,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--update-golden") and config.getoption("numprocesses", None):
         raise pytest.UsageError("--update-golden rewrites files that several tests share: leave out -n")
+    config.option.loadscopereorder = False  # by the number of tests, which says nothing of how long they take
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(1800))  # a slow test on a busy machine is no fault
+    items.sort(key=lambda item: not item.path.as_posix().endswith(LONG))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -94,6 +104,11 @@ class Outcome:
     code: int
     out: str
     err: str
+
+    @property
+    def message(self) -> str:
+        """What stderr says, without the frame of a panel and the ends of its lines."""
+        return " ".join(self.err.replace("│", " ").split())
 
 
 @pytest.fixture(scope="session")

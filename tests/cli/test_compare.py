@@ -18,6 +18,7 @@ def _in_a_folder_of_its_own(tmp_path, monkeypatch):
     prepare([str(Path(vgpt.__file__).parent / "text")], PrepareConfig(out="data", vocab_size=300, workers=1))
 
 
+@pytest.mark.slow
 def test_missing_runs_are_trained_at_matched_widths_and_compared_window_by_window(vgpt, monkeypatch):
     words = "compare mha mqa --run-missing --match params --data data --tracker journal --device cpu --dtype float32"
     words += " --n-layer 1 --n-head 2 --n-embd 32 --block-size 16 --max-steps 3 --batch-size 2 --eval-windows 16"

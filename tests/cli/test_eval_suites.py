@@ -123,7 +123,7 @@ def test_a_hostile_task_file_is_one_message_and_runs_nothing(run):
     Path("evil.yaml").write_text(f"{CHOICES}process_docs: !function utils.f\n")
     outcome = run("eval", "mha", "--suite", "evil.yaml")
     assert outcome.code == 1
-    assert "holds a program" in outcome.err
+    assert "holds a program" in outcome.message
     assert not Path("ran").exists()
     assert not Path("runs/mha/suites.json").exists()
 

@@ -17,7 +17,14 @@ SMALL = {"local": "local:window_size=24", "sparse": "sparse:sparse_block_size=8"
 """Settings with which something is hidden on short sequences already."""
 
 
-@pytest.mark.parametrize("kind", [kind for kind, config in variants().items() if issubclass(config, AttentionConfig)])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind == "mqa" else [])  # gqa with one head, whose module it is
+        for kind, config in variants().items()
+        if issubclass(config, AttentionConfig)
+    ],
+)
 def test_every_built_in_variant_keeps_the_contract(kind):
     assert failures(SMALL.get(kind, kind)) == []
 

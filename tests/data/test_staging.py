@@ -181,6 +181,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_size_of_the_text(prepared: tuple[Path, Manifest], tmp_path: Path) -> None:
     out, _ = prepared
     out.rename(tmp_path / "big-tok")

@@ -233,6 +233,7 @@ def test_preparing_at_any_limit_of_file_sizes_is_an_error_or_a_whole_data_set(me
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_without_a_home_directory_a_run_trains_all_the_same(settings, tmp_path):
     import subprocess
 

@@ -87,7 +87,7 @@ def test_random_settings_from_all_sources_are_taken_or_refused_and_nothing_else(
     assert refused > cases / 20
 
 
-@pytest.mark.parametrize("cases", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [30, pytest.param(2000, marks=pytest.mark.slow)])
 def test_random_command_lines_end_with_an_exit_code_and_no_traceback(cases, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     app = build_app()
@@ -106,7 +106,7 @@ def test_random_command_lines_end_with_an_exit_code_and_no_traceback(cases, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("cases", [100, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [50, pytest.param(2000, marks=pytest.mark.slow)])
 def test_random_presets_are_toml_or_an_error(tmp_path, cases):
     chance = random.Random(cases)
     path = tmp_path / "fuzz.toml"

@@ -47,7 +47,7 @@ def assert_equal(left: tuple, right: tuple) -> None:
     assert left[1:] == right[1:]
 
 
-@pytest.mark.parametrize("kills", [10, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
+@pytest.mark.parametrize("kills", [5, pytest.param(1000, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])])
 def test_killed_at_random_moments_a_run_loses_no_checkpoint_and_not_one_bit(settings, nursery, memory, kills):
     chance = random.Random(kills)
     common = {"train__max_steps": 30, "model__dropout": 0.1, "run__save_interval": 1, "run__runs_dir": str(memory)}

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 
 import pytest
 import torch
@@ -61,9 +62,18 @@ def await_training(config, times=1) -> None:
     time.sleep(0.1)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("accumulate", [1, 3])
+@pytest.mark.parametrize(
+    ("dropout", "dtype", "accumulate"),
+    [
+        (0.1, "bfloat16", 1),
+        (0.0, "float32", 3),
+        *(
+            pytest.param(*one, marks=pytest.mark.slow)
+            for one in product([0.0, 0.1], ["float32", "bfloat16"], [1, 3])
+            if one not in ((0.1, "bfloat16", 1), (0.0, "float32", 3))
+        ),
+    ],
+)
 def test_stopped_at_any_step_and_run_again_nothing_learned_or_recorded_differs(
     settings, memory, dropout, dtype, accumulate
 ):

@@ -235,7 +235,7 @@ def test_without_data_evaluating_asks_for_it(vgpt, hub, tmp_path):
     import_run(f"hf:{place}", settings(tmp_path, run_name="bare"), lambda _: None)
     done = vgpt("eval", tmp_path / "runs" / "bare", "--device", "cpu")
     assert done.code == 1
-    assert "--data DIRECTORY" in " ".join(done.err.replace("│", "").split())
+    assert "--data DIRECTORY" in done.message
 
 
 def test_a_failure_while_it_is_recorded_leaves_no_run(hub, tmp_path, monkeypatch):

@@ -115,7 +115,12 @@ def test_a_run_that_was_told_to_stop_stops_the_rest(missing, tmp_path, code):
 
 
 @pytest.mark.parametrize(
-    ("number", "whole_group"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False)]
+    ("number", "whole_group"),
+    [
+        (signal.SIGINT, True),
+        pytest.param(signal.SIGINT, False, marks=pytest.mark.slow),
+        (signal.SIGTERM, False),
+    ],
 )
 def test_a_signal_reaches_the_training_once_and_its_saving_is_waited_for(tmp_path, number, whole_group):
     (tmp_path / "parent.py").write_text(textwrap.dedent(PARENT))

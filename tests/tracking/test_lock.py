@@ -97,6 +97,7 @@ def test_where_the_file_system_has_no_locks_a_living_signature_stands_for_one(tm
     assert owner == "None"
 
 
+@pytest.mark.slow
 def test_every_command_works_where_the_file_system_has_no_locks(tmp_path, python):
     """Preparing, training into a store, listing and comparing; the lack is said once."""
     (tmp_path / "t.txt").write_text("".join(f"{i} words that are many enough to learn from\n" for i in range(300)))

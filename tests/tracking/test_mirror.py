@@ -159,6 +159,7 @@ def test_a_mirror_that_dies_costs_a_note(start, store_uri, tmp_path):
     assert sync_run(tmp_path / "runs/run").sent == 6
 
 
+@pytest.mark.slow
 def test_several_processes_may_make_one_store_at_once(race):
     assert race.outputs == ["1\n"] * 2
     assert race.codes == [0, 0]

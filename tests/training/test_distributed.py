@@ -60,7 +60,7 @@ def alone(tmp_path_factory, corpus) -> Path:
     return place / "runs" / "alone"
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", ["ddp", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_two_processes_equal_one_with_doubled_accumulation_and_either_continues_the_other(
     tmp_path, corpus, alone, parallel
 ):
@@ -159,6 +159,7 @@ def test_the_death_of_one_process_ends_the_others_and_is_told(tmp_path, corpus):
     assert "failed: ended by SIGKILL" in " ".join(talk.split())
 
 
+@pytest.mark.slow
 def test_the_death_of_the_launcher_leaves_no_process_and_a_whole_run(tmp_path, corpus):
     process = started(tmp_path, corpus)
     family = workers(process.pid)
