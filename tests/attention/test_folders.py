@@ -90,6 +90,7 @@ def test_a_folder_dropped_into_the_package_is_named_by_compare_and_listed_with_i
     assert "nearest nearest_tokens=8" in text
 
 
+@pytest.mark.slow
 def test_a_folder_dropped_into_the_package_is_verified_also_inside_a_pattern(enlarged):
     code, text = enlarged("verify", "nearest:nearest_tokens=5+mha", "--checks", "pairs,visibility,in_a_model")
     assert code == 0, text

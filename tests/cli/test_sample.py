@@ -186,6 +186,7 @@ def test_an_id_without_bytes_is_shown_not_fatal():
     assert spelled(gappy, [65, 280, 66]).decode() == "A\ufffdB"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
 def test_a_terminal_gets_no_control_characters_but_a_pipe_gets_the_bytes(place):
     command = [sys.executable, "-m", "vgpt", "sample", "tiny", "--prompt", "\x1b[31mred", "--max-tokens", "1"]

@@ -397,6 +397,7 @@ def test_the_digest_of_the_source_follows_every_file_that_decides_a_result(tmp_p
     assert digest() == before
 
 
+@pytest.mark.slow
 def test_what_is_edited_in_mlflow_disagrees_with_the_journal(corpus, empty_store, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(empty_store, tmp_path / "mlflow.db")

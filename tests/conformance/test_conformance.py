@@ -20,7 +20,7 @@ SMALL = {"local": "local:window_size=24", "sparse": "sparse:sparse_block_size=8"
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=[pytest.mark.slow] if kind == "mqa" else [])  # gqa with one head, whose module it is
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("mqa", "gqa") else [])  # of one module with mha
         for kind, config in variants().items()
         if issubclass(config, AttentionConfig)
     ],

@@ -85,7 +85,7 @@ def test_a_killed_preparation_leaves_nothing_that_the_next_one_does_not_sweep(
     assert leftovers(out) == []
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_interrupted_preparation_cleans_up_at_once(stories: Path, tmp_path: Path, workers: int) -> None:
     out = tmp_path / "set"
     with started(stories, out, stage="encoding", workers=workers) as process:

@@ -132,7 +132,14 @@ def test_sigusr1_saves_at_once_and_goes_on(settings):
     assert saved == [3, 5, 8]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 75),
+        pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 75, marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_saves_and_ends_and_a_second_one_ends_at_once(settings, nursery, number, code):
     config = settings(train__max_steps=10**6, run__save_interval=10**6, train__eval_interval=10**6)
     pid = nursery.start(config)
@@ -176,6 +183,7 @@ def test_at_a_hundred_random_times_a_signal_finds_a_run_that_saves(settings, nur
         step = checkpoint.state.step
 
 
+@pytest.mark.slow
 def test_the_second_of_two_runs_of_one_name_is_refused_with_its_owner(settings, nursery):
     config = settings(train__max_steps=10**6)
     pid = nursery.start(config)

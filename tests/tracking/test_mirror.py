@@ -69,7 +69,7 @@ def test_a_run_reaches_mlflow_whole(start, store_uri, tmp_path):
     assert (local.run_id, local.metrics, local.id) == (run.run_id, run.metrics, run.id)
 
 
-@pytest.mark.parametrize("fault", ["silent_uri", "refused_uri"])
+@pytest.mark.parametrize("fault", ["silent_uri", pytest.param("refused_uri", marks=pytest.mark.slow)])
 def test_a_server_that_does_not_answer_costs_a_note_and_its_points_arrive_later(
     fault, start, store_uri, request, tmp_path
 ):

@@ -56,7 +56,7 @@ def qkv(noise, T: int, G: int = 4, **options):
 
 @pytest.mark.parametrize("extra", ["plain", "sinks", "slopes", "both"])
 @pytest.mark.parametrize("T", [1, 7, 150])
-@pytest.mark.parametrize("G", [1, 2, 4])
+@pytest.mark.parametrize("G", [1, pytest.param(2, marks=pytest.mark.slow), 4])
 def test_it_computes_the_formula_over_the_visible_keys(noise, extra, T, G):
     config, inputs = Staggered(), qkv(noise, T, G)
     more = {"scale": 0.3}
