@@ -157,6 +157,7 @@ def test_the_kit_tries_it_and_passes_what_honors_it(package):
     assert len(json.loads(out)["variants"]) == 3
 
 
+@pytest.mark.slow
 def test_the_kit_finds_a_formula_that_does_nothing(package, tmp_path):
     shutil.copytree(package / "vgpt", tmp_path / "vgpt")
     formulas = tmp_path / "vgpt/attention/switches.py"

@@ -267,6 +267,7 @@ def test_damaged_metadata_breaks_nothing(tmp_path):
     assert "--n-kv-head" in run(tmp_path, "train", "--help", **environment).stdout
 
 
+@pytest.mark.slow
 def test_what_was_named_comes_before_what_is_installed(tmp_path):
     environment = install(tmp_path, EXAMPLE.read_text())
     done = run(

@@ -153,6 +153,7 @@ def test_no_runs_and_no_directory_are_said(vgpt, place):
     assert "no directory of runs at nowhere" in missing.err
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_answer_in_seconds(vgpt, trained, place):
     whole = trained("whole")
     shutil.rmtree(whole / "ckpt")

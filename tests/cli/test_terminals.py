@@ -88,6 +88,7 @@ def test_words_after_two_dashes_are_nobodys_switches():
     assert plain_switches(["--", "--bias=false"], Command()) == ["--", "--bias=false"]
 
 
+@pytest.mark.slow
 def test_one_window_has_no_standard_error_and_says_so(tmp_path, vgpt, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("t.txt").write_text("".join(f"{i} words that are many enough to learn from\n" for i in range(300)))

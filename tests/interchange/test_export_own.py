@@ -78,6 +78,7 @@ def check(run: Path, out: Path, **settings: object) -> None:
     assert theirs["modules"] == ["vgpt"]  # which is None: nothing below it was imported
 
 
+@pytest.mark.slow
 def test_a_mix_is_written_with_its_code_and_loaded_where_there_is_no_vgpt(vgpt, make_run, tmp_path):
     run, out = make_run("local:window_size=5+linear"), tmp_path / "out"
     done = vgpt("export", run, out)

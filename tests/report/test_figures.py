@@ -127,6 +127,7 @@ def test_the_loss_by_position_is_the_mean_over_spans_that_widen(three, evaluated
     )
 
 
+@pytest.mark.slow
 def test_names_are_never_read_as_formulas_and_never_left_out(make_run, ask, renamed, course, evaluated):
     found = compare(ask("mha", "odd"), [make_run("mha"), make_run("mqa", run_name="odd")])
     for name in (r"a$\frac{$", "_hidden", "<script>alert(1)</script>", "a\x1b[31m", "漢字"):

@@ -69,7 +69,7 @@ def test_ids_equal_the_naive_ones_on_any_text(gpt4, text):
     assert gpt4.encode(text) == naive_encode(gpt4, text)
 
 
-@pytest.mark.parametrize("name", ["gpt2", pytest.param("gpt4", marks=pytest.mark.slow), "o200k"])
+@pytest.mark.parametrize("name", ["gpt2", *(pytest.param(one, marks=pytest.mark.slow) for one in ("gpt4", "o200k"))])
 def test_every_character_of_unicode_is_split_as_the_regex_package_splits_it(name):
     # "a", "A" or "1" merges with the first byte of a character exactly if the two are in one chunk.
     merges = [(byte, lead) for byte in b"aA1" for lead in range(0xC2, 0xF5)]

@@ -214,6 +214,7 @@ def test_the_mirror_begins_with_the_first_points_and_gives_way_to_training(start
     assert tracker.finish("finished") == []
 
 
+@pytest.mark.slow
 def test_a_run_without_points_reaches_mlflow_too(start, store_uri):
     tracker = open_tracker(
         start(), kind="mlflow", resume_step=None, tracking_uri=store_uri, notify=pytest.fail, deadline=ARRIVAL

@@ -47,6 +47,7 @@ def test_a_prepared_process_takes_a_tensors_memory_once():
     assert kept < plain / 10
 
 
+@pytest.mark.slow
 def test_what_the_environment_says_stands():
     plain, after, possible = outcome(MALLOC_MMAP_THRESHOLD_="65536")
     assert not possible

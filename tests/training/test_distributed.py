@@ -147,6 +147,7 @@ def ended(process: psutil.Process) -> bool:
         return True
 
 
+@pytest.mark.slow
 def test_the_death_of_one_process_ends_the_others_and_is_told(tmp_path, corpus):
     process = started(tmp_path, corpus)
     family = workers(process.pid)

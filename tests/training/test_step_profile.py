@@ -25,6 +25,7 @@ def points(run):
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_three_steps_are_traced_and_take_no_part_in_recorded_speeds(settings):
     heard = Heard()
     plain = settings(train__max_steps=15, run__run_name="plain")

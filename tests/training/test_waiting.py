@@ -128,6 +128,7 @@ print("short waits" in [thread.name for thread in threading.enumerate()])
             other.wait()
 
 
+@pytest.mark.slow
 @needs_gnu
 def test_nothing_is_watched_where_one_thread_computes_or_a_user_says_how_threads_wait():
     code = """
