@@ -161,6 +161,7 @@ def main() -> None:
     for rows in (1, 3):
         for noise in NOISES:
             note(noise, [0.0] * rows, None, 12, number if noise == "normal" else number // 2, to_the_end=True)
+        note("normal", [0.0] * rows, None, 14, number, to_the_end=True)  # twelve looks
         note("normal", [0.0] * rows, None, 12, number // 2)
         note("normal", [1.0] * rows, 1.0, 12, number)
     for most in (5, 8):
