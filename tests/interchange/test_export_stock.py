@@ -70,7 +70,8 @@ def test_a_class_of_transformers_computes_the_same_logits_and_the_same_text(make
 @STOCK
 def test_a_directory_of_a_class_of_transformers_is_the_model(make_run, tmp_path, attn, changes, architecture):
     run = make_run(attn, **changes)
-    found = export_run(str(run), tmp_path / "out", runs_dir=tmp_path)
+    # Filled biases of a window are large: asked for by name, for they would get code of their own by themselves.
+    found = export_run(str(run), tmp_path / "out", runs_dir=tmp_path, classes="stock")
     assert (found.architecture, found.own_code) == (architecture, False)
     assert found.difference <= 1e-5
     theirs = load(tmp_path / "out")[0]

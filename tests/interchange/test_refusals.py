@@ -77,7 +77,7 @@ def test_a_window_whose_biases_cannot_be_folded_gets_code_of_its_own(make_run, t
         settings=checkpoint.settings,
         tokenizer=checkpoint.tokenizer(),
     )
-    found = export_run(str(run), tmp_path / "out", runs_dir=tmp_path, say=said.append)
+    found = export_run(str(run), tmp_path / "out", runs_dir=tmp_path, notify=said.append)
     assert (found.architecture, found.difference <= 1e-5) == ("VgptForCausalLM", True)
     assert any("cannot be folded into GPTNeoForCausalLM" in line for line in said)
     forced = export_run(str(run), tmp_path / "stock", runs_dir=tmp_path, classes="stock")
