@@ -10,7 +10,7 @@ from statistics import median
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "vgpt"
-LEAVES = ("errors", "schema", "files", "formatting", "threads", "addresses", "launchers", "package")
+LEAVES = ("errors", "schema", "files", "formatting", "threads", "environment", "addresses", "launchers", "package")
 # A room imports only from those before it; attention's settings side stands left of settings, its torch side, which is
 # whatever imports torch, right of data.
 ORDER = [

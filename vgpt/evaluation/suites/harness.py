@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from vgpt.environment import environment_with
 from vgpt.errors import DataError, UsageError, VgptError
 from vgpt.evaluation.suites.task_file import looks_like_file, read_task, task_files
 
@@ -54,7 +55,7 @@ def quiet() -> Generator[None]:
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub", "evaluate")]
     levels = [logger.level for logger in loggers]
     settings = {"DISABLE_MULTIPROC": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
-    with _environment(settings), contextlib.redirect_stdout(io.StringIO()):
+    with environment_with(settings), contextlib.redirect_stdout(io.StringIO()):
         for logger in loggers:
             logger.setLevel(logging.CRITICAL)
         try:
@@ -88,7 +89,7 @@ def offline(on: bool) -> Generator[None]:
         yield
         return
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_environment(dict.fromkeys(_OFFLINE, "1")))
+        stack.enter_context(environment_with(dict.fromkeys(_OFFLINE, "1")))
         for name, attributes in {
             "huggingface_hub.constants": ("HF_HUB_OFFLINE",),
             "datasets.config": ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"),
@@ -100,20 +101,6 @@ def offline(on: bool) -> Generator[None]:
                     setattr(module, attribute, True)
                     stack.callback(setattr, module, attribute, before)
         yield
-
-
-@contextlib.contextmanager
-def _environment(values: Mapping[str, str]) -> Generator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 def why_offline() -> str:

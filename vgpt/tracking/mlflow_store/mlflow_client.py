@@ -8,7 +8,6 @@ Nothing here is called by a training process while it trains: the mirror runs in
 import contextlib
 import logging
 import math
-import os
 import shlex
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vgpt.environment import environment_with
 from vgpt.errors import TrackingError
 from vgpt.files.writing import draft_of
 from vgpt.tracking.mlflow_store.reasons import NEWER, OLDER, REFUSALS, StoreError, reason_of
@@ -181,21 +181,14 @@ class MlflowStore:
         environment = self._target.environment
         if self._target.database is not None:
             environment = {**environment, URI_VARIABLE: spelled(self._target)}
-        before = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
-        try:
-            yield
-        except StoreError:
-            raise
-        except Exception as error:  # noqa: BLE001 - MLflow, SQLAlchemy, requests and drivers share no base class
-            refused = getattr(error, "error_code", "") in REFUSALS
-            raise StoreError(self._target.redact(reason_of(error)), refused=refused) from None
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
+        with environment_with(environment):
+            try:
+                yield
+            except StoreError:
+                raise
+            except Exception as error:  # noqa: BLE001 - MLflow, SQLAlchemy, requests and drivers share no base class
+                refused = getattr(error, "error_code", "") in REFUSALS
+                raise StoreError(self._target.redact(reason_of(error)), refused=refused) from None
 
 
 def open_for_reading(target: Target) -> MlflowStore:
