@@ -8,6 +8,7 @@ from typing import Any
 from vgpt.compare.architecture import cache_bytes_at
 from vgpt.compare.audit.budgets import budget_of, confounds
 from vgpt.compare.comparison import Comparison
+from vgpt.compare.ladder import Ladder
 from vgpt.compare.metrics import cache_disagrees, change, stat
 from vgpt.compare.rows import Row
 from vgpt.compare.statistics.differences import LossDifference, RowStatistics
@@ -30,14 +31,21 @@ from vgpt.study.requirements import Judgment, judgments
 from vgpt.study.study import Answered, Study
 
 
-def study_as_json(study: Study, answers: Sequence[Answered]) -> dict[str, Any]:
-    """Return what `vgpt compare --json` prints, in the form of `vgpt.report.json_schema`."""
+def study_as_json(study: Study, answers: Sequence[Answered], ladder: Ladder | None = None) -> dict[str, Any]:
+    """Return what `vgpt compare --json` prints, in the form of `vgpt.report.json_schema`.
+
+    Args:
+        study: what was asked.
+        answers: the answers to it.
+        ladder: what the rungs of a ladder together say, where that was computed already.
+    """
     head, required = {"schema": SCHEMA}, {"requirements": [_requirement(one) for one in judgments(study, answers)]}
     if not study.divided:
         return {**head, **as_json(answers[0].comparison), **required}
     parts = [{"values": dict(one.part.values), **as_json(one.comparison)} for one in answers]
-    ladder = {} if study.ladder is None else {"ladder": ladder_json(answer_ladder(study, answers))}
-    return {**head, "study": study.name or None, "parts": parts, "signs": signs_json(answers), **ladder, **required}
+    ladder = ladder or answer_ladder(study, answers)
+    rungs = {} if ladder is None else {"ladder": ladder_json(ladder)}
+    return {**head, "study": study.name or None, "parts": parts, "signs": signs_json(answers), **rungs, **required}
 
 
 def _requirement(one: Judgment) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rich.text import Text
 
 from vgpt.cli.console import notify, out, print_json, print_text, warn
 from vgpt.compare.comparison import Comparison
+from vgpt.compare.ladder import Ladder
 from vgpt.compare.request import Request
 from vgpt.compare.rows import row_names
 from vgpt.compare.statistics.evaluation_noise import Windows
@@ -39,7 +41,31 @@ from vgpt.study.study import Answered, Study
 from vgpt.tracking.histories import HistoryReader
 from vgpt.tracking.report_runs import log_comparison
 
-Writer = Callable[[Study, Sequence[Answered]], None]
+
+@dataclass(frozen=True)
+class Shown:
+    """What is shown: a study with its answers, and what all of its parts say together, computed once for all views."""
+
+    study: Study
+    answers: Sequence[Answered]
+
+    @cached_property
+    def ladder(self) -> Ladder | None:
+        """What the rungs of a ladder together say; None for a study that is none."""
+        return answer_ladder(self.study, self.answers)
+
+    @cached_property
+    def closing(self) -> list[RenderableType]:
+        """The tables of all parts together."""
+        return ladder_tables(self.ladder) if self.study.ladder is not None else signs_table(self.answers)
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """The columns that were chosen by name."""
+        return self.study.first.settings.compare.columns
+
+
+Writer = Callable[[Shown], None]
 
 
 def chosen_format(**asked: bool) -> Writer | None:
@@ -99,16 +125,16 @@ class Views:
 
     def show(self, study: Study, answers: Sequence[Answered]) -> None:
         """Print and write everything; what MLflow refuses is a note, and no failure."""
-        histories = histories_of(study.first)
+        shown, histories = Shown(study, answers), histories_of(study.first)
         if self.stdout is not None:
-            self.stdout(study, answers)
+            self.stdout(shown)
         for answer in answers:
             self._tell(study, answer, histories)
         if self.stdout is None:
-            for part in closing_tables(study, answers):
+            for part in shown.closing:
                 out().print(part, soft_wrap=False)
         if _told(answers) and (self.plot or self.html or self.log):
-            self._draw(study, answers, histories)
+            self._draw(shown, histories)
         mention_failure(histories)
 
     def _tell(self, study: Study, answer: Answered, histories: HistoryReader) -> None:
@@ -135,13 +161,12 @@ class Views:
         for part in parts:
             out().print(part, soft_wrap=False)
 
-    def _draw(self, study: Study, answers: Sequence[Answered], histories: HistoryReader) -> None:
+    def _draw(self, shown: Shown, histories: HistoryReader) -> None:
         sections = [
             ReportSection(answer.comparison, _figures_of(answer, histories, self.windows), answer.part.title)
-            for answer in _told(answers)
+            for answer in _told(shown.answers)
         ]
-        ladder = answer_ladder(study, answers)
-        together = [figure] if (figure := draw_ladder(ladder)) is not None else []
+        together = [figure] if (figure := draw_ladder(shown.ladder)) is not None else []
         if self.plot is not None:
             figures = [*(figure for section in sections for figure in section.figures), *together]
             for path in save_figures(figures, self.plot):
@@ -150,10 +175,10 @@ class Views:
         if self.html is not None or self.log:
             page = as_html(
                 sections,
-                name=study.name,
-                command=study_command(study),
+                name=shown.study.name,
+                command=study_command(shown.study),
                 made=time.time(),
-                closing=closing_tables(study, answers),
+                closing=shown.closing,
                 together=together,
             )
         if self.html is not None:
@@ -161,7 +186,7 @@ class Views:
             notify(f"wrote {self.html}")
         if self.log:
             figures = [*(figure for section in sections for figure in section.figures), *together]
-            _log(study, answers, figures, page)
+            _log(shown, figures, page)
 
 
 def _figures_of(answer: Answered, histories: HistoryReader, windows: Windows) -> list[Figure]:
@@ -170,15 +195,16 @@ def _figures_of(answer: Answered, histories: HistoryReader, windows: Windows) ->
     return [replace(one, name=f"{before}{one.name}") for one in draw_all(answer.comparison, histories, windows)]
 
 
-def _log(study: Study, answers: Sequence[Answered], figures: Sequence[Figure], page: str) -> None:
+def _log(shown: Shown, figures: Sequence[Figure], page: str) -> None:
+    study, answers = shown.study, shown.answers
     run = study.first.settings.run
     comparisons = [answer.comparison for answer in answers]
     files = {f"{one.name}.png": as_png(one) for one in figures}
     files |= {f"{one.name}.svg": as_svg(one).encode() for one in figures}
     files |= {"report.html": page.encode(), "comparison.csv": study_as_csv(_tables_of(_told(answers))).encode()}
-    if (ladder := answer_ladder(study, answers)) is not None:
+    if (ladder := shown.ladder) is not None:
         files["ladder.csv"] = ladder_as_csv(ladder).encode()
-    files["comparison.json"] = to_json(study_as_json(study, answers), indent=1, ascii_only=True).encode()
+    files["comparison.json"] = to_json(study_as_json(study, answers, shown.ladder), indent=1, ascii_only=True).encode()
     names = dict.fromkeys(name for one in comparisons for name in row_names(one.rows).values())
     compared = [one.run_id for found in comparisons for row in found.rows for one in row.runs if one.run_id]
     try:
@@ -195,11 +221,6 @@ def _log(study: Study, answers: Sequence[Answered], figures: Sequence[Figure], p
         notify(f"logged as run {run_id} of experiment {run.experiment!r}")
 
 
-def closing_tables(study: Study, answers: Sequence[Answered]) -> list[RenderableType]:
-    """Return what all parts of a study say together."""
-    return ladder_tables(answer_ladder(study, answers)) if study.ladder is not None else signs_table(answers)
-
-
 def _told(answers: Sequence[Answered]) -> list[Answered]:
     """Return the parts that have anything to show."""
     return [answer for answer in answers if answer.comparison.rows]
@@ -214,36 +235,35 @@ def _columns_json(comparison: Comparison, columns: Sequence[str]) -> list[dict[s
     return [{"attention": at.row.label} | {c.name: c.value(at) for c in chosen} for at in row_contexts(comparison)]
 
 
-def _columns_of(study: Study) -> Sequence[str]:
-    return study.first.settings.compare.columns
-
-
-def _write_json(study: Study, answers: Sequence[Answered]) -> None:
-    columns = _columns_of(study)
-    if not columns:
-        print_json(study_as_json(study, answers))
+def _write_json(shown: Shown) -> None:
+    if not shown.columns:
+        print_json(study_as_json(shown.study, shown.answers, shown.ladder))
         return
     print_json(
-        [dict(one.part.values) | line for one in answers for line in _columns_json(one.comparison, columns)],
+        [
+            dict(one.part.values) | line
+            for one in shown.answers
+            for line in _columns_json(one.comparison, shown.columns)
+        ],
     )
 
 
-def _write_csv(study: Study, answers: Sequence[Answered]) -> None:
-    if (ladder := answer_ladder(study, answers)) is not None and not _columns_of(study):
+def _write_csv(shown: Shown) -> None:
+    if (ladder := shown.ladder) is not None and not shown.columns:
         print_text(ladder_as_csv(ladder))
         return
-    if told := _told(answers):
-        print_text(study_as_csv(_tables_of(told), _columns_of(study)))
+    if told := _told(shown.answers):
+        print_text(study_as_csv(_tables_of(told), shown.columns))
 
 
 def _write_each(form: Callable[[Comparison, Sequence[str]], str], title: str) -> Writer:
     """Return what prints the table of each part below its title, which has a form of its own."""
 
-    def write(study: Study, answers: Sequence[Answered]) -> None:
-        for one in answers:
+    def write(shown: Shown) -> None:
+        for one in shown.answers:
             if one.comparison.rows:
                 above = f"{title.format(one.part.title)}\n" if one.part.title else ""
-                print_text(above + form(one.comparison, _columns_of(study)))
+                print_text(above + form(one.comparison, shown.columns))
 
     return write
 
