@@ -13,16 +13,14 @@ from vgpt.tracking.breakdowns.record import (
     REACH,
     RECALL,
     Breakdown,
-    DamagedError,
-    Owner,
     Part,
     breakdowns_in,
-    owner_of,
     parse,
     save,
 )
 from vgpt.tracking.integrity import faults_of
 from vgpt.tracking.mlflow_store.mirror import sync_run
+from vgpt.tracking.owned_file import DamagedError, Owner, owner_of
 from vgpt.tracking.record import read_record
 from vgpt.tracking.store import metric_history, read_local_run, read_runs
 

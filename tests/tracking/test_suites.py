@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from vgpt.tracking.breakdowns.record import Owner, owner_of
 from vgpt.tracking.integrity import faults_of
 from vgpt.tracking.mlflow_store.mirror import sync_run
+from vgpt.tracking.owned_file import Owner, owner_of
 from vgpt.tracking.record import read_record
 from vgpt.tracking.store import metric_history, read_local_run, read_runs
 from vgpt.tracking.suites.reader import SuiteReader

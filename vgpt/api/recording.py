@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from vgpt.data.dataset import Dataset
-    from vgpt.tracking.breakdowns.record import Breakdown, Owner
+    from vgpt.tracking.breakdowns.record import Breakdown
+    from vgpt.tracking.owned_file import Owner
     from vgpt.tracking.record import RunRecord
     from vgpt.training.checkpoints.checkpoint import Checkpoint
 
@@ -42,8 +43,8 @@ def keep_by(checkpoint: "Checkpoint", save: "Callable[[Path, Owner], Path]", why
         save: writes it, for the run that the directory is of, and returns the file.
         why_not: why it says nothing of the run as comparisons see it; empty where it does.
     """
-    from vgpt.tracking.breakdowns.record import owner_of
     from vgpt.tracking.lock import lock_owner
+    from vgpt.tracking.owned_file import owner_of
     from vgpt.tracking.record import read_record
 
     run_dir = checkpoint.directory.parent.parent

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from vgpt.errors import TrackingError
 from vgpt.tracking.journal import Point, read_metrics
 from vgpt.tracking.record import WINDOWS_FILE, WindowLosses, parse_window_losses
+from vgpt.tracking.run_file import RunFileReader
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Metric
-from vgpt.tracking.store import READ_TIMEOUT, artifact, directory_on_this_machine, metric_history
+from vgpt.tracking.store import READ_TIMEOUT, directory_on_this_machine, metric_history
 
 TRAIN_LOSS, LOSS, LOSS_SE, BITS = Metric.TRAIN_LOSS, Metric.VAL_LOSS, Metric.VAL_LOSS_SE, Metric.VAL_BITS_PER_BYTE
 RATE = Metric.PERF_TOKENS_PER_SECOND
@@ -157,43 +158,14 @@ class _Clock:
         return self._seconds[after - 1] + share * (self._seconds[after] - self._seconds[after - 1])
 
 
-class WindowReader:
-    """Finds the window losses of runs: on this machine first, then among the artifacts in MLflow.
+class WindowReader(RunFileReader[WindowLosses | None]):
+    """Finds the window losses of runs; None where none were kept or none are within reach.
 
-    A store that cannot be read is asked once and then no more: a comparison does without. What was found is kept: every
-    row of a comparison is held against the same baseline.
-
-    Args:
-        mlflow: whether to ask MLflow at all.
-        tracking_uri: the store; None for the environment's or the default one.
-        timeout: seconds that one answer may take.
+    A comparison does without what a store does not tell, and every row of it is held against the same baseline.
     """
 
-    def __init__(self, *, mlflow: bool, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT) -> None:
-        self._mlflow = mlflow
-        self._uri = tracking_uri
-        self._timeout = timeout
-        self._known: dict[str, WindowLosses | None] = {}
+    file, what = WINDOWS_FILE, "window losses"
 
-    def __call__(self, run: RunInfo) -> WindowLosses | None:
-        """Return the window losses of a run, or None where none were kept or none are within reach."""
-        key = run.id or run.run_id or run.run_name
-        if key not in self._known:
-            self._known[key] = self._read(run)
-        return self._known[key]
-
-    def _read(self, run: RunInfo) -> WindowLosses | None:
-        directory = directory_on_this_machine(run)
-        if directory is not None:
-            try:
-                return parse_window_losses((directory / WINDOWS_FILE).read_bytes())
-            except OSError:
-                pass
-        if not (self._mlflow and run.run_id):
-            return None
-        try:
-            content = artifact(run.run_id, WINDOWS_FILE, tracking_uri=self._uri, timeout=self._timeout)
-        except TrackingError:
-            self._mlflow = False
-            return None
+    def read(self, run: RunInfo, content: bytes | None) -> WindowLosses | None:
+        """Return the window losses that a file holds."""
         return None if content is None else parse_window_losses(content)

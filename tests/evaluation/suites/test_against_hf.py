@@ -10,6 +10,7 @@ import torch
 from vgpt.data.progress import Silent
 from vgpt.evaluation.suites.results import results_of
 from vgpt.evaluation.suites.scoring import Scorer
+from vgpt.interchange.export import export_run
 from vgpt.settings.train import TrainConfig
 from vgpt.training.checkpoints.checkpoint import TrainingState, point, save_checkpoint
 
@@ -133,7 +134,6 @@ def directory(kind, make_model, tokenizer, folder):
 
 def exported(kind, make_model, tokenizer, folder):
     """Write the model as `vgpt export` does; return it with whether its directory brings code of its own."""
-    export = pytest.importorskip("vgpt.interchange.export")
     model = make_model(kind)
     attn = model.config.attn.model_dump()
     size = {name: getattr(model.config, name) for name in ("block_size", "n_layer", "n_head", "n_embd")}
@@ -148,7 +148,7 @@ def exported(kind, make_model, tokenizer, folder):
         tokenizer=tokenizer,
     )
     point(folder / "runs" / "one" / "ckpt", "best", target)
-    made = export.export_run("one", folder / "hf", runs_dir=folder / "runs")
+    made = export_run("one", folder / "hf", runs_dir=folder / "runs")
     return model, made.own_code
 
 

@@ -1,6 +1,6 @@
 """The breakdowns of all runs of a comparison: means over seeds, differences to the baseline, and what is not there."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -117,11 +117,21 @@ def _of_kind(
     return KindBreakdown(kind, windows, of_these[0].text, sizes.pop() if len(sizes) == 1 else 0, dtypes, made)
 
 
+def missing_of(row: Row, known: Sequence[tuple[RunInfo, object]]) -> tuple[str, ...]:
+    """Return the names of a row's runs of which something is not known."""
+    names = {run.run_name for run, _ in known}
+    return tuple(run.run_name for run in row.runs if run.run_name not in names)
+
+
+def earlier_than_the_last_step(evaluated: Iterable[tuple[RunInfo, int]]) -> tuple[str, ...]:
+    """Return the names of runs whose evaluated checkpoint, at the given step, is not that of their last step."""
+    return tuple(run.run_name for run, step in evaluated if step < run.metrics.get(Metric.TRAIN_STEPS, 0))
+
+
 def _row(
     row: Row, here: list[tuple[RunInfo, Breakdown]], there: list[tuple[RunInfo, Breakdown]], *, baseline: bool
 ) -> RowBreakdown:
-    known = {run.run_name for run, _ in here}
-    missing = tuple(run.run_name for run in row.runs if run.run_name not in known)
+    missing = missing_of(row, here)
     if not here:
         return RowBreakdown(row.label, 0, missing=missing)
     names = [part.name for part in _parts(here[0][1]) if all(_part(one, part.name) for _, one in here)]
@@ -137,7 +147,7 @@ def _row(
         parts=tuple(part for part in parts if part),
         gap=gap,
         missing=missing,
-        earlier=tuple(run.run_name for run, one in here if one.step < run.metrics.get(Metric.TRAIN_STEPS, 0)),
+        earlier=earlier_than_the_last_step((run, one.step) for run, one in here),
         bits_per_byte=fmean(one.bits_per_byte for _, one in here),
     )
 

@@ -10,11 +10,11 @@ from statistics import fmean
 
 import numpy as np
 
+from vgpt.compare.breakdowns.collect import earlier_than_the_last_step, missing_of
 from vgpt.compare.breakdowns.differences import PartDifference, difference
 from vgpt.compare.rows import Row
 from vgpt.tracking.breakdowns.record import Part
 from vgpt.tracking.run_info import RunInfo
-from vgpt.tracking.schema import Metric
 from vgpt.tracking.suites.record import BITS, TaskResult
 
 Reader = Callable[[RunInfo], Mapping[str, TaskResult]]
@@ -101,8 +101,6 @@ def _way(one: TaskResult) -> tuple[str, str]:
 
 
 def _row(row: Row, here: Known, there: Known, baseline: bool) -> RowSuite:
-    known = {run.run_name for run, _ in here}
-    missing = tuple(run.run_name for run in row.runs if run.run_name not in known)
     names = [name for name in here[0][1].figures if all(name in one.figures for _, one in here)] if here else []
     figures = {
         name: RowFigure(
@@ -112,8 +110,8 @@ def _row(row: Row, here: Known, there: Known, baseline: bool) -> RowSuite:
         )
         for name in names
     }
-    earlier = tuple(run.run_name for run, one in here if one.step < run.metrics.get(Metric.TRAIN_STEPS, 0))
-    return RowSuite(row.label, len(here), figures, missing, earlier)
+    earlier = earlier_than_the_last_step((run, one.step) for run, one in here)
+    return RowSuite(row.label, len(here), figures, missing_of(row, here), earlier)
 
 
 def _side(known: Known, name: str) -> list[tuple[str, Part]]:

@@ -1,41 +1,21 @@
-"""Where the breakdowns of a run are written and found: in its directory, then among its artifacts in MLflow."""
+"""Where the breakdowns of a run are found."""
 
-from vgpt.errors import TrackingError
-from vgpt.tracking.breakdowns.record import EVALUATIONS_FILE, Breakdown, DamagedError, Owner, parse
+from vgpt.tracking.breakdowns.record import EVALUATIONS_FILE, Breakdown, parse
+from vgpt.tracking.owned_file import DamagedError, Owner
+from vgpt.tracking.run_file import RunFileReader
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import WHEN_ASKED, Metric, Tag
-from vgpt.tracking.store import READ_TIMEOUT, artifact, directory_on_this_machine
 
 _METRICS = {str(one) for one in Metric if one.when == WHEN_ASKED}
 
 
-class BreakdownReader:
-    """Finds the breakdowns of runs by their kind. Each run is read once.
+class BreakdownReader(RunFileReader[dict[str, Breakdown]]):
+    """Finds the breakdowns of runs by their kind; none where nobody asked `vgpt eval` for any."""
 
-    A store that cannot be read is asked once and then no more. `problems` says what is there and could not be used.
+    file, what = EVALUATIONS_FILE, "evaluations"
 
-    Args:
-        mlflow: whether to ask MLflow at all.
-        tracking_uri: the store; None for the environment's or the default one.
-        timeout: seconds that one answer may take.
-    """
-
-    def __init__(self, *, mlflow: bool, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT) -> None:
-        self.problems: list[str] = []
-        self._mlflow = mlflow
-        self._uri = tracking_uri
-        self._timeout = timeout
-        self._known: dict[str, dict[str, Breakdown]] = {}
-
-    def __call__(self, run: RunInfo) -> dict[str, Breakdown]:
-        """Return the breakdowns of a run; none where nobody asked `vgpt eval` for any."""
-        key = run.id or run.run_id or run.run_name
-        if key not in self._known:
-            self._known[key] = self._read(run)
-        return self._known[key]
-
-    def _read(self, run: RunInfo) -> dict[str, Breakdown]:
-        content = self._content(run)
+    def read(self, run: RunInfo, content: bytes | None) -> dict[str, Breakdown]:
+        """Return the breakdowns by kind; what is damaged is a problem, and none."""
         if content is None:
             return {}
         try:
@@ -46,18 +26,6 @@ class BreakdownReader:
             )
             return {}
 
-    def _content(self, run: RunInfo) -> bytes | None:
-        directory = directory_on_this_machine(run)
-        if directory is not None:
-            try:
-                return (directory / EVALUATIONS_FILE).read_bytes()
-            except OSError:
-                pass
-        if not (self._mlflow and run.run_id and _METRICS & run.metrics.keys()):
-            return None
-        try:
-            return artifact(run.run_id, EVALUATIONS_FILE, tracking_uri=self._uri, timeout=self._timeout)
-        except TrackingError as error:
-            self._mlflow = False
-            self.problems.append(f"evaluations of {run.run_name} cannot be read: {error.message}")
-            return None
+    def in_store(self, run: RunInfo) -> bool:
+        """Return whether a figure of a breakdown is there."""
+        return bool(_METRICS & run.metrics.keys())

@@ -1,11 +1,8 @@
 """Losses of a trained model broken down by the tokens they are of, window by window: what `evaluations.json` holds.
 
-`vgpt eval` writes the file into the directory of a finished run, beside its sealed record, which stays as it is. The
-file says which run it is of, and under which seal: what was evaluated before a run was trained further is no longer its
-record.
+`vgpt eval` writes the file into the directory of a finished run; see `vgpt.tracking.owned_file`.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,16 +10,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vgpt.files.digests import json_digest
-from vgpt.files.writing import replace_bytes
-from vgpt.tracking.record import RunRecord
-from vgpt.tracking.schema import Metric, Tag
+from vgpt.tracking.owned_file import DamagedError, Owner, damaged_if_malformed, read_owned, write_owned
+from vgpt.tracking.schema import Metric
 
 # Commands that only look whether there is such a file are spared the import.
 if TYPE_CHECKING:
     import numpy as np
 
 EVALUATIONS_FILE = "evaluations.json"
+_KEY = "breakdowns"
 POSITIONS, RECALL, LENGTHS, REACH, TEXT = "positions", "recall", "lengths", "long_positions", "text"
 KINDS = (POSITIONS, RECALL, LENGTHS, REACH, TEXT)
 REPEATED, OTHER = "repeated", "other"
@@ -162,23 +158,6 @@ class Breakdown:
         return [one for one in found if math.isfinite(one[1])]
 
 
-@dataclass(frozen=True)
-class Owner:
-    """The run that breakdowns are of: its identity, and the seal it carried; empty before it finished."""
-
-    id: str
-    seal: str
-
-
-class DamagedError(ValueError):
-    """A file of breakdowns that is none, or was changed since it was written."""
-
-
-def owner_of(record: RunRecord) -> Owner:
-    """Return the run that a run directory's record is of."""
-    return Owner(record.id, record.tags.get(Tag.SEAL, ""))
-
-
 def breakdowns_in(run_dir: Path, owner: Owner) -> tuple[Breakdown, ...]:
     """Return what a run directory holds; nothing where that is damaged, which `parse` would tell."""
     try:
@@ -200,13 +179,8 @@ def save(run_dir: Path, owner: Owner, found: Sequence[Breakdown]) -> Path:
     """
     kinds = {one.kind for one in found}
     kept = [one for one in breakdowns_in(run_dir, owner) if one.kind not in kinds]
-    table = [_as_table(one) for one in (*kept, *found)]
-    content: dict[str, Any] = {"of": vars(owner), "breakdowns": table}
-    # Hashed as it will be read: what JSON makes of a number is that number.
-    content["digest"] = json_digest(json.loads(json.dumps(content)))
-    path = run_dir / EVALUATIONS_FILE
-    replace_bytes(path, json.dumps(content, separators=(",", ":")).encode() + b"\n", sync=True)
-    return path
+    tables = [_as_table(one) for one in (*kept, *found)]
+    return write_owned(run_dir / EVALUATIONS_FILE, owner, _KEY, tables)
 
 
 def parse(content: bytes, owner: Owner) -> tuple[Breakdown, ...]:
@@ -215,16 +189,8 @@ def parse(content: bytes, owner: Owner) -> tuple[Breakdown, ...]:
     Raises:
         DamagedError: it is no such file, or was changed.
     """
-    try:
-        table = json.loads(content)
-        digest = table.pop("digest")
-        if digest != json_digest(table):
-            raise DamagedError("its digest is another")
-        if table["of"] != vars(owner):
-            return ()
-        return tuple(_of_table(one) for one in table["breakdowns"])
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise DamagedError(str(error)) from error
+    with damaged_if_malformed():
+        return tuple(map(_of_table, read_owned(content, owner, _KEY)))
 
 
 def _as_table(one: Breakdown) -> dict[str, Any]:

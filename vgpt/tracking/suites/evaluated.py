@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from vgpt.tracking.breakdowns.record import EVALUATIONS_FILE, breakdowns_in, owner_of
+from vgpt.tracking.breakdowns.record import EVALUATIONS_FILE, breakdowns_in
 from vgpt.tracking.breakdowns.record import metrics_of as breakdown_metrics
+from vgpt.tracking.owned_file import owner_of
 from vgpt.tracking.record import RunRecord
 from vgpt.tracking.suites.record import SUITES_FILE, results_in
 from vgpt.tracking.suites.record import metrics_of as suite_metrics

@@ -1,10 +1,8 @@
 """What came of standard suites on a trained model, document by document: what `suites.json` holds.
 
-`vgpt eval --suite` writes the file into the directory of a run, beside its sealed record, which stays as it is. It says
-which run it is of, and under which seal: what was found before a run was trained further is no longer its record.
+`vgpt eval --suite` writes the file into the directory of a run; see `vgpt.tracking.owned_file`.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,12 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vgpt.files.digests import json_digest
-from vgpt.files.writing import replace_bytes
-from vgpt.tracking.breakdowns.record import Owner
+from vgpt.tracking.owned_file import DamagedError, Owner, damaged_if_malformed, read_owned, write_owned
 from vgpt.tracking.schema import SUITE
 
 SUITES_FILE = "suites.json"
+_KEY = "tasks"
 BITS = "bits_per_byte"
 _FOREIGN = re.compile(r"[^\w\-. /:]", re.ASCII)
 """Letters that MLflow takes in no name."""
@@ -96,7 +93,7 @@ def results_in(run_dir: Path, owner: Owner) -> tuple[TaskResult, ...]:
     """Return what a run directory holds; nothing where that is damaged, or of another run."""
     try:
         return parse((run_dir / SUITES_FILE).read_bytes(), owner)
-    except (OSError, ValueError):
+    except (OSError, DamagedError):
         return ()
 
 
@@ -114,27 +111,17 @@ def save(run_dir: Path, owner: Owner, found: Sequence[TaskResult]) -> Path:
     names = {one.task for one in found}
     kept = [one for one in results_in(run_dir, owner) if one.task not in names]
     tables = [_rounded(one.table(values=True)) for one in (*kept, *found)]
-    content: dict[str, Any] = {"of": asdict(owner), "tasks": tables}
-    # Hashed as it will be read: what JSON makes of a number is that number.
-    content["digest"] = json_digest(json.loads(json.dumps(content)))
-    path = run_dir / SUITES_FILE
-    replace_bytes(path, json.dumps(content, separators=(",", ":")).encode() + b"\n", sync=True)
-    return path
+    return write_owned(run_dir / SUITES_FILE, owner, _KEY, tables)
 
 
 def parse(content: bytes, owner: Owner) -> tuple[TaskResult, ...]:
     """Read the content of a file; nothing where it is of another run, or of an earlier state of this one.
 
     Raises:
-        ValueError: it is no such file, or was changed.
+        DamagedError: it is no such file, or was changed.
     """
-    try:
-        table = json.loads(content)
-        if table.pop("digest") != json_digest(table):
-            raise ValueError("its digest is another")
-        return tuple(map(_result, table["tasks"])) if table["of"] == asdict(owner) else ()
-    except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise ValueError(str(error)) from error
+    with damaged_if_malformed():
+        return tuple(map(_result, read_owned(content, owner, _KEY)))
 
 
 def _result(table: dict[str, Any]) -> TaskResult:
