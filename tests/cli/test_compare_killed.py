@@ -15,7 +15,8 @@ from vgpt.data.prepare import prepare
 from vgpt.settings.commands import PrepareConfig
 from vgpt.tracking.lock import lock_owner
 
-STEPS = 800
+STEPS = 6000
+"""So many that a trainer whose comparison was killed still runs when the next one asks for it."""
 WORDS = "compare mha mqa --run-missing --json --data data --tracker journal --device cpu --dtype float32"
 WORDS += " --n-layer 1 --n-head 2 --n-embd 32 --block-size 16 --batch-size 2 --eval-windows 16 --eval-interval 500"
 WORDS += f" --max-steps {STEPS} --save-interval 20 --log-interval 10"
