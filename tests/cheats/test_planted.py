@@ -18,7 +18,7 @@ from vgpt.settings.commands import PrepareConfig
 from vgpt.tracking import integrity
 from vgpt.tracking.record import read_record
 from vgpt.tracking.store import read_local_run
-from vgpt.training.records import provenance
+from vgpt.training.records import provenance, source_code
 
 CHEATS = {}
 DOCS = Path(__file__).parents[2] / "docs" / "sealing.md"
@@ -287,6 +287,19 @@ def other_source(world, patch):
 def source_changed(world, patch):
     patch.setattr("vgpt.study.sealing.source_digest", lambda *rooms: "f" * 16)
     return world.says()
+
+
+@cheat("the rule that adds seeds changed after sealing", "refused", "source of verdicts:")
+def rule_changed(world, patch):
+    ignored = shutil.ignore_patterns("__pycache__")
+    package = Path(shutil.copytree(source_code.PACKAGE, world.place / "vgpt", ignore=ignored))
+    rule = package / "study" / "sequential.py"
+    rule.write_text(rule.read_text() + "\n# one more look\n")
+    patch.setattr(source_code, "PACKAGE", package)
+    patch.setattr("vgpt.study.sealing.source_digest", source_code.source_digest.__wrapped__)
+    said = world.says()
+    assert " source:" not in said
+    return said
 
 
 @cheat("a run continued by other code", "NOT equal", "source (software):", "then ffff")

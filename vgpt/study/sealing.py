@@ -35,8 +35,8 @@ _OF_SHOWING = {
     *("seal", "exploratory", "require"),
 }
 """Settings of a comparison that say what is shown or done, and nothing of how it is judged."""
-_JUDGES = ("compare",)
-"""Rooms whose code makes verdicts of losses."""
+_JUDGES = ("compare", "study", "tracking")
+"""Rooms whose code finds runs, stops adding seeds, and makes verdicts of losses."""
 _LARGEST_PLAN = 32 * 2**20
 
 
