@@ -8,6 +8,11 @@ def format_count(value: float) -> str:
     return _scaled(value, 1000, ("", "k", "M", "G", "T", "P"), "")
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: 1 seed, 2 seeds, 1,024 windows."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def format_bytes(value: float) -> str:
     """Return a size in binary units: 768 B, 3 KiB, 1.5 MiB."""
     return _scaled(value, 1024, ("B", "KiB", "MiB", "GiB", "TiB"), " ")

@@ -375,7 +375,7 @@ def sealed_late(world, patch):
     return world.says(seal=True)
 
 
-@cheat("the plan deleted and sealed again", "sealed after 6 runs existed", "looked at 1 times before it was sealed")
+@cheat("the plan deleted and sealed again", "sealed after 6 runs existed", "looked at 1 time before it was sealed")
 def sealed_twice(world, patch):
     (world.runs / "plans/pledge.json").unlink()
     return world.says(seal=True)

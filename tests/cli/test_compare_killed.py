@@ -52,7 +52,7 @@ def test_killed_in_the_midst_and_started_again_it_trains_only_the_rest(tmp_path,
 
     again = subprocess.run(COMMAND, capture_output=True, text=True, timeout=180)
     assert again.returncode == 0, again.stderr
-    assert "plan: 1 runs exist, 1 are missing, 1 of them begun" in again.stderr
+    assert "plan: 1 run exists, 1 is missing, 1 of them begun" in again.stderr
     assert ("another process trains" in again.stderr) == (not trainer_too)
     assert [row["label"] for row in json.loads(again.stdout)["rows"]] == ["mha", "mqa"]
     assert (mha / "metrics.jsonl").read_bytes() == journal

@@ -2,12 +2,7 @@ import pytest
 
 from vgpt.compare.metrics import LOSS, stat
 from vgpt.compare.rows import make_row
-from vgpt.formatting import (
-    format_bytes,
-    format_change,
-    format_count,
-    format_relative,
-)
+from vgpt.formatting import counted, format_bytes, format_change, format_count, format_relative
 
 
 @pytest.mark.parametrize(
@@ -29,6 +24,11 @@ def test_a_number_just_below_the_next_unit_has_no_more_than_four_digits():
     assert format_bytes(1023) == "1023 B"
     assert format_bytes(1023.96 * 1024) == "1024 KiB"
     assert format_count(999_999) == "1000k"
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 runs"), (1, "1 run"), (2, "2 runs"), (1024, "1,024 runs")])
+def test_a_noun_has_the_number_that_stands_before_it(number, text):
+    assert counted(number, "run") == text
 
 
 def test_no_change_is_not_a_rounded_one():

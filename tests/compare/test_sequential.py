@@ -95,5 +95,5 @@ def test_what_readers_are_told():
     sentence = Sequential(SeedRule(12, 2), 5, "0.01", 3).sentence
     assert sentence.startswith("Sequential, look 3 of at most 10 (5 of at most 12 seeds)")
     assert "a margin of 0.01" in sentence
-    assert sentence.endswith("; 3 seeds were on record when the plan was made")
+    assert sentence.endswith("; 3 seeds on record when the plan was made")
     assert "before the first look" in Sequential(SeedRule(12, 2), 2).sentence

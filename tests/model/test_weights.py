@@ -95,7 +95,7 @@ def test_weights_in_several_files_are_found_by_their_index(place):
         load_gpt2_safetensors(directory)
     longer_than_any_file = "a" * 4000
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"x": longer_than_any_file}}))
-    with pytest.raises(CheckpointError, match=r"a{80}\.\.\. of 1 files missing"):
+    with pytest.raises(CheckpointError, match=r"a{80}\.\.\. of 1 file missing"):
         load_gpt2_safetensors(directory)
 
 

@@ -142,7 +142,7 @@ def test_what_is_no_text_is_refused_with_file_and_place(
 def test_inputs_that_lead_nowhere_are_refused(tmp_path: Path) -> None:
     (tmp_path / "only.png").write_bytes(b"x")
     assert "no such file" in refused(tmp_path / "missing.txt").message
-    assert "1 files of other kinds" in refused(tmp_path).message
+    assert "1 file of another kind" in refused(tmp_path).message
     assert "matches" in refused(tmp_path / "*.txt").message
     with pytest.raises(DataError, match="no input"):
         find_corpus([])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from vgpt.api.display import DataLine, facts_html
 from vgpt.api.settings import for_users, settings_of, warn
+from vgpt.formatting import counted
 from vgpt.settings.commands import PrepareConfig
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Prepared:
             ("tokenizer", f"{self.manifest.tokenizer_name}, {self.manifest.vocab_size:,} tokens"),
         ]
         for name, one in self.manifest.splits.items():
-            facts.append((name, f"{one.tokens:,} tokens of {one.bytes:,} bytes, {one.documents:,} documents"))
+            facts.append((name, f"{one.tokens:,} tokens of {one.bytes:,} bytes, {counted(one.documents, 'document')}"))
         return facts_html("Prepared data", facts)
 
 

@@ -8,6 +8,7 @@ import typer
 
 from vgpt.cli.console import key_values, notify, out, print_json
 from vgpt.cli.options import JsonOption, with_settings
+from vgpt.formatting import counted
 from vgpt.settings.interchange import ExportConfig, ImportConfig
 from vgpt.settings.loader import Loaded
 
@@ -57,7 +58,8 @@ def import_model(
         print_json({**told, "directory": str(found.directory), "attn": found.model.attn.kind})
         return
     config = found.model
-    sizes = f"{config.n_layer} layers, {config.n_head} heads, width {config.n_embd}, context {config.block_size:,}"
+    blocks = f"{counted(config.n_layer, 'layer')}, {counted(config.n_head, 'head')}"
+    sizes = f"{blocks}, width {config.n_embd}, context {config.block_size:,}"
     rows = [
         ("run", f"{found.name} ({found.directory})"),
         ("weights", f"{found.source}, SHA-256 {found.digest[:16]}"),

@@ -7,6 +7,7 @@ import typer
 
 from vgpt.cli.console import key_values, out, print_json, warn
 from vgpt.cli.options import JsonOption, with_settings
+from vgpt.formatting import counted
 from vgpt.settings.commands import PrepareConfig
 from vgpt.settings.loader import Loaded
 from vgpt.settings.prepared import remember_prepared
@@ -44,7 +45,7 @@ def prepare(
         ("directory", place),
         ("tokenizer", f"{manifest.tokenizer_name}, {manifest.vocab_size:,} tokens"),
         *(
-            (split, f"{counts.tokens:,} tokens of {counts.bytes:,} bytes, {counts.documents:,} documents")
+            (split, f"{counts.tokens:,} tokens of {counts.bytes:,} bytes, {counted(counts.documents, 'document')}")
             for split, counts in manifest.splits.items()
         ),
         *([("left out", _left_out(manifest.source.skipped_files))] if manifest.source.skipped_files else []),
@@ -54,4 +55,4 @@ def prepare(
 
 
 def _left_out(files: int) -> str:
-    return f"{files:,} file{'s' if files > 1 else ''} in folders: of another format, hidden, or a link to nowhere"
+    return f"{counted(files, 'file')} in folders: of another format, hidden, or a link to nowhere"

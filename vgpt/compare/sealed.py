@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vgpt.formatting import counted
 from vgpt.tracking.run_info import RunInfo
 
 SHOWN_DIGITS = 12
@@ -89,7 +90,7 @@ class Sealing:
             return "exploratory: no plan was sealed"
         name = f"sealed plan {self.plan.hash[:SHOWN_DIGITS]} of {self.plan.when}"
         existed = len(self.plan.existed)
-        late = f", sealed after {existed} run{'s' * (existed != 1)} existed" if existed else ""
+        late = f", sealed after {counted(existed, 'run')} existed" if existed else ""
         changed = "; CHANGED AFTER SEALING, which makes it exploratory" if self.changes else ""
         return f"{name}{late}{changed}"
 

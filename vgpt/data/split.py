@@ -14,6 +14,7 @@ import numpy as np
 
 from vgpt.data.spool import Spool
 from vgpt.errors import DataError
+from vgpt.formatting import counted
 from vgpt.text.chunks import find_seam
 
 FEWEST_DOCUMENTS = 20
@@ -103,8 +104,9 @@ def _require_both(plan: Plan, spool: Spool, val_fraction: float) -> None:
     for name, chosen in (("validation", plan.validates), ("training", ~plan.validates)):
         if not chosen.any():
             raise DataError(
-                f"the text is too small to split: {spool.documents:,} document(s), {int(spool.sizes.sum()):,} bytes, "
-                f"and with --val-fraction {val_fraction} none of it is left for {name}",
+                f"the text is too small to split: {counted(spool.documents, 'document')}, "
+                f"{int(spool.sizes.sum()):,} bytes, and with --val-fraction {val_fraction} "
+                f"none of it is left for {name}",
                 f"Bring more text or change --val-fraction{way_out}.",
             )
 

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from vgpt.attention.grammar import LayerPattern, full_label
-from vgpt.formatting import format_bytes
+from vgpt.formatting import counted, format_bytes
 from vgpt.interchange.directory import CARD, Exported
 from vgpt.model.costs import cache_bytes, count_parameters
 from vgpt.package import VERSION
@@ -47,7 +47,7 @@ def _model_rows(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     return [
         ("attention of the layers", f"`{layers}`"),
         ("positions", config.pos),
-        ("size", f"{config.n_layer} layers, {config.n_head} heads, width {config.n_embd}"),
+        ("size", f"{counted(config.n_layer, 'layer')}, {counted(config.n_head, 'head')}, width {config.n_embd}"),
         ("parameters", f"{count.total:,} ({count.non_embedding:,} without embeddings)"),
         ("context", f"{context:,} tokens"),
         ("KV cache at that context, bfloat16", f"{format_bytes(held)} per sequence ({held:,} bytes)"),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from vgpt.errors import CheckpointError
+from vgpt.formatting import counted
 
 FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -43,7 +44,7 @@ def weight_files(directory: Path) -> list[Path]:
     if missing := [name for name in names if name not in held]:
         named = ", ".join(name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..." for name in missing[:3])
         raise CheckpointError(
-            f"{directory}: {named}{', ...' if len(missing) > 3 else ''} of {len(names)} files missing",
+            f"{directory}: {named}{', ...' if len(missing) > 3 else ''} of {counted(len(names), 'file')} missing",
             f"{INDEX} names them: copy them from where the others came from.",
         )
     return [directory / name for name in names]

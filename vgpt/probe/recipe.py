@@ -16,6 +16,7 @@ from vgpt.evaluation.tasks.base import Point, Task
 from vgpt.evaluation.tasks.draws import Draws
 from vgpt.evaluation.tasks.registry import resolve_task, task_label
 from vgpt.files.digests import digest_if_there, json_digest
+from vgpt.formatting import counted
 from vgpt.settings.probe import ProbeConfig
 
 GRU = "gru"
@@ -137,7 +138,9 @@ class Recipe:
         mixers = "mixer" if self.mixers == 1 else f"{self.mixers} mixers"
         first = f"conv {_CONV_WIDTH} + {mixers}" if self.short_conv else mixers
         pos = "no positions" if self.options["pos"] == "none" else f"{self.options['pos']} positions"
-        return f"{first}, {'with' if self.mlp else 'no'} MLP, width {self.n_embd}, {self.n_head} heads, {pos}"
+        return (
+            f"{first}, {'with' if self.mlp else 'no'} MLP, width {self.n_embd}, {counted(self.n_head, 'head')}, {pos}"
+        )
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from vgpt.compare.unfinished import lost
 from vgpt.report.sequential import sequential_lines
 
 _FACTS = {
-    "n_layer": "{} layers",
-    "n_head": "{} heads",
+    "n_layer": "{} layer",
+    "n_head": "{} head",
     "n_embd": "width {}",
     "block_size": "context {}",
     "tokens": "{} training tokens",
@@ -25,7 +25,7 @@ _FACTS = {
     "device": "{}",
     "torch": "torch {}",
 }
-"""Conditions that are spelled out, with the words around each."""
+"""Conditions that are spelled out, with the words around each; a layer and a head are counted."""
 
 
 def noise_caption(comparison: Comparison) -> Text:
@@ -133,7 +133,12 @@ def _shared(values: Mapping[str, str]) -> str:
     """Return the conditions that a reader asks for first, in words."""
     tokens = values.get("tokens", "")
     known = {**values, "tokens": f"{int(tokens):,}" if tokens.isdecimal() else tokens}
-    return ", ".join(words.format(known[name]) for name, words in _FACTS.items() if known.get(name))
+    return ", ".join(_fact(words, known[name]) for name, words in _FACTS.items() if known.get(name))
+
+
+def _fact(words: str, value: str) -> str:
+    several = words.endswith(("layer", "head")) and value != "1"
+    return words.format(value) + "s" * several
 
 
 def _seeds(row: Row) -> str:

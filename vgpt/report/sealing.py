@@ -9,6 +9,7 @@ from rich.text import Text
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.sealed import Sealing
 from vgpt.compare.unfinished import lost_runs
+from vgpt.formatting import counted
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Metric
 
@@ -24,7 +25,7 @@ def sealing_lines(comparison: Comparison) -> list[Text]:
 
 def sealing_sentences(sealing: Sealing) -> list[str]:
     """Return the same as texts."""
-    looks = "" if sealing.looks is None else f"; looked at {sealing.looks} time{'s' * (sealing.looks != 1)}"
+    looks = "" if sealing.looks is None else f"; looked at {counted(sealing.looks, 'time')}"
     sentence = f"{sealing.sentence}{looks}"
     changes = [f"changed: {one}" for one in sealing.changes]
     return [f"{sentence[0].upper()}{sentence[1:]}", *changes, *(f"plan: {one}" for one in sealing.remarks)]

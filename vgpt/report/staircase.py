@@ -9,7 +9,7 @@ from vgpt.compare.comparison import Comparison
 from vgpt.compare.rows import Row
 from vgpt.compare.staircase import Stair
 from vgpt.compare.steps import COSTS, Climb, Step
-from vgpt.formatting import DASH, format_bytes, format_change, format_count, format_p, wrapping_label
+from vgpt.formatting import DASH, counted, format_bytes, format_change, format_count, format_p, wrapping_label
 from vgpt.report.layout import new_table
 
 _STYLES = {"better": "bold green", "worse": "bold red"}
@@ -53,7 +53,8 @@ def sum_lines(found: Climb) -> list[str]:
         return [f"The steps have no sum yet: no difference is known for {'; '.join(unknown) or 'the whole'}."]
     if found.exact:
         seeds = found.whole.seeds()
-        return [f"The {len(found.steps)} steps add up to {total:+.4f}, the whole, over the same {_seeds(len(seeds))}."]
+        same = counted(len(seeds), "seed")
+        return [f"The {len(found.steps)} steps add up to {total:+.4f}, the whole, over the same {same}."]
     sizes = sorted({len(step.seeds()) for step in (*found.steps, found.whole)})
     return [
         f"The {len(found.steps)} steps add up to {total:+.4f} and the whole is {whole:+.4f}: {total - whole:+.4f} "
@@ -145,7 +146,3 @@ def _caption(found: Climb) -> str:
     pooled = "; a third of each variance is the mean over all" if len(own) > 1 else ""
     joint = f"joint over {found.family} differences, the whole among them" if found.family > 1 else "its interval"
     return f"± 95%: {joint}, from the noise of {noise}{pooled}. p adj: adjusted for the same; lower loss is better."
-
-
-def _seeds(number: int) -> str:
-    return f"{number} seed{'s' * (number > 1)}"

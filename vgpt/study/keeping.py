@@ -8,6 +8,7 @@ from vgpt.compare.known import KnownRuns
 from vgpt.compare.sealed import SHOWN_DIGITS, SealedPlan, Sealing
 from vgpt.errors import TrackingError, UsageError
 from vgpt.files.text import table_of
+from vgpt.formatting import counted
 from vgpt.study.looks import Looks, add_look, came_and_went, looks_path, read_looks
 from vgpt.study.sealing import changes, check_sealable, plan_path, planned, read_plan, seal
 from vgpt.study.study import Answered, Study
@@ -81,7 +82,7 @@ class Keeper:
         if self.plan is not None:
             found = (*found, *departures(self.plan, shown))
             if self.plan.looked:
-                remarks.append(f"looked at {self.plan.looked} times before it was sealed")
+                remarks.append(f"looked at {counted(self.plan.looked, 'time')} before it was sealed")
         return Sealing(self.plan, found, tuple(remarks), after.number)
 
     def _look_in_passing(self, shown: Sequence[RunInfo], runs: Iterable[RunInfo]) -> Sealing:

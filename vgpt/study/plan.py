@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vgpt.attention.grammar import display_label
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.request import PlannedRun
-from vgpt.formatting import format_time, wrapping_label
+from vgpt.formatting import counted, format_time, wrapping_label
 from vgpt.study.estimate import ThroughputEstimate, steps_done
 from vgpt.tracking.run_info import RunInfo
 
@@ -91,12 +91,13 @@ class Plan:
 
     def _now(self) -> str:
         if not self.missing:
-            return f"plan: all {self.there} runs exist; nothing to train"
+            there = "the run exists" if self.there == 1 else f"all {self.there} runs exist"
+            return f"plan: {there}; nothing to train"
         begun = sum(item.begun for item in self.items)
         half = f", {begun} of them begun" if begun else ""
-        return (
-            f"plan: {self.there} runs exist, {len(self.missing)} are missing{half}; time: {format_time(self.seconds)}"
-        )
+        there = f"{counted(self.there, 'run')} exist{'s' * (self.there == 1)}"
+        missing = f"{len(self.missing)} {'is' if len(self.missing) == 1 else 'are'} missing"
+        return f"plan: {there}, {missing}{half}; time: {format_time(self.seconds)}"
 
     def _then(self) -> str:
         if not self.later[1]:

@@ -13,7 +13,7 @@ from vgpt.compare.selectors import Selector, parse_selectors
 from vgpt.compare.statistics.differences import LossDifference
 from vgpt.compare.statistics.margin import Bounds, Outcome, judge_requirement, margin_of
 from vgpt.errors import UsageError, did_you_mean
-from vgpt.formatting import format_change
+from vgpt.formatting import counted, format_change
 from vgpt.settings.loader import Sources
 from vgpt.settings.margin import Requirement, parse_margin, parse_requirement
 from vgpt.study.sealing import changes, sealed_plan
@@ -213,7 +213,8 @@ def _reason(requirement: Requirement, one: LossDifference, bounds: Bounds, nats:
         known = f"loses at most {format_change(bounds.at_most)}, {interval}"
     else:
         known = f"between {format_change(bounds.at_least)} and {format_change(bounds.at_most)}, {interval}"
-    return f"difference {format_change(one.delta)} nats per token over {one.seeds} seeds, {known}; must be {needed}"
+    seeds = counted(one.seeds, "seed")
+    return f"difference {format_change(one.delta)} nats per token over {seeds}, {known}; must be {needed}"
 
 
 def _row(requirement: Requirement, answer: Answered) -> tuple[Row | None, LossDifference | None]:

@@ -21,6 +21,7 @@ from vgpt.errors import TrackingError, UsageError
 from vgpt.files.digests import json_digest
 from vgpt.files.text import parse_json, read_text, table_of
 from vgpt.files.writing import replace_json
+from vgpt.formatting import counted
 from vgpt.study.plan import LooksAhead, Plan
 from vgpt.study.requirements import judgments
 from vgpt.study.study import Answered, Study
@@ -191,7 +192,7 @@ def refuse_another(plan: SeedPlan, made: Sequence[SeedPlan], comparisons: Sequen
     if others:
         raise UsageError(
             f"--max-seeds {plan.rule.most} is not that of the plan by which these runs were gathered: at most "
-            f"{others[0].rule.most}, looked at {look_at(others[0].rule.most)} times",
+            f"{others[0].rule.most}, looked at {counted(look_at(others[0].rule.most), 'time')}",
             f"A plan that is changed after looking errs more often than in 5%: --max-seeds {others[0].rule.most}",
         )
 

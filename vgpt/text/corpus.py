@@ -18,6 +18,7 @@ from pathlib import Path
 from vgpt.errors import DataError
 from vgpt.files.paths import access_hint, format_name, typed_name, user_path
 from vgpt.files.text import wide_encoding
+from vgpt.formatting import counted
 from vgpt.text.chunks import Chunk
 from vgpt.text.corpus_readers import read_file
 
@@ -79,7 +80,7 @@ def _resolve(item: str) -> tuple[list[str], int]:
     if path.is_dir():
         found, skipped = _walk(path)
         if not found:
-            raise DataError(f"no text in folder {item} ({skipped} files of other kinds)", _FORMATS)
+            raise DataError(f"no text in folder {item} ({counted(skipped, 'file')} of another kind)", _FORMATS)
         return found, skipped
     if path.exists():
         if text_suffix(path) is None and not _is_pipe(path):
@@ -120,7 +121,7 @@ def _expand(pattern: str) -> tuple[list[str], int]:
         else:
             found.append(name)
     if not found:
-        raise DataError(f"no text matches {pattern} ({skipped} files of other kinds do)", _FORMATS)
+        raise DataError(f"no text matches {pattern} ({counted(skipped, 'file')} of another kind)", _FORMATS)
     return found, skipped
 
 

@@ -31,6 +31,7 @@ from vgpt.compare.statistics.differences import LEAST_SEEDS, LossDifference, Row
 from vgpt.compare.statistics.family import Judged, again
 from vgpt.compare.statistics.pooled import pooled_variance
 from vgpt.compare.statistics.seeds import ALPHA, Interval
+from vgpt.formatting import counted
 
 MOST_SEEDS = 12
 """The limit of a plan that names none."""
@@ -85,7 +86,8 @@ class Sequential:
     def sentence(self) -> str:
         """What a reader must know of the intervals."""
         where = f"look {self.look} of at most {self.rule.looks}" if self.look else "before the first look"
-        before = f"; {self.seeds_before} seeds were on record when the plan was made" if self.seeds_before else ""
+        seeds = counted(self.seeds_before, "seed")
+        before = f"; {seeds} on record when the plan was made" if self.seeds_before else ""
         return (
             f"Sequential, {where} ({self.seeds} of at most {self.rule.most} seeds): seeds were added until all was "
             f"decided against {f'a margin of {self.margin}' if self.margin else 'zero'}; intervals and bounds hold at "

@@ -9,7 +9,7 @@ from rich.text import Text
 from vgpt.compare.breakdowns.differences import PartDifference
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.suites.collect import RowFigure, SuiteTask
-from vgpt.formatting import DASH, format_change
+from vgpt.formatting import DASH, counted, format_change
 from vgpt.report.layout import add_row, new_table
 from vgpt.report.suites.one_run import better, number
 from vgpt.tracking.suites.record import BITS
@@ -56,7 +56,7 @@ def _half(one: PartDifference | None) -> str:
 def _captions(comparison: Comparison, task: SuiteTask) -> list[Text]:
     asked = task.asked
     documents = f"{asked.documents:,} of " if asked.of != asked.documents else ""
-    documents += f"{asked.of:,} document{'s' if asked.of != 1 else ''}"
+    documents += f"{counted(asked.of, 'document')}"
     said = [f"{documents}, {asked.fewshot} examples in each prompt, in {asked.dtype}, asked alike of all rows."]
     said.append("SE: over documents.")
     figures = [figure for row in task.rows.values() for figure in row.figures.values()]
