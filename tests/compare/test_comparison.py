@@ -51,10 +51,10 @@ def test_seeds_count_up_from_the_given_one_and_only_missing_ones_are_wanted(make
 
 
 def test_more_seeds_on_record_are_mentioned(make_run, ask):
-    runs = [make_run("mha", settings={"seed": seed}) for seed in (1337, 1338, 1339)]
-    found = compare(ask("mha", preset="demo"), runs)
+    runs = [make_run("mla", settings={"kv_lora_rank": 8, "seed": seed}) for seed in (1337, 1338, 1339)]
+    found = compare(ask("mla:kv_lora_rank=8", preset="demo"), runs)
     assert found.rows[0].seeds == ("1337",)
-    assert found.remarks == ("mha has 3 seeds on record: --seeds 3",)
+    assert found.remarks == ("mla:kv_lora_rank=8 has 3 seeds on record: --seeds 3",)
 
 
 def test_an_environment_variable_fixes_the_conditions_as_a_flag_does(make_run, ask):

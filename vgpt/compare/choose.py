@@ -123,7 +123,7 @@ def _choose_fixed(draft: _Draft, request: Request, selectors: Sequence[Selector]
         if found:
             draft.rows.append(make_row(found, wanted=len(wanted), failed=one_per_seed(failed)))
             if not request.settings.compare.sweep_lr:  # its seeds choose a rate, and are not to be added to
-                _mention_other_seeds(draft, request, found[0], done)
+                _mention_other_seeds(draft, request, selector, found[0], wanted=len(wanted), done=done)
         if found or request.selectors:
             draft.missing += absent
         begun = {id(run) for one in absent for run in alive.find_all(one.config)}
@@ -224,13 +224,15 @@ def _stored_selectors(done: Sequence[RunInfo]) -> list[Selector]:
     ]
 
 
-def _mention_other_seeds(draft: _Draft, request: Request, run: RunInfo, done: Iterable[RunInfo]) -> None:
+def _mention_other_seeds(
+    draft: _Draft, request: Request, selector: Selector, run: RunInfo, *, wanted: int, done: Iterable[RunInfo]
+) -> None:
     recorded = {other.seed for other in like(done, run)}
     first, count = request.settings.train.seed, 0
     while str(first + count) in recorded:
         count += 1
-    if count > request.seeds and not request.adds_seeds:
-        draft.remarks.append(f"{run.attention_label} has {count} seeds on record: --seeds {count}")
+    if count > wanted and not request.adds_seeds:
+        draft.remarks.append(f"{selector.text} has {count} seeds on record: --seeds {count}")
 
 
 def _belongs(row: Row, selector: Selector) -> bool:
