@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from vgpt.errors import TrackingError
+from vgpt.files.paths import run_argument
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,4 +95,4 @@ def _delivered(run_dir: "Path", record: "RunRecord") -> str:
     try:
         return f" and in MLflow at {sync_run(run_dir).store}"
     except TrackingError as error:
-        return f"; MLflow has it not yet ({error.message}): `vgpt sync {run_dir.name}` delivers"
+        return f"; MLflow has it not yet ({error.message}): `vgpt sync {run_argument(run_dir)}` delivers"

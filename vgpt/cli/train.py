@@ -1,6 +1,7 @@
 """`vgpt train`: train one model, or continue it."""
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from vgpt.cli.console import key_values, mention_data, notify, out, print_json, warn, with_noise
 from vgpt.cli.options import JsonOption, with_settings
 from vgpt.errors import VgptError
+from vgpt.files.paths import RUNS_DIR, near_place, run_argument, typed_name
 from vgpt.launchers import launcher_of, lonely_note, refuse_missing_srun, refuse_two_counts
 from vgpt.settings.loader import Loaded
 from vgpt.settings.train import TrainConfig
@@ -107,9 +109,16 @@ def _print(result: "RunResult", *, as_json: bool) -> None:
             ("bits per byte", f"{figures['val/bits_per_byte']:.4f}"),
             ("perplexity", f"{figures['val/perplexity']:.2f}"),
             ("tokens/s", f"{recorded_speed(figures)[0]:,.0f} (from logs)"),
-            ("next", f"vgpt sample {result.name}   |   vgpt compare"),
+            ("next", _next(result.directory)),
         ]
         out().print(key_values("", rows))
+
+
+def _next(directory: Path) -> str:
+    """Return what may be done with a run, as it is typed."""
+    runs_dir = near_place(directory.parent)
+    where = "" if runs_dir == str(RUNS_DIR) else f" --runs-dir {typed_name(runs_dir)}"
+    return f"vgpt sample {run_argument(directory)}   |   vgpt compare{where}"
 
 
 def _dry_run(config: TrainConfig, origin: str, *, as_json: bool) -> None:

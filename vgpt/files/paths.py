@@ -10,6 +10,9 @@ from pathlib import Path
 DEMO = "demo"
 """The word that stands for the built-in corpus wherever a data set is named; a folder of that name is `./demo`."""
 
+RUNS_DIR = Path("runs")
+"""Directory of all runs, unless `--runs-dir` names another."""
+
 _BEGINNINGS = {
     ".png": (b"\x89png",),
     ".svg": (b"<?xml", b"<svg"),
@@ -56,6 +59,12 @@ def typed_name(path: str | Path) -> str:
     if text == shown:
         return shlex.quote(text)
     return "$'" + shown.replace("'", "\\'") + "'"
+
+
+def run_argument(directory: Path) -> str:
+    """Return the word by which a command finds a run: its name in `RUNS_DIR`, else its directory."""
+    place = Path(near_place(directory))
+    return typed_name(place.name if place.parent == RUNS_DIR else place)
 
 
 def access_hint(error: OSError, otherwise: str) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from vgpt.attention.options import SETTINGS
 from vgpt.attention.plugins import VARIABLE
 from vgpt.errors import UsageError, did_you_mean
+from vgpt.files.paths import RUNS_DIR
 from vgpt.formatting import flag_of
 from vgpt.schema import Place, Section
 from vgpt.settings.compare import CompareConfig
@@ -137,7 +138,7 @@ class EvalConfig(Section):
     """CPU threads; none = as many as CPU affinity and quota allow"""
     flash: bool = True
     """fused attention kernels; --no-flash computes the naive formula"""
-    runs_dir: Path = Path("runs")
+    runs_dir: Path = RUNS_DIR
     """directory of all runs"""
 
     @model_validator(mode="after")
@@ -194,7 +195,7 @@ class SampleConfig(Section):
     """CPU threads; none = as many as CPU affinity and quota allow"""
     flash: bool = True
     """fused attention kernels; --no-flash computes the naive formula"""
-    runs_dir: Path = Path("runs")
+    runs_dir: Path = RUNS_DIR
     """directory of all runs"""
 
     @model_validator(mode="after")
@@ -207,7 +208,7 @@ class SampleConfig(Section):
 class RunsConfig(Section):
     """Where the runs are."""
 
-    runs_dir: Path = Path("runs")
+    runs_dir: Path = RUNS_DIR
     """directory of all runs"""
 
 
@@ -271,7 +272,7 @@ class VerifyConfig(Section):
     """of the weights, the inputs and the places looked at"""
     device: Annotated[str, Field(pattern=r"^(cpu|mps|cuda(:\d+)?)$")] = "cpu"
     """cpu, cuda, cuda:1 or mps"""
-    runs_dir: Path = Path("runs")
+    runs_dir: Path = RUNS_DIR
     """directory of all runs; verified.json in it records what has passed"""
     threads: Annotated[int | None, Field(ge=1, le=4096)] = None
     """CPU threads; none = as many as CPU affinity and quota allow"""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from vgpt.attention.grouped.config import MHAConfig
+from vgpt.files.paths import RUNS_DIR
 from vgpt.schema import Place, Section
 from vgpt.settings.model import AttentionSetting
 from vgpt.settings.train import RUN_NAME
@@ -18,7 +19,7 @@ class ExportConfig(Section):
     """library that loads it: hf, Hugging Face's transformers"""
     classes: Literal["auto", "stock", "own"] = "auto"
     """stock = classes that transformers brings with it; own = code in the directory; auto = stock where it is exact"""
-    runs_dir: Path = Path("runs")
+    runs_dir: Path = RUNS_DIR
     """directory of all runs"""
 
 
@@ -43,7 +44,7 @@ class ImportConfig(Section):
     """MLflow experiment"""
     tracking_uri: Annotated[str | None, Field(repr=False)] = None
     """MLflow store; none = MLFLOW_TRACKING_URI, else sqlite:///mlflow.db in this directory"""
-    runs_dir: Path = Path("runs")
+    runs_dir: Path = RUNS_DIR
     """directory of all runs"""
 
 
@@ -54,7 +55,7 @@ class ConvertConfig(Section):
     """attention to convert to, to be named; also with its settings, gqa:n_kv_head=2, or a pattern, 5xlocal+mha"""
     run_name: Annotated[str | None, Field(pattern=f"^{RUN_NAME.pattern}$")] = None
     """name of the new run; none = made of the variant's and the source's"""
-    runs_dir: Path = Path("runs")
+    runs_dir: Path = RUNS_DIR
     """directory of all runs"""
     data: Place | None = None
     """prepared directory; none = the data that the run was trained on"""

@@ -10,7 +10,7 @@ from pydantic import Field, field_serializer, field_validator, model_validator
 
 from vgpt.addresses import without_credentials
 from vgpt.files.digests import json_digest
-from vgpt.files.paths import DEMO, plain_place
+from vgpt.files.paths import DEMO, RUNS_DIR, plain_place
 from vgpt.schema import Place, Section
 from vgpt.settings.matching import UNMATCHED
 from vgpt.settings.model import ModelSettings
@@ -162,7 +162,7 @@ class RunSettings(Section):
 
     run_name: str | None = None
     """name of the run; the same name again resumes; none = made from the settings"""
-    runs_dir: Path = Path("runs")
+    runs_dir: Path = RUNS_DIR
     """directory of all runs"""
     log_interval: Annotated[int, Field(ge=1)] = 10
     """steps between log lines"""

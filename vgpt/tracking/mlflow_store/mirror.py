@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vgpt.errors import TrackingError
+from vgpt.files.paths import run_argument
 from vgpt.tracking.lock import FileLock, lock_owner
 from vgpt.tracking.mlflow_store.delivery import Delivery, undelivered
 from vgpt.tracking.mlflow_store.reasons import StoreError
@@ -114,7 +115,8 @@ class Mirror:
         missing = undelivered(self._run_dir, self._target)
         if missing or process.returncode:
             what = f"{missing} points are" if missing else "the end of the run is"
-            notes.append(f"{what} not yet in MLflow at {self._target.shown}; `vgpt sync {self._run_dir.name}` delivers")
+            remedy = f"`vgpt sync {run_argument(self._run_dir)}` delivers"
+            notes.append(f"{what} not yet in MLflow at {self._target.shown}; {remedy}")
         return notes
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vgpt.attention.kernels.backends import Backend
 from vgpt.attention.plugin_record import absent_variants, plugin_record
 from vgpt.errors import CheckpointError
+from vgpt.files.paths import RUNS_DIR
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.settings.train import TrainConfig
@@ -214,7 +215,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     return Checkpoint(directory, settings, model, state, recorded)
 
 
-def find_checkpoint(place: str | Path, *, runs_dir: Path = Path("runs"), which: str = "best") -> Checkpoint:
+def find_checkpoint(place: str | Path, *, runs_dir: Path = RUNS_DIR, which: str = "best") -> Checkpoint:
     """Find a checkpoint by run name, run directory, checkpoint directory, step directory, or `.../best` and `.../last`.
 
     Args:
