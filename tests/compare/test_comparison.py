@@ -38,6 +38,7 @@ def test_a_missing_variant_is_wanted_with_the_flags_that_were_given(make_run, as
 def test_the_command_for_a_missing_run_rebuilds_its_settings(make_run, ask):
     wanted = compare(ask("mha", "gqa", preset="demo", n_kv_head="4", lr="3e-4"), []).missing[1]
     assert wanted.arguments == ("train", "--preset", "demo", "--attn", "gqa:n_kv_head=4", "--lr", "3e-4")
+    assert wanted.title == "gqa:n_kv_head=4"
     trained = make_run("gqa", settings={"n_kv_head": 4, "lr": 3e-4})
     assert trained.tags["vgpt.settings_hash"] == wanted.config.settings_hash
 

@@ -182,7 +182,7 @@ def compare(*selectors: str, preset: str | Path | None = None, quiet: bool = Fal
     found.conclude()
     answers = attach_suites(attach_breakdowns(attach_speeds(found.look())))
     notes += [remark for answer in answers for remark in answer.comparison.remarks]
-    notes += [f"missing: {one.label} with seed {one.seed}; this trains it: {one.command}" for one in found.missing]
+    notes += [f"missing: {one.title} with seed {one.seed}; this trains it: {one.command}" for one in found.missing]
     return Comparison(study, tuple(answers), tuple(notes))
 
 

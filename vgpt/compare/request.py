@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vgpt.addresses import without_credentials
-from vgpt.attention.grammar import full_label
+from vgpt.attention.grammar import display_label, full_label
 from vgpt.attention.plugin_record import plugin_flags
 from vgpt.compare.audit.conditions import BACKEND, THREADS, condition_settings
 from vgpt.compare.selectors import Selector, parse_selectors, with_own_settings, with_variant_flags
@@ -82,6 +82,11 @@ class PlannedRun:
     seed: int
     config: CompareConfig
     arguments: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """The variant as readers know it: with the setting that it is about, and those that are not its defaults."""
+        return display_label(self.config.model.attn)
 
     @property
     def command(self) -> str:

@@ -53,6 +53,11 @@ class Rerun:
     differs: tuple[str, ...]
     seconds: float | None
 
+    @property
+    def title(self) -> str:
+        """The variant as readers know it."""
+        return self.runs[0].title if self.runs else self.row.label
+
 
 @dataclass(frozen=True)
 class SeedResult:

@@ -123,7 +123,7 @@ def _tell_what_is_missing(answers: "Sequence[Answered]", missing: "Sequence[Plan
         for remark in answer.comparison.remarks:
             warn(f"{answer.part.title}: {remark}" if answer.part.title else remark)
     for wanted in missing:
-        notify(f"missing: {wanted.label} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
+        notify(f"missing: {wanted.title} with seed {wanted.seed}; this trains it:\n  {wanted.command}")
 
 
 def _print_plan(plan: "Plan", *, as_json: bool) -> None:

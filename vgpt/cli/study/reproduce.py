@@ -80,7 +80,7 @@ def _show_plan(rerun: "Rerun", settings: ReproduceConfig, place: Path) -> None:
     time = f"{format_time(rerun.seconds)} by the report" if seconds is None else format_time(seconds)
     seeds = ", ".join(str(run.seed) for run in rerun.runs)
     kind = "new seeds" if rerun.new_seeds else "seeds"
-    notify(f"plan: {rerun.row.label}, {kind} {seeds}, into {place}; time: {time}")
+    notify(f"plan: {rerun.title}, {kind} {seeds}, into {place}; time: {time}")
 
 
 def _print(rerun: "Rerun", outcome: "Outcome", notes: list[str]) -> None:
@@ -100,7 +100,7 @@ def _print(rerun: "Rerun", outcome: "Outcome", notes: list[str]) -> None:
     console.print(Text(f"mean {outcome.mean:.6f}: {where}"))
     for note in notes:
         console.print(Text(f"another machine: {note}", "yellow"))
-    console.print(Text(f"{rerun.row.label}: {outcome.verdict}", "bold"))
+    console.print(Text(f"{rerun.title}: {outcome.verdict}", "bold"))
 
 
 def _as_json(rerun: "Rerun", outcome: "Outcome", notes: list[str], place: Path) -> dict[str, Any]:
