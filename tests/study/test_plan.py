@@ -36,6 +36,16 @@ def test_the_time_of_missing_runs_is_that_of_other_seeds_of_the_same_variant(her
     assert plan.sentence() == "plan: 2 runs exist, 4 are missing; time: about 5 min"
 
 
+def test_a_run_is_known_however_its_record_spells_the_same_settings(here, ask):
+    # A record has its settings in order of the alphabet, and whether it was compiled, which nobody had said.
+    runs = [here("linear", 100, compile=False), here("sparse", 300, compile=False), here("mha", 50, compile=False)]
+    plan = plan_of(ask, runs, "linear", "sparse", seeds="2")
+    assert [(item.there, item.missing, item.seconds) for item in plan.items] == [
+        (1, 1, pytest.approx(100)),
+        (1, 1, pytest.approx(300)),
+    ]
+
+
 def test_the_time_is_scaled_by_tokens_whatever_the_learning_rate(here, ask):
     plan = plan_of(ask, [here("mha", 100)], "mha", lr="0.1", max_tokens=str(TOKENS // 4))
     assert plan.seconds == pytest.approx(25)

@@ -175,9 +175,15 @@ def display_label(attn: ModelAttention) -> str:
 
 
 def attention_label(kind: str, settings: Mapping[str, Any]) -> str:
-    """Return a variant with the settings that are on record, as a person would write it: `gqa:n_kv_head=2`."""
-    pattern = pattern_in(kind, settings)
-    return format_variant({"kind": kind, **settings}) if pattern is None else pattern
+    """Return a variant with the settings that are on record, as a person would write it: `gqa:n_kv_head=2`.
+
+    The settings stand in the variant's own order, whatever that of the record, so that labels can be compared.
+    """
+    if (pattern := pattern_in(kind, settings)) is not None:
+        return pattern
+    known = variants()
+    own = [name for name in known[kind].model_fields if name in settings] if kind in known else []
+    return format_variant({"kind": kind, **{name: settings[name] for name in own}, **settings})
 
 
 def format_pattern(layers: Iterable[Mapping[str, Any]]) -> str:

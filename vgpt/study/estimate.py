@@ -76,7 +76,10 @@ def _key_of(planned: PlannedRun) -> Key:
 def _key(params: Mapping[str, str]) -> Key:
     known = leaves(TrainConfig)
     names = [*(name for aspect in _SPEED for name in ASPECTS[aspect]), *_WORKERS]
-    return tuple(params.get(name, format_value(known[name].default)) for name in names)
+    found = {name: params.get(name, format_value(known[name].default)) for name in names}
+    # A plan that leaves it open is one without; a finished run has recorded what it came to.
+    found["compile"] = format_value(found["compile"] == format_value(True))
+    return tuple(found.values())
 
 
 def _add(table: dict[Key, dict[str, list[float]]], key: Key, label: str, pace: float) -> None:
