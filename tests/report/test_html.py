@@ -86,6 +86,14 @@ def test_the_report_holds_audit_tables_differences_figures_and_provenance(three,
     assert sum(tag == "tr" for tag, _ in found.elements) > 30
 
 
+def test_the_verdict_on_each_variant_stands_at_the_top(three, page):
+    text = Page(page(three)).text
+    top = text[: text.index("Conditions: equal")]
+    for row, found in zip(three.rows[1:], three.statistics[1:], strict=True):
+        one = found.difference
+        assert f"{row.title}: {one.verdict} , {one.delta:+.4f} ±{one.half_width:.4f} nats per token" in top
+
+
 def test_no_element_loads_or_runs_anything(three, page, evil):
     for comparison in (three, evil):
         text = page(comparison)

@@ -217,6 +217,13 @@ def test_the_ladder_holds_trend_score_and_agreement_of_its_rungs(study, train):
     assert [names[:2] for names in ladder.agreement.neighbors] == [("a", "b"), ("b", "c")]
 
 
+def test_the_spelling_by_which_predictions_know_a_variant_stays(study, train):
+    # Its digest is in journals of the past.
+    found = study()
+    (at, *_) = answer_ladder(found, answers_of(found, train(found, rungs=[0]))).variants[2].rungs
+    assert at.labels == ("mha", "linear:chunk_size=64,feature_map=elu1,linear_norm=denom")
+
+
 def test_a_prediction_is_recorded_once_and_scored_when_the_rung_is_run(study, train):
     found = study()
     runs = train(found, rungs=[0, 1])

@@ -130,3 +130,13 @@ def test_text_json_and_report_tell_it(answered, capsys, tmp_path):
     (sign,) = found["signs"]
     assert (sign["variant"], sign["lower"], sign["higher"], sign["depends_on"]) == ("mqa", 1, 1, ["pos"])
     assert [part["verdict"] for part in sign["parts"]] == ["better", "worse"]
+
+
+def test_a_notebook_shows_the_signs_too(answered):
+    from vgpt.api.comparing import Comparison
+
+    study, answers = answered({"mqa": [-0.12, 0.07]}, pos=("learned", "rope"))
+    found = Comparison(study, tuple(answers))
+    assert "Signs of the differences in 2 settings" in str(found)
+    page = found.save_html("signs.html").read_text()
+    assert page.index("Signs of the differences") < page.index("pos = learned")

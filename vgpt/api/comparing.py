@@ -87,43 +87,22 @@ class Comparison:
     __repr__ = __str__
 
     def _parts(self) -> list[RenderableType]:
-        from vgpt.report.ladder import ladder_tables
+        from vgpt.report.study_report import StudyReport
         from vgpt.report.tables import tables
-        from vgpt.study.ladders.answers import answer_ladder
 
         found: list[RenderableType] = []
         for answer in self.answers:
             if answer.part.title:
                 found.append(Text(answer.part.title, style="bold"))
             found += tables(answer.comparison)
-        return [*found, *ladder_tables(answer_ladder(self.study, self.answers))]
+        return [*found, *StudyReport(self.study, self.answers).tables]
 
     def _page(self) -> str:
-        import time
-
-        from vgpt.report.figures.ladder import draw_ladder
-        from vgpt.report.figures.write import draw_all
-        from vgpt.report.html.page import ReportSection, as_html
-        from vgpt.report.ladder import ladder_tables
+        from vgpt.report.study_report import StudyReport
         from vgpt.study.answers import histories_of
-        from vgpt.study.ladders.answers import answer_ladder
-        from vgpt.study.reproduce import study_command
 
-        histories = histories_of(self.study.first)
-        sections = [
-            ReportSection(one.comparison, draw_all(one.comparison, histories, _windows(self.study)), one.part.title)
-            for one in self.answers
-            if one.comparison.rows
-        ]
-        ladder = answer_ladder(self.study, self.answers)
-        return as_html(
-            sections,
-            name=self.study.name,
-            command=study_command(self.study),
-            made=time.time(),
-            closing=ladder_tables(ladder),
-            together=[figure] if (figure := draw_ladder(ladder)) is not None else [],
-        )
+        report = StudyReport(self.study, self.answers)
+        return report.page(report.sections(histories_of(self.study.first), _windows(self.study)))
 
     def _repr_html_(self) -> str:
         return tables_html(self._parts())

@@ -72,7 +72,7 @@ class RungDifference:
         verdict: as the rung's own table says.
         seeds: pairs of runs.
         point: what the trend takes of it; None where it gets no verdict, and so no place in a trend.
-        labels: the baseline and the variant with all their settings.
+        labels: the baseline and the variant with all their settings, in a spelling that stays.
     """
 
     rung: Rung

@@ -31,6 +31,20 @@ def significance(comparison: Comparison) -> list[RenderableType]:
     return parts
 
 
+def verdict_lines(comparison: Comparison) -> list[Text]:
+    """Return what is found of each row, a sentence each: its verdict, and the difference that it rests on.
+
+    Rows that lost seeds have none: what became of the seeds is told by `vgpt.report.formats.notes`.
+    """
+    lines: list[Text] = []
+    for row, found in zip(comparison.rows[1:], comparison.statistics[1:], strict=True):
+        one = found.difference
+        if one is not None and one.verdict and not found.lost:
+            verdict = (one.verdict, _style(one.verdict))
+            lines.append(Text.assemble(f"{row.title}: ", verdict, f", {_delta(one)} nats per token"))
+    return lines
+
+
 def _seeds(comparison: Comparison) -> Table:
     columns = ["seeds", "mean", "95% interval of the\nmean over seeds", "sd of\nseeds", "eval SE\nof one run"]
     table = new_table("Validation loss: noise of seeds, and noise of evaluation", columns)

@@ -1,18 +1,14 @@
 """The views of `vgpt compare`: tables on the terminal, formats for programs, figures, a report, a run in MLflow."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import RenderableType
 from rich.text import Text
 
 from vgpt.cli.console import notify, out, print_json, print_text, warn
 from vgpt.compare.comparison import Comparison
-from vgpt.compare.ladder import Ladder
 from vgpt.compare.request import Request
 from vgpt.compare.rows import row_names
 from vgpt.compare.statistics.evaluation_noise import Windows
@@ -24,48 +20,21 @@ from vgpt.report.captions import audit_lines
 from vgpt.report.columns import check_columns, chosen_columns, row_contexts
 from vgpt.report.curve_tables import curves_table
 from vgpt.report.equivalents import equivalent_lines
-from vgpt.report.figures.ladder import draw_ladder
 from vgpt.report.figures.style import Figure, as_png, as_svg
-from vgpt.report.figures.write import draw_all, save_figures
+from vgpt.report.figures.write import save_figures
 from vgpt.report.formats import as_latex, as_markdown, compact_table, study_as_csv
-from vgpt.report.html.page import ReportSection, as_html, save_html
-from vgpt.report.ladder import ladder_tables
+from vgpt.report.html.page import save_html
 from vgpt.report.ladder_data import ladder_as_csv
 from vgpt.report.sealing import sealing_lines
-from vgpt.report.study_tables import power_lines, signs_table
+from vgpt.report.study_report import StudyReport
+from vgpt.report.study_tables import power_lines
 from vgpt.report.tables import tables
 from vgpt.study.answers import histories_of
-from vgpt.study.ladders.answers import answer_ladder
-from vgpt.study.reproduce import study_command
 from vgpt.study.study import Answered, Study
 from vgpt.tracking.histories import HistoryReader
 from vgpt.tracking.report_runs import log_comparison
 
-
-@dataclass(frozen=True)
-class Shown:
-    """What is shown: a study with its answers, and what all of its parts say together, computed once for all views."""
-
-    study: Study
-    answers: Sequence[Answered]
-
-    @cached_property
-    def ladder(self) -> Ladder | None:
-        """What the rungs of a ladder together say; None for a study that is none."""
-        return answer_ladder(self.study, self.answers)
-
-    @cached_property
-    def closing(self) -> list[RenderableType]:
-        """The tables of all parts together."""
-        return ladder_tables(self.ladder) if self.study.ladder is not None else signs_table(self.answers)
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """The columns that were chosen by name."""
-        return self.study.first.settings.compare.columns
-
-
-Writer = Callable[[Shown], None]
+Writer = Callable[[StudyReport], None]
 
 
 def chosen_format(**asked: bool) -> Writer | None:
@@ -125,16 +94,16 @@ class Views:
 
     def show(self, study: Study, answers: Sequence[Answered]) -> None:
         """Print and write everything; what MLflow refuses is a note, and no failure."""
-        shown, histories = Shown(study, answers), histories_of(study.first)
+        report, histories = StudyReport(study, answers), histories_of(study.first)
         if self.stdout is not None:
-            self.stdout(shown)
+            self.stdout(report)
         for answer in answers:
             self._tell(study, answer, histories)
         if self.stdout is None:
-            for part in shown.closing:
+            for part in report.tables:
                 out().print(part, soft_wrap=False)
-        if _told(answers) and (self.plot or self.html or self.log):
-            self._draw(shown, histories)
+        if report.told and (self.plot or self.html or self.log):
+            self._draw(report, histories)
         mention_failure(histories)
 
     def _tell(self, study: Study, answer: Answered, histories: HistoryReader) -> None:
@@ -161,50 +130,30 @@ class Views:
         for part in parts:
             out().print(part, soft_wrap=False)
 
-    def _draw(self, shown: Shown, histories: HistoryReader) -> None:
-        sections = [
-            ReportSection(answer.comparison, _figures_of(answer, histories, self.windows), answer.part.title)
-            for answer in _told(shown.answers)
-        ]
-        together = [figure] if (figure := draw_ladder(shown.ladder)) is not None else []
+    def _draw(self, report: StudyReport, histories: HistoryReader) -> None:
+        sections = report.sections(histories, self.windows)
+        figures = report.figures(sections)
         if self.plot is not None:
-            figures = [*(figure for section in sections for figure in section.figures), *together]
             for path in save_figures(figures, self.plot):
                 notify(f"wrote {path}")
-        page = ""
-        if self.html is not None or self.log:
-            page = as_html(
-                sections,
-                name=shown.study.name,
-                command=study_command(shown.study),
-                made=time.time(),
-                closing=shown.closing,
-                together=together,
-            )
+        page = report.page(sections) if self.html is not None or self.log else ""
         if self.html is not None:
             save_html(page, self.html)
             notify(f"wrote {self.html}")
         if self.log:
-            figures = [*(figure for section in sections for figure in section.figures), *together]
-            _log(shown, figures, page)
+            _log(report, figures, page)
 
 
-def _figures_of(answer: Answered, histories: HistoryReader, windows: Windows) -> list[Figure]:
-    """Return the figures of a part, under names that no other part's have."""
-    before = f"{answer.part.slug}_" if answer.part.slug else ""
-    return [replace(one, name=f"{before}{one.name}") for one in draw_all(answer.comparison, histories, windows)]
-
-
-def _log(shown: Shown, figures: Sequence[Figure], page: str) -> None:
-    study, answers = shown.study, shown.answers
+def _log(report: StudyReport, figures: Sequence[Figure], page: str) -> None:
+    study, answers = report.study, report.answers
     run = study.first.settings.run
     comparisons = [answer.comparison for answer in answers]
     files = {f"{one.name}.png": as_png(one) for one in figures}
     files |= {f"{one.name}.svg": as_svg(one).encode() for one in figures}
-    files |= {"report.html": page.encode(), "comparison.csv": study_as_csv(_tables_of(_told(answers))).encode()}
-    if (ladder := shown.ladder) is not None:
+    files |= {"report.html": page.encode(), "comparison.csv": study_as_csv(_tables_of(report.told)).encode()}
+    if (ladder := report.ladder) is not None:
         files["ladder.csv"] = ladder_as_csv(ladder).encode()
-    files["comparison.json"] = to_json(study_as_json(study, answers, shown.ladder), indent=1, ascii_only=True).encode()
+    files["comparison.json"] = to_json(study_as_json(study, answers, report.ladder), indent=1, ascii_only=True).encode()
     names = dict.fromkeys(name for one in comparisons for name in row_names(one.rows).values())
     compared = [one.run_id for found in comparisons for row in found.rows for one in row.runs if one.run_id]
     try:
@@ -221,11 +170,6 @@ def _log(shown: Shown, figures: Sequence[Figure], page: str) -> None:
         notify(f"logged as run {run_id} of experiment {run.experiment!r}")
 
 
-def _told(answers: Sequence[Answered]) -> list[Answered]:
-    """Return the parts that have anything to show."""
-    return [answer for answer in answers if answer.comparison.rows]
-
-
 def _tables_of(answers: Sequence[Answered]) -> list[tuple[Mapping[str, str], Comparison]]:
     return [(answer.part.values, answer.comparison) for answer in answers]
 
@@ -235,35 +179,40 @@ def _columns_json(comparison: Comparison, columns: Sequence[str]) -> list[dict[s
     return [{"attention": at.row.label} | {c.name: c.value(at) for c in chosen} for at in row_contexts(comparison)]
 
 
-def _write_json(shown: Shown) -> None:
-    if not shown.columns:
-        print_json(study_as_json(shown.study, shown.answers, shown.ladder))
+def _columns(report: StudyReport) -> Sequence[str]:
+    """Return the columns that were chosen by name."""
+    return report.study.first.settings.compare.columns
+
+
+def _write_json(report: StudyReport) -> None:
+    if not _columns(report):
+        print_json(study_as_json(report.study, report.answers, report.ladder))
         return
     print_json(
         [
             dict(one.part.values) | line
-            for one in shown.answers
-            for line in _columns_json(one.comparison, shown.columns)
+            for one in report.answers
+            for line in _columns_json(one.comparison, _columns(report))
         ],
     )
 
 
-def _write_csv(shown: Shown) -> None:
-    if (ladder := shown.ladder) is not None and not shown.columns:
+def _write_csv(report: StudyReport) -> None:
+    if (ladder := report.ladder) is not None and not _columns(report):
         print_text(ladder_as_csv(ladder))
         return
-    if told := _told(shown.answers):
-        print_text(study_as_csv(_tables_of(told), shown.columns))
+    if told := report.told:
+        print_text(study_as_csv(_tables_of(told), _columns(report)))
 
 
 def _write_each(form: Callable[[Comparison, Sequence[str]], str], title: str) -> Writer:
     """Return what prints the table of each part below its title, which has a form of its own."""
 
-    def write(shown: Shown) -> None:
-        for one in shown.answers:
+    def write(report: StudyReport) -> None:
+        for one in report.answers:
             if one.comparison.rows:
                 above = f"{title.format(one.part.title)}\n" if one.part.title else ""
-                print_text(above + form(one.comparison, shown.columns))
+                print_text(above + form(one.comparison, _columns(report)))
 
     return write
 

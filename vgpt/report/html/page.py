@@ -18,6 +18,7 @@ from vgpt.report.figures.style import Figure
 from vgpt.report.formats import notes
 from vgpt.report.html.elements import blocks, element, inline_svg, plain, plain_table
 from vgpt.report.sealing import unshown_lines
+from vgpt.report.significance import verdict_lines
 from vgpt.report.tables import number_tables
 from vgpt.study.report_data import embedded
 from vgpt.study.reproduce import reproduction
@@ -73,39 +74,48 @@ class ReportSection:
     title: str = ""
 
 
+def _variants(sections: Sequence[ReportSection]) -> str:
+    """Return the variants of all sections; nothing where they are others in each, as on a ladder."""
+    found = {tuple(row_names(one.comparison.rows).values()) for one in sections}
+    return ", ".join(*found) if len(found) == 1 else ""
+
+
+@dataclass(frozen=True)
+class Together:
+    """What all comparisons of a report say together: tables and figures below one title."""
+
+    title: str
+    tables: Sequence[RenderableType] = ()
+    figures: Sequence[Figure] = ()
+
+
 def as_html(
     sections: Sequence[ReportSection],
     *,
     name: str = "",
     command: str,
     made: float,
-    closing: Sequence[RenderableType] = (),
-    together: Sequence[Figure] = (),
+    together: Together | None = None,
 ) -> str:
-    """Return the report as a page.
+    """Return the report as a page: what all sections say together, then each, then where all of it is from.
 
     Args:
         sections: what it shows: one comparison, or the several of a study.
         name: name of the study.
         command: what makes it again.
         made: when it was made, seconds since 1970.
-        closing: tables and lines of all sections together.
-        together: figures of all sections together.
+        together: tables and figures of all sections together.
     """
-    names = dict.fromkeys(label for one in sections for label in row_names(one.comparison.rows).values())
-    title = f"vgpt compare: {f'{name}: ' if name else ''}{', '.join(names) or 'no runs'}"
+    title = f"vgpt compare: {': '.join(filter(None, [name, _variants(sections)])) or 'no runs'}"
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(made))
     body = [
         element("h1", plain(title)),
         element("p", plain(f"Made {when}."), class_="dim"),
+        *(_together(together) if together is not None else []),
         *(_section(one) for one in sections),
-        *([element("h2", "All settings"), blocks(closing)] if closing else []),
-        *_figures(together, "Figures of all settings"),
         element("h2", "Provenance"),
         _provenance([one.comparison for one in sections], command),
-        embedded(
-            {"study": name or None, "parts": [{"title": one.title, **as_json(one.comparison)} for one in sections]}
-        ),
+        _data(sections, name),
     ]
     return _page(title, body)
 
@@ -151,6 +161,13 @@ def _page(title: str, body: Sequence[str]) -> str:
     )
 
 
+def _together(found: Together) -> list[str]:
+    if not found.tables and not found.figures:
+        return []
+    title = element("h2", plain(found.title), class_="part")
+    return [title, *map(_figure, found.figures), blocks(found.tables)]
+
+
 def _section(one: ReportSection) -> str:
     title = [element("h2", plain(one.title), class_="part")] if one.title else []
     if not one.comparison.rows:
@@ -186,7 +203,7 @@ def save_html(text: str, path: Path) -> None:
 
 
 def _verdict(comparison: Comparison) -> list[str]:
-    lines = [element("p", plain(note)) for note in notes(comparison)]
+    lines = [blocks(verdict_lines(comparison)), *(element("p", plain(note)) for note in notes(comparison))]
     kind = "verdict" if comparison.audit.equal else "verdict unequal"
     remarks = [element("p", plain(f"Note: {remark}."), class_="yellow") for remark in comparison.remarks]
     return [element("div", *lines, class_=kind), *remarks]
@@ -205,11 +222,12 @@ def _conditions(comparison: Comparison) -> str:
     return text + element("details", element("summary", f"All {len(shared)} equal conditions"), table)
 
 
-def _figures(figures: Sequence[Figure], title: str = "Figures") -> list[str]:
-    if not figures:
-        return []
-    drawn = [element("figure", inline_svg(one), element("figcaption", plain(one.alt))) for one in figures]
-    return [element("h2", title), *drawn]
+def _figures(figures: Sequence[Figure]) -> list[str]:
+    return [element("h2", "Figures"), *map(_figure, figures)] if figures else []
+
+
+def _figure(one: Figure) -> str:
+    return element("figure", inline_svg(one), element("figcaption", plain(one.alt)))
 
 
 def _provenance(comparisons: Sequence[Comparison], command: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vgpt.attention.grammar import format_variant, pattern_in
 from vgpt.compare.ladder import Ladder, Rung, RungDifference, VariantLadder, climb, rung_difference
 from vgpt.compare.metrics import LOSS
 from vgpt.compare.rows import Row
@@ -113,7 +114,13 @@ def _difference(answer: Answered, rows: Rows, selector: Selector) -> RungDiffere
         return RungDifference(rung)
     number = next(number for number, other in enumerate(comparison.rows) if other is row)
     found = rung_difference(rung, comparison.statistics[number].difference)
-    return replace(found, labels=(comparison.rows[0].label, row.label))
+    return replace(found, labels=(_spelled(comparison.rows[0]), _spelled(row)))
+
+
+def _spelled(row: Row) -> str:
+    """Return a variant with its settings in order of the alphabet: how recorded predictions know it, for good."""
+    pattern = pattern_in(row.attn, row.settings)
+    return pattern or format_variant({"kind": row.attn, **dict(sorted(row.settings.items()))})
 
 
 def _agreement(rungs: Sequence[Rung], by_rung: Sequence[Rows], selectors: Sequence[Selector]) -> Agreement | None:
