@@ -20,8 +20,10 @@ from vgpt.package import VERSION
 
 if TYPE_CHECKING:
     from vgpt.api.comparing import Comparison, compare
+    from vgpt.api.converting import Converted, convert
     from vgpt.api.evaluating import Evaluation
     from vgpt.api.preparing import Prepared, prepare
+    from vgpt.api.probing import ProbeCard, probe
     from vgpt.api.runs import Run, evaluate, evaluate_suites, load, sample, train
     from vgpt.api.sampling import Samples
     from vgpt.api.settings import load_plugin
@@ -30,33 +32,41 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Comparison",
+    "Converted",
     "Evaluation",
     "Prepared",
+    "ProbeCard",
     "Run",
     "Samples",
     "SuiteResults",
     "VgptError",
     "__version__",
     "compare",
+    "convert",
     "evaluate",
     "evaluate_suites",
     "load",
     "load_plugin",
     "prepare",
+    "probe",
     "sample",
     "train",
 ]
 
 _HOMES = {
     "api.comparing": ("Comparison",),
+    "api.converting": ("Converted", "convert"),
     "api.evaluating": ("Evaluation",),
     "api.preparing": ("Prepared", "prepare"),
+    "api.probing": ("ProbeCard",),
     "api.runs": ("Run", "evaluate", "evaluate_suites", "load", "sample", "train"),
     "api.sampling": ("Samples",),
     "api.settings": ("load_plugin",),
     "api.suites": ("SuiteResults",),
-    "compare": ("compare",),  # the room of this name, which can be called
     "errors": ("VgptError",),
+    # The rooms of these names, which can be called.
+    "compare": ("compare",),
+    "probe": ("probe",),
 }
 _HOME = {name: f"vgpt.{home}" for home, names in _HOMES.items() for name in names}
 
@@ -68,7 +78,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(_HOME[name])
-    return module if name == "compare" else getattr(module, name)
+    return module if _HOME[name] == f"vgpt.{name}" else getattr(module, name)
 
 
 def __dir__() -> list[str]:

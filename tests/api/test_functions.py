@@ -157,7 +157,8 @@ def test_names_of_the_face_are_documented_and_say_what_they_take():
 @pytest.mark.parametrize("before", ["", "import vgpt.compare.rows; "])
 def test_importing_the_face_imports_nothing_heavy_and_compare_can_be_called(before):
     code = f"import sys; {before}import vgpt, vgpt.attention; vgpt.train, vgpt.attention.SoftmaxConfig, vgpt.compare\n"
-    code += "print(sorted({'torch', 'mlflow', 'pandas', 'numpy'} & set(sys.modules)), callable(vgpt.compare))"
+    code += "print(sorted({'torch', 'mlflow', 'pandas', 'numpy'} & set(sys.modules)), "
+    code += "callable(vgpt.compare) and callable(vgpt.probe))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split("] ")[-1].strip() == "True"
     if not before:

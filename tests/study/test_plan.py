@@ -56,6 +56,12 @@ def test_a_new_variant_is_taken_to_be_as_fast_as_the_others_under_the_same_condi
     assert plan_of(ask, runs, "gqa").seconds == pytest.approx(80)
 
 
+def test_other_positions_are_taken_to_be_as_fast(here, ask):
+    runs = [here("mha", 100), here("mqa", 60)]
+    assert plan_of(ask, runs, "mha", pos="learned").seconds == pytest.approx(100)
+    assert plan_of(ask, [*runs, here("mha", 90, pos="learned")], "mha", pos="learned", seed="7").seconds == 90
+
+
 def test_the_time_is_unknown_where_nothing_like_it_was_trained_on_this_machine(here, make_run, ask):
     elsewhere = make_run("mha", settings={"seed": 1}, metrics={"train/seconds": 3.0})
     plan = plan_of(ask, [elsewhere, here("mha", 100, batch_size=8)], "mha")

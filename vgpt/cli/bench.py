@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vgpt.cli.console import notify, out, print_json, print_text, warn
-from vgpt.cli.options import JsonOption, print_settings, settings_of_each, variant_argument, with_settings
+from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.errors import TrackingError, UsageError
 from vgpt.settings.bench import BenchConfig
 from vgpt.settings.loader import Sources
@@ -45,6 +45,8 @@ def bench(
     """
     if json and csv:
         raise UsageError("--json and --csv exclude each other: stdout carries one result", "Choose one of them.")
+    from vgpt.compare.selectors import settings_of_each
+
     loaded = settings_of_each(BenchConfig, names, sources)
     first = next(iter(loaded.values()))
     if show_settings:

@@ -11,11 +11,6 @@ from vgpt.errors import UsageError
 from vgpt.settings.interchange import ConvertConfig
 from vgpt.settings.loader import Loaded
 
-BIASED = (
-    "a converted run is a biased proxy for training from scratch: its weights were learned with another attention "
-    "(Ainslie et al. 2023, arXiv 2305.13245)"
-)
-
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
@@ -38,6 +33,7 @@ def convert(
     if loaded.origins["attn"] == "default":
         raise UsageError("nothing says what the attention becomes", "Name it: vgpt convert RUN --attn gqa:n_kv_head=2")
     # Neither torch nor numpy is needed for --help.
+    from vgpt.api.converting import BIASED
     from vgpt.api.found import chosen_run
     from vgpt.attention.grammar import full_label, short_label
     from vgpt.cli.live import data_bars

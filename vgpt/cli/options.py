@@ -5,8 +5,7 @@ value and source.
 """
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -15,7 +14,6 @@ from rich.markup import escape
 
 from vgpt.attention.registry import variants
 from vgpt.cli.console import key_values, out, print_json, warn
-from vgpt.errors import UsageError
 from vgpt.settings.commands import unknown_variables
 from vgpt.settings.fields import Leaf, format_value, leaves
 from vgpt.settings.loader import Loaded, Sources, load_settings
@@ -127,31 +125,6 @@ def with_settings(
         return wrapper
 
     return decorate
-
-
-def settings_of_each(model: type[S], names: Sequence[str], sources: Sources) -> dict[str, Loaded[S]]:
-    """Return the settings of each variant that a command's argument names, by its label.
-
-    Raises:
-        UsageError: a name is no variant, stands twice, or a setting belongs to none of them.
-    """
-    from vgpt.attention.grammar import display_label
-    from vgpt.compare.selectors import parse_selectors, with_variant_flags
-
-    own = {name for name, leaf in leaves(model).items() if leaf.variants}
-    flags = {name: str(value) for name, value in sources.command_line.items() if name in own}
-    terms = parse_selectors(names)
-    if runs := [term.text for term in terms if not term.kind]:
-        raise UsageError(f"{runs[0]!r} is no variant", f"Variants: {', '.join(variants())}.")
-    rest = {name: value for name, value in sources.command_line.items() if name not in own}
-    found: dict[str, Loaded[S]] = {}
-    for term in with_variant_flags(terms, flags, strict=True):
-        loaded = load_settings(model, replace(sources, command_line={**rest, "attn": term.attn}))
-        label = display_label(getattr(loaded.settings, "model").attn)  # noqa: B009 - every such model has one
-        if label in found:
-            raise UsageError(f"{label} would be measured twice", "Name each variant once.")
-        found[label] = loaded
-    return found
 
 
 def _signature(own: list[inspect.Parameter], names: dict[str, Leaf], *, presets: bool) -> inspect.Signature:

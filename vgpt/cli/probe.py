@@ -1,6 +1,5 @@
 """`vgpt probe`: what variants can do, by small models of each that learn tasks with equal effort."""
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vgpt.cli.console import notify, out, print_json, warn
-from vgpt.cli.options import JsonOption, print_settings, settings_of_each, variant_argument, with_settings
-from vgpt.errors import TrackingError, UsageError
+from vgpt.cli.options import JsonOption, print_settings, variant_argument, with_settings
 from vgpt.files.paths import user_path
 from vgpt.settings.loader import Sources
 from vgpt.settings.probe import ProbeConfig, small_sizes
 
 # Tasks need numpy, and trainings torch; --help is spared both.
 if TYPE_CHECKING:
-    from vgpt.evaluation.tasks.base import Task
     from vgpt.probe.card import Card
     from vgpt.probe.plan import ProbePlan
 
@@ -49,6 +46,9 @@ def probe(
 
     Where the control of a task fails, the card says inconclusive. Started again, a probe goes on where it was.
     """
+    from vgpt.api.probing import card_of, log_card, plan_of
+    from vgpt.compare.selectors import settings_of_each
+
     loaded = settings_of_each(ProbeConfig, names, replace(sources, preset=small_sizes()))
     first = next(iter(loaded.values()))
     for note in dict.fromkeys(note for one in loaded.values() for note in one.notes):
@@ -56,38 +56,22 @@ def probe(
     if show_settings:
         print_settings(first, as_json=json)
     config = first.settings
-    from vgpt.probe.plan import make_plan
-
-    planned = make_plan(_tasks(config), {label: one.settings for label, one in loaded.items()})
+    planned = plan_of({label: one.settings for label, one in loaded.items()})
     _announce(planned, config)
     if plan:
         _show_plan(planned, as_json=json)
         return
-    planned, failed = _train(planned, config)
-    card = _card(planned)
+    failures: list[str] = []
+    planned = _train(planned, config, failures)
+    card = card_of(planned)
     if json:
         print_json(card.as_json())
     else:
         _print(card)
-    _keep(card, planned, config, html, plot)
-    if failed:
+    _keep(card, html, plot)
+    log_card(card, planned, config, notify, warn)
+    if failures:
         raise typer.Exit(1)
-
-
-def _tasks(config: ProbeConfig) -> "list[Task]":
-    """Return the tasks that are asked for.
-
-    Raises:
-        SettingsError: one is unknown, or its settings are wrong.
-        UsageError: one is named twice.
-    """
-    from vgpt.evaluation.tasks.registry import resolve_task, split_tasks, task_label
-
-    found = [resolve_task(text) for text in split_tasks(",".join(config.probe.tasks))]
-    labels = [task_label(task) for task in found]
-    if twice := next((label for label in labels if labels.count(label) > 1), None):
-        raise UsageError(f"--tasks names {twice} twice", "Name each task once.")
-    return found
 
 
 def _announce(plan: "ProbePlan", config: ProbeConfig) -> None:
@@ -113,32 +97,22 @@ def _show_plan(plan: "ProbePlan", *, as_json: bool) -> None:
         out().print(plan_table(plan), soft_wrap=False)
 
 
-def _train(plan: "ProbePlan", config: ProbeConfig) -> "tuple[ProbePlan, bool]":
-    """Train what is missing; return the plan with all that is on record then, and whether anything failed."""
+def _train(plan: "ProbePlan", config: ProbeConfig, failures: list[str]) -> "ProbePlan":
+    """Train what is missing, and return the plan with what is on record then; what failed is told, and listed."""
+    from vgpt.api.probing import train_plan
     from vgpt.cli.live import data_bars
     from vgpt.probe.plan import with_records
-    from vgpt.probe.run import jobs_for, run_trials
 
-    missing, directory = plan.missing, config.run.probe_dir
+    def failed(reason: str) -> None:
+        failures.append(reason)
+        warn(reason)
+
     try:
-        failures = run_trials(missing, directory, jobs_for(config.probe.jobs, len(missing)), data_bars())
+        return train_plan(plan, config, data_bars(), failed)
     except KeyboardInterrupt:
-        left = len(with_records(plan, directory).missing)
+        left = len(with_records(plan, config.run.probe_dir).missing)
         notify(f"stopped: {left:,} of {len(plan.trials):,} trainings are left; the same command goes on with them")
         raise typer.Exit(_INTERRUPTED) from None
-    for failure in failures:
-        trial = failure.trial
-        warn(f"{trial.recipe.task}, {trial.label}, rate {trial.lr:g}, seed {trial.seed}: {failure.reason}")
-    return with_records(plan, directory), bool(failures)
-
-
-def _card(plan: "ProbePlan") -> "Card":
-    from importlib.metadata import version
-
-    from vgpt.package import VERSION
-    from vgpt.probe.card import make_card
-
-    return make_card(plan, facts={"vgpt": VERSION, "torch": version("torch")}, made=time.time())
 
 
 def _print(card: "Card") -> None:
@@ -148,27 +122,15 @@ def _print(card: "Card") -> None:
         out().print(part, soft_wrap=False)
 
 
-def _keep(card: "Card", plan: "ProbePlan", config: ProbeConfig, html: Path | None, plot: Path | None) -> None:
-    """Write page and figures, and bring everything to MLflow; what MLflow refuses is a note, and no failure."""
-    from vgpt.probe.logged import is_logged, log_probe
+def _keep(card: "Card", html: Path | None, plot: Path | None) -> None:
+    """Write page and figures."""
     from vgpt.report.figures.probe import draw_card
     from vgpt.report.figures.write import save_figures
     from vgpt.report.html.page import save_html
-    from vgpt.report.probe_card import card_files, card_page
+    from vgpt.report.probe_card import card_page
 
-    records, directory = config.run, config.run.probe_dir
     if plot is not None:
         notify(f"wrote {', '.join(path.name for path in save_figures(draw_card(card), plot))} in {plot}")
     if html is not None:
         save_html(card_page(card), html)
         notify(f"wrote {html}")
-    if records.tracker == "journal" or not plan.outcomes:
-        return
-    store = {"experiment": records.experiment, "tracking_uri": records.tracking_uri}
-    try:
-        if not is_logged(plan, directory, **store):
-            name = f"probe {' '.join(card.labels)}"[:200]
-            run_id = log_probe(plan, directory, name=name, files=card_files(card), **store)
-            notify(f"logged as run {run_id} of experiment {records.experiment!r}")
-    except TrackingError as error:
-        warn(f"the results were not logged: {error.message}")

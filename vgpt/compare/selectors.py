@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from vgpt.attention.grammar import (
     attention_label,
+    display_label,
     filled,
     is_pattern,
     parse_attention,
@@ -20,6 +21,10 @@ from vgpt.attention.grammar import (
 from vgpt.attention.registry import variants
 from vgpt.errors import SettingsError, UsageError, did_you_mean
 from vgpt.formatting import flag_of
+from vgpt.settings.fields import leaves
+from vgpt.settings.loader import Loaded, Sources, load_settings
+
+S = TypeVar("S", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -164,3 +169,25 @@ def _nobody_takes(name: str, selectors: Sequence[Selector]) -> tuple[str, str]:
         f"{flag} belongs to {', '.join(owners)}; this comparison names {listed}",
         f"Leave out {flag}, or name a variant that has it.",
     )
+
+
+def settings_of_each(model: type[S], names: Sequence[str], sources: Sources) -> dict[str, Loaded[S]]:
+    """Return the settings of each variant that a command's argument names, by its label.
+
+    Raises:
+        UsageError: a name is no variant, stands twice, or a setting belongs to none of them.
+    """
+    own = {name for name, leaf in leaves(model).items() if leaf.variants}
+    flags = {name: str(value) for name, value in sources.command_line.items() if name in own}
+    terms = parse_selectors(names)
+    if runs := [term.text for term in terms if not term.kind]:
+        raise UsageError(f"{runs[0]!r} is no variant", f"Variants: {', '.join(variants())}.")
+    rest = {name: value for name, value in sources.command_line.items() if name not in own}
+    found: dict[str, Loaded[S]] = {}
+    for term in with_variant_flags(terms, flags, strict=True):
+        loaded = load_settings(model, replace(sources, command_line={**rest, "attn": term.attn}))
+        label = display_label(getattr(loaded.settings, "model").attn)  # noqa: B009 - every such model has one
+        if label in found:
+            raise UsageError(f"{label} would be measured twice", "Name each variant once.")
+        found[label] = loaded
+    return found

@@ -24,7 +24,7 @@ from vgpt.interchange.weight_maps import check_map, convert_layer
 from vgpt.model.config import GPT2Config
 from vgpt.model.gpt2 import GPT2Model
 from vgpt.model.init import initialize
-from vgpt.settings.fields import command_words, format_value, leaves
+from vgpt.settings.fields import Leaf, command_words, format_value, leaves
 from vgpt.settings.interchange import ConvertConfig
 from vgpt.settings.train import SystemSettings, TrainConfig
 from vgpt.tracking.record import SETTINGS_FILE, read_record
@@ -267,14 +267,22 @@ def _directory(source: Checkpoint) -> Path:
     return source.directory.absolute().parent.parent
 
 
-def _command(config: TrainConfig) -> str:
-    """Return the command that trains the run on: every setting that is not its default."""
+def settings_to_train_on(config: TrainConfig) -> dict[str, Any]:
+    """Return the settings that train a converted run on: every one that is not its default, by its flat name."""
     flat = {**config.flat(), "attn": short_label(config.model.attn)}
-    known = {name: leaf for name, leaf in leaves(TrainConfig).items() if not leaf.variants and not leaf.hidden}
-    given = {
+    return {
         name: flat[name]
-        for name, leaf in known.items()
+        for name, leaf in _trainable().items()
         if name == "attn" or format_value(flat.get(name)) != format_value(leaf.default)
     }
+
+
+def _trainable() -> dict[str, Leaf]:
+    return {name: leaf for name, leaf in leaves(TrainConfig).items() if not leaf.variants and not leaf.hidden}
+
+
+def _command(config: TrainConfig) -> str:
+    """Return the command that trains the run on."""
     plugins = plugin_flags(config.model.attn, config.model.n_layer)
-    return shlex.join(["vgpt", "train", *command_words(known, given), *plugins])
+    words = command_words(_trainable(), settings_to_train_on(config))
+    return shlex.join(["vgpt", "train", *words, *plugins])

@@ -11,7 +11,7 @@ from vgpt.tracking.listing import list_run
 from vgpt.tracking.run_info import RunInfo, finished
 from vgpt.tracking.schema import Metric
 
-_SPEED = ("batch", "trunk", "positions", "precision", "device")
+_SPEED = ("batch", "trunk", "precision", "device")
 _WORKERS = ("nproc", "nnodes", "parallel")
 
 Key = tuple[str, ...]
@@ -21,8 +21,8 @@ class ThroughputEstimate:
     """Seconds per training token, by variant and by everything else that decides how fast a run is.
 
     A run that ended since the plan was made counts more than those on record: it was timed with its start and its
-    evaluations, and under the load that the machine has now. A variant that was never trained is taken to be as fast
-    as the others under the same conditions.
+    evaluations, and under the load that the machine has now. A variant that was never trained under the same conditions
+    is taken to be as fast as with other positions, and one that was not trained with these either, as the others.
 
     Args:
         runs: all runs on record; those of other machines, whose speed says nothing of this one, are passed over.
@@ -34,21 +34,20 @@ class ThroughputEstimate:
         for run in finished(runs):
             seconds, tokens = run.metrics.get(Metric.TRAIN_SECONDS, 0.0), run.metrics.get(Metric.TRAIN_TOKENS, 0.0)
             if run.directory is not None and seconds > 0 and tokens > 0:
-                _add(self._recorded, _key(run.params), run.attention_label, seconds / tokens)
+                _add(self._recorded, _keys(run.params), run.attention_label, seconds / tokens)
 
     def note(self, planned: PlannedRun, seconds: float, tokens: int) -> None:
         """Take the time of a run that has just been trained: `tokens` of it in `seconds`."""
         if tokens > 0:
-            _add(self._timed, _key_of(planned), planned.label, seconds / tokens)
+            _add(self._timed, _keys_of(planned), planned.label, seconds / tokens)
 
     def seconds(self, planned: PlannedRun) -> float | None:
         """Return how long the rest of a run should take; None where nothing like it was trained here yet."""
-        key, label = _key_of(planned), planned.label
-        timed, recorded = self._timed.get(key, {}), self._recorded.get(key, {})
-        own = timed.get(label) or recorded.get(label)
-        if own is not None:
+        keys, label = _keys_of(planned), planned.label
+        known = [table[key] for key in keys for table in (self._timed, self._recorded) if key in table]
+        if own := next((found[label] for found in known if label in found), None):
             return median(own) * tokens_left(planned)
-        others = [median(throughput) for throughput in (timed or recorded).values()]
+        others = [median(paces) for paces in known[0].values()] if known else []
         return median(others) * tokens_left(planned) if others else None
 
     def total(self, missing: Iterable[PlannedRun]) -> float | None:
@@ -69,18 +68,21 @@ def steps_done(planned: PlannedRun) -> int:
     return found.step if found is not None else 0
 
 
-def _key_of(planned: PlannedRun) -> Key:
-    return _key({name: format_value(value) for name, value in planned.config.flat().items()})
+def _keys_of(planned: PlannedRun) -> tuple[Key, Key]:
+    return _keys({name: format_value(value) for name, value in planned.config.flat().items()})
 
 
-def _key(params: Mapping[str, str]) -> Key:
+def _keys(params: Mapping[str, str]) -> tuple[Key, Key]:
+    """Return what decides how fast a run is, with its positions and without them."""
     known = leaves(TrainConfig)
     names = [*(name for aspect in _SPEED for name in ASPECTS[aspect]), *_WORKERS]
-    found = {name: params.get(name, format_value(known[name].default)) for name in names}
+    found = {name: params.get(name, format_value(known[name].default)) for name in (*names, *ASPECTS["positions"])}
     # A plan that leaves it open is one without; a finished run has recorded what it came to.
     found["compile"] = format_value(found["compile"] == format_value(True))
-    return tuple(found.values())
+    values = tuple(found.values())
+    return values, values[: len(names)]
 
 
-def _add(table: dict[Key, dict[str, list[float]]], key: Key, label: str, pace: float) -> None:
-    table.setdefault(key, {}).setdefault(label, []).append(pace)
+def _add(table: dict[Key, dict[str, list[float]]], keys: Iterable[Key], label: str, pace: float) -> None:
+    for key in keys:
+        table.setdefault(key, {}).setdefault(label, []).append(pace)
