@@ -29,8 +29,19 @@ def test_over_time_runs_are_read_between_their_points_as_far_as_all_went(make_ru
     lines = {"1": [(10, 1.0, 5.0), (20, 2.0, 4.0), (30, 3.0, 3.0)], "2": [(10, 1.0, 6.0), (20, 2.5, 3.0)]}
     found = curve(row, planted(lines), "seconds")
     assert found is not None
-    assert found.x == (1.0, 2.0)
-    assert found.high == pytest.approx((6.0, 4.0))  # 6 falls by 3 within 1.5 s
+    assert found.x == (1.0, 2.0, 2.5)
+    assert found.high == pytest.approx((6.0, 4.0, 3.5))  # 6 falls by 3 within 1.5 s
+
+
+def test_over_time_two_evaluations_of_each_run_are_a_line_however_they_lie(make_run):
+    row = make_row([make_run("mha", settings={"seed": seed}) for seed in (1, 2)])
+    lines = {"1": [(10, 1.0, 5.0), (20, 3.0, 4.0)], "2": [(10, 1.5, 5.0), (20, 2.5, 4.0)]}
+    found = curve(row, planted(lines), "seconds")
+    assert found is not None
+    assert found.x == (1.5, 2.5)
+    assert found.mean == pytest.approx((4.875, 4.125))
+    apart = {"1": [(10, 1.0, 5.0), (20, 2.0, 4.0)], "2": [(10, 3.0, 5.0), (20, 4.0, 4.0)]}
+    assert curve(row, planted(apart), "seconds") is None
 
 
 def test_flops_are_tokens_times_the_variants_own_count(make_run):

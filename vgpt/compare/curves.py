@@ -50,7 +50,7 @@ def curve(row: Row, histories: Histories, axis: Axis, *, training: bool = False)
     """Return the mean of a row's runs with the lowest and the highest; None where no run has a course.
 
     Runs that are not measured at the same points (training time never is the same) are read between two of their
-    points by proportion, at the points of the first run, as far as all of them went.
+    points by proportion, at the points of the first run and where the last of them begins and the first one ends.
 
     Args:
         row: the row.
@@ -62,10 +62,10 @@ def curve(row: Row, histories: Histories, axis: Axis, *, training: bool = False)
     if not lines:
         return None
     first, last = max(line[0][0] for line in lines), min(line[-1][0] for line in lines)
-    grid = [x for x, _ in lines[0] if first <= x <= last]
-    values = [[_between(line, x) for line in lines] for x in grid]
-    if not grid:
+    if first > last:
         return None
+    grid = sorted({first, *(x for x, _ in lines[0] if first < x < last), last})
+    values = [[_between(line, x) for line in lines] for x in grid]
     return Curve(tuple(grid), tuple(map(fmean, values)), tuple(map(min, values)), tuple(map(max, values)), len(lines))
 
 
