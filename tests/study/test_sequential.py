@@ -89,10 +89,11 @@ def test_it_ends_at_the_limit_decided_or_not_and_at_the_first_look_that_decides(
     assert answers[0].part.request.look == 3, "seeds beyond the look that decided are not shown"
 
 
-def test_a_row_that_lost_a_seed_gets_no_more_of_them_and_the_others_go_on(record):
-    lost = record(4, attn="gqa", status="diverged", first=3)
-    runs = [*record(4, shift=0.009), *record(3, attn="gqa"), *lost]
-    study = study_of(words=("mha", "mqa", "gqa"), margin="0.01")
+@pytest.mark.parametrize("attn", ["gqa", "linear"])
+def test_a_row_that_lost_a_seed_gets_no_more_of_them_and_the_others_go_on(record, attn):
+    lost = record(4, attn=attn, status="diverged", first=3)
+    runs = [*record(4, shift=0.009), *record(3, attn=attn), *lost]
+    study = study_of(words=("mha", "mqa", attn), margin="0.01")
     answers, _ = followed(study, runs)
     wanted = {(run.config.model.attn.kind, run.seed) for run in answers[0].comparison.missing}
     assert wanted <= {(kind, seed) for kind in ("mha", "mqa") for seed in (1341, 1342)}
