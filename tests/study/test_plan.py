@@ -69,6 +69,14 @@ def test_the_time_is_unknown_where_nothing_like_it_was_trained_on_this_machine(h
     assert plan.sentence().endswith(f"time: {UNKNOWN}")
 
 
+def test_what_is_known_of_the_time_is_told_where_the_rest_is_not(here, ask):
+    runs = [here("mha", 100)]
+    parts = [compare(ask("mha", preset="demo", seed="7", n_layer=layers), runs) for layers in ("4", "8", "12")]
+    plan = make_plan(parts, ThroughputEstimate(runs))
+    assert plan.seconds is None
+    assert plan.sentence().endswith(f"time: about 2 min for 1 of them, that of the others {UNKNOWN}")
+
+
 def test_what_was_timed_during_the_study_counts_more_than_the_record(here, ask):
     runs = [here("mha", 100)]
     (wanted,) = compare(ask("mha", preset="demo", seed="7"), runs).missing

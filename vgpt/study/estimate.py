@@ -5,6 +5,7 @@ from statistics import median
 
 from vgpt.compare.audit.conditions import ASPECTS
 from vgpt.compare.request import PlannedRun
+from vgpt.formatting import UNKNOWN, format_time
 from vgpt.settings.fields import format_value, leaves
 from vgpt.settings.train import TrainConfig
 from vgpt.tracking.listing import list_run
@@ -49,6 +50,14 @@ class ThroughputEstimate:
             return median(own) * tokens_left(planned)
         others = [median(paces) for paces in known[0].values()] if known else []
         return median(others) * tokens_left(planned) if others else None
+
+    def told(self, missing: Iterable[PlannedRun]) -> str:
+        """Return how long several runs should take in words, also where that is known of some of them only."""
+        parts = [self.seconds(planned) for planned in missing]
+        known = [part for part in parts if part is not None]
+        if not known or len(known) == len(parts):
+            return format_time(sum(known) if known else None)
+        return f"{format_time(sum(known))} for {len(known)} of them, that of the others {UNKNOWN}"
 
     def total(self, missing: Iterable[PlannedRun]) -> float | None:
         """Return how long several runs should take, one after another; None where that of any is unknown."""

@@ -70,6 +70,7 @@ class LooksAhead:
 class Plan:
     """The whole plan; `missing` holds the runs in the order in which they are trained, each once.
 
+    `seconds` are those of all that is missing, None where any is unknown, and `time` says in words what is known;
     `later` are the fewest and the most runs of a second stage: which they are depends on what these come to; `looks`,
     where seeds are added until all is decided, how far that may go.
     """
@@ -77,6 +78,7 @@ class Plan:
     items: tuple[Item, ...]
     missing: tuple[PlannedRun, ...]
     seconds: float | None
+    time: str
     later: tuple[int, int] = (0, 0)
     looks: "LooksAhead | None" = None
 
@@ -97,7 +99,7 @@ class Plan:
         half = f", {begun} of them begun" if begun else ""
         there = f"{counted(self.there, 'run')} exist{'s' * (self.there == 1)}"
         missing = f"{len(self.missing)} {'is' if len(self.missing) == 1 else 'are'} missing"
-        return f"plan: {there}, {missing}{half}; time: {format_time(self.seconds)}"
+        return f"plan: {there}, {missing}{half}; time: {self.time}"
 
     def _then(self) -> str:
         if not self.later[1]:
@@ -135,7 +137,7 @@ def make_plan(comparisons: Sequence[Comparison], throughput: ThroughputEstimate)
         items.append(Item(label, name, len(there.get(label, ())), len(own), begun, throughput.total(own)))
     stages = [one.sweep.later for one in comparisons if one.sweep]
     later = (sum(least for least, _ in stages), sum(most for _, most in stages))
-    return Plan(tuple(items), missing, throughput.total(missing), later)
+    return Plan(tuple(items), missing, throughput.total(missing), throughput.told(missing), later)
 
 
 def _identity(run: RunInfo) -> str:

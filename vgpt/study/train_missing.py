@@ -11,7 +11,6 @@ from types import FrameType
 
 from vgpt.compare.request import PlannedRun
 from vgpt.errors import UsageError
-from vgpt.formatting import format_time
 from vgpt.launchers import without_launcher
 from vgpt.study.estimate import ThroughputEstimate, tokens_left
 from vgpt.tracking.lock import lock_owner
@@ -80,7 +79,7 @@ def train_missing(
         else:
             throughput.note(planned, time.monotonic() - begun, tokens)
         if rest := missing[number:]:
-            notify(f"{number} of {len(missing)} done; time left: {format_time(throughput.total(rest))}")
+            notify(f"{number} of {len(missing)} done; time left: {throughput.told(rest)}")
     return failures
 
 
