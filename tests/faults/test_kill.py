@@ -80,3 +80,4 @@ def test_killed_at_random_moments_a_run_loses_no_checkpoint_and_not_one_bit(sett
             assert_equal(outcome(config), expected)
             finished += 1
             config = settings(run__run_name=f"run-{finished}", **common)
+            reached, longest = 0, 0.2  # otherwise every run after the first would be let end

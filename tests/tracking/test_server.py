@@ -149,7 +149,7 @@ def test_eight_runs_that_start_at_once_on_a_store_that_is_not_there_yet_all_arri
         "start = RunStart(sys.argv[2], Path(sys.argv[1]), 'vgpt', {'n': sys.argv[2]}, {})\n"
         "said = []\n"
         "uri = 'sqlite:///new/mlflow.db'\n"
-        "known = {'resume_step': None, 'tracking_uri': uri, 'say': said.append, 'deadline': 150}\n"
+        "known = {'resume_step': None, 'tracking_uri': uri, 'notify': said.append, 'deadline': 150}\n"
         "tracker = open_tracker(start, kind='mlflow', **known)\n"
         "for step in range(1, 51): tracker.log({'train/loss': 1.0 / step}, step=step)\n"
         "print(said + tracker.finish('finished', {}))\n"

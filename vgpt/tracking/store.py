@@ -11,7 +11,7 @@ from vgpt.tracking.journal import latest_metrics, read_metrics
 from vgpt.tracking.lines import read_json
 from vgpt.tracking.lock import lock_owner
 from vgpt.tracking.mlflow_store.delivery import SYNC_FILE
-from vgpt.tracking.mlflow_store.mlflow_client import StoredRun, open_for_reading, unreadable
+from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore, StoredRun, open_for_reading, unreadable
 from vgpt.tracking.mlflow_store.reasons import StoreError
 from vgpt.tracking.mlflow_store.target import Target, resolve_target
 from vgpt.tracking.record import RECORD_FILE, read_record
@@ -67,14 +67,31 @@ def metric_history(
     return within(timeout, lambda: open_for_reading(target).history(run_id, key), target)
 
 
-def artifact(run_id: str, name: str, *, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT) -> bytes | None:
-    """Return the content of a run's artifact in MLflow; None where the run has none of that name.
+class Artifacts:
+    """The artifacts of the runs of a store, which is opened once, when the first is asked for.
 
-    Raises:
-        TrackingError: the store cannot be read, or not in time.
+    Args:
+        tracking_uri: the store; None for the environment's or the default one.
+        timeout: seconds that one answer may take.
     """
-    target = resolve_target(tracking_uri)
-    return within(timeout, lambda: open_for_reading(target).download(run_id, name), target)
+
+    def __init__(self, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT) -> None:
+        self._uri, self._timeout = tracking_uri, timeout
+        self._store: MlflowStore | None = None
+
+    def read(self, run_id: str, name: str) -> bytes | None:
+        """Return the content of a run's artifact; None where the run has none of that name.
+
+        Raises:
+            TrackingError: the store cannot be read, or not in time.
+        """
+        target = resolve_target(self._uri)
+
+        def download() -> bytes | None:
+            self._store = self._store or open_for_reading(target)
+            return self._store.download(run_id, name)
+
+        return within(self._timeout, download, target)
 
 
 def read_local_runs(
