@@ -22,7 +22,7 @@ from vgpt.tracking.integrity import faults_of
 from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.owned_file import DamagedError, Owner, owner_of
 from vgpt.tracking.record import read_record
-from vgpt.tracking.store import metric_history, read_local_run, read_runs
+from vgpt.tracking.store import StoreReader, read_local_run, read_runs
 
 
 def part(name, at, *losses, counts=4):
@@ -133,7 +133,7 @@ def test_mlflow_gets_every_figure_once_and_the_windows_as_an_artifact(record, st
     assert sync_run(run_dir, tracking_uri=store_uri).sent == 0
     (run,) = read_runs(tracking_uri=store_uri)
     assert run.status == "finished"
-    history = metric_history(run.run_id, "eval/length_loss", tracking_uri=store_uri)
+    history = StoreReader(store_uri).history(run.run_id, "eval/length_loss")
     assert history == [(8, 3.25), (32, 4.25)]  # MLflow's step is the length
     (run_dir / "tracking.json").unlink()  # as from another machine: all that is known is in the store
     found = BreakdownReader(mlflow=True, tracking_uri=store_uri)(run)

@@ -9,7 +9,7 @@ from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
 from vgpt.tracking.mlflow_store.target import resolve_target
 from vgpt.tracking.report_runs import log_comparison
-from vgpt.tracking.store import Artifacts, read_runs
+from vgpt.tracking.store import StoreReader, read_runs
 
 
 def log(uri, **changes):
@@ -20,8 +20,8 @@ def log(uri, **changes):
 def test_a_comparison_is_a_run_with_its_files_and_is_never_among_the_compared(record, store_uri):
     assert sync_run(record(), tracking_uri=store_uri)
     run_id = log(store_uri, files={"report.html": b"<p>", "cache.svg": b"<svg/>"})
-    assert Artifacts(store_uri).read(run_id, "report.html") == b"<p>"
-    assert Artifacts(store_uri).read(run_id, "cache.svg") == b"<svg/>"
+    assert StoreReader(store_uri).artifact(run_id, "report.html") == b"<p>"
+    assert StoreReader(store_uri).artifact(run_id, "cache.svg") == b"<svg/>"
     assert [run.run_name for run in read_runs(tracking_uri=store_uri)] == ["run"]
     store = MlflowStore(resolve_target(store_uri), write=False)
     (found,) = store.runs(store.experiment_id("vgpt", create=False), {"vgpt.kind": "comparison"})

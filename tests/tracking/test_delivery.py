@@ -12,7 +12,7 @@ from vgpt.tracking.lock import FileLock, RunLock
 from vgpt.tracking.mlflow_store.delivery import Delivery, undelivered
 from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.mlflow_store.target import resolve_target
-from vgpt.tracking.store import metric_history, read_runs
+from vgpt.tracking.store import StoreReader, read_runs
 from vgpt.tracking.tracker import open_tracker
 
 
@@ -48,14 +48,14 @@ def test_repeated_steps_of_a_resumed_run_are_not_delivered_again(record, store_u
     assert sync_run(tmp_path / "runs/run", tracking_uri=store_uri).sent == 2 * 10
     (run,) = read_runs(tracking_uri=store_uri)
     assert run.status == "finished"
-    assert [step for step, _ in metric_history(run.run_id, "train/loss", tracking_uri=store_uri)] == list(range(1, 41))
+    assert [step for step, _ in StoreReader(store_uri).history(run.run_id, "train/loss")] == list(range(1, 41))
 
 
 def test_a_run_begun_anew_under_its_old_name_is_a_new_run(record, store_uri):
     for _ in range(2):
         run_dir = record()
         sync_run(run_dir, tracking_uri=store_uri)
-    assert [len(metric_history(run.run_id, "train/loss", tracking_uri=store_uri)) for run in read_runs()] == [5, 5]
+    assert [len(StoreReader(store_uri).history(run.run_id, "train/loss")) for run in read_runs()] == [5, 5]
 
 
 def test_one_run_can_be_brought_to_two_stores(record, store_uri, tmp_path):
@@ -87,7 +87,7 @@ def test_a_value_that_mlflow_refuses_is_left_out_alone_and_told_of(start, store_
     said = []
     sync_run(start().run_dir, tracking_uri=store_uri, notify=said.append)
     (run,) = read_runs(tracking_uri=store_uri)
-    assert len(metric_history(run.run_id, "train/loss", tracking_uri=store_uri)) == 20
+    assert len(StoreReader(store_uri).history(run.run_id, "train/loss")) == 20
     assert run.status == "finished"
     assert len(said) == 1
     assert "'{odd}' at step 7" in said[0]

@@ -14,7 +14,7 @@ from vgpt.tracking.journal import read_events, read_metrics
 from vgpt.tracking.mlflow_store.delivery import undelivered
 from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.mlflow_store.target import resolve_target
-from vgpt.tracking.store import metric_history, read_local_run, read_runs
+from vgpt.tracking.store import StoreReader, read_local_run, read_runs
 from vgpt.tracking.tracker import open_tracker
 
 ARRIVAL = 240.0
@@ -60,7 +60,7 @@ def test_a_run_reaches_mlflow_whole(start, store_uri, tmp_path):
     assert (run.status, run.run_name, run.params) == ("finished", "run", {"attn": "mha", "lr": "0.001"})
     assert run.metrics == {"train/loss": 0.1, "train/lr": 1e-3, "val/best_loss": 0.1}
     assert run.tags["vgpt.device"] == "cpu"
-    assert metric_history(run.run_id, "train/loss", tracking_uri=store_uri) == [(s, 10.0 / s) for s in range(1, 101)]
+    assert StoreReader(store_uri).history(run.run_id, "train/loss") == [(s, 10.0 / s) for s in range(1, 101)]
     assert stored_rows(tmp_path / "mlflow.db") == journal_rows(tmp_path / "runs/run")
     artifacts = {path.name: path.parent.name for path in (tmp_path / "mlruns").rglob("*.json")}
     assert artifacts == {"settings.json": "about", "summary.json": "artifacts"}

@@ -13,7 +13,7 @@ from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore, open_for_reading
 from vgpt.tracking.mlflow_store.reasons import StoreError, reason_of
 from vgpt.tracking.mlflow_store.target import resolve_target
-from vgpt.tracking.store import metric_history, read_runs
+from vgpt.tracking.store import StoreReader, read_runs
 
 
 def stored(database: Path) -> int:
@@ -46,7 +46,7 @@ def test_a_path_is_a_path(record, empty_store, tmp_path, monkeypatch, folder, ur
     assert [run.run_id for run in read_runs(tracking_uri=uri)] == [done.run_id]
     monkeypatch.chdir(tmp_path)
     # Its address as it is recorded leads there from elsewhere too.
-    assert len(metric_history(done.run_id, "train/loss", tracking_uri=done.store)) == 5
+    assert len(StoreReader(done.store).history(done.run_id, "train/loss")) == 5
 
 
 @pytest.mark.slow

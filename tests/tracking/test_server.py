@@ -14,7 +14,7 @@ import pytest
 from vgpt.tracking.mlflow_store.delivery import undelivered
 from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.mlflow_store.target import resolve_target
-from vgpt.tracking.store import metric_history, read_runs
+from vgpt.tracking.store import StoreReader, read_runs
 from vgpt.tracking.tracker import open_tracker
 
 STEPS = range(1, 1501)
@@ -98,7 +98,7 @@ def test_a_server_that_freezes_in_the_midst_of_a_run_gets_every_point_once(serve
     assert worst < 2.5  # a request gives up after three
     assert any("no answer in time" in text for text in said)
     (run,) = read_runs(tracking_uri=server.uri)
-    history = metric_history(run.run_id, "train/loss", tracking_uri=server.uri)
+    history = StoreReader(server.uri).history(run.run_id, "train/loss")
     assert [step for step, _ in history] == list(STEPS)
 
 
@@ -114,7 +114,7 @@ def test_a_server_that_dies_in_the_midst_of_a_run_gets_the_rest_when_it_is_back(
     assert sync_run(start().run_dir).sent > 0
     (run,) = read_runs(tracking_uri=server.uri)
     assert run.status == "finished"
-    history = metric_history(run.run_id, "train/loss", tracking_uri=server.uri)
+    history = StoreReader(server.uri).history(run.run_id, "train/loss")
     assert [step for step, _ in history] == list(STEPS)
 
 

@@ -10,7 +10,7 @@ from vgpt.tracking.lock import RunLock
 from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.mlflow_store.mlflow_client import MlflowStore
 from vgpt.tracking.mlflow_store.target import resolve_target
-from vgpt.tracking.store import local_history, merge_runs, metric_history, read_local_runs, read_runs
+from vgpt.tracking.store import StoreReader, local_history, merge_runs, read_local_runs, read_runs
 from vgpt.tracking.tracker import open_tracker
 
 
@@ -75,7 +75,7 @@ def test_a_file_that_is_no_database_is_an_error_with_a_way_out(tmp_path):
 
 
 def test_an_unknown_run_has_no_history(store_uri):
-    assert metric_history("0" * 32, "train/loss", tracking_uri=store_uri) == []
+    assert StoreReader(store_uri).history("0" * 32, "train/loss") == []
 
 
 def test_journals_are_read_without_mlflow(record, tmp_path):

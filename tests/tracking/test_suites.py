@@ -11,7 +11,7 @@ from vgpt.tracking.integrity import faults_of
 from vgpt.tracking.mlflow_store.mirror import sync_run
 from vgpt.tracking.owned_file import Owner, owner_of
 from vgpt.tracking.record import read_record
-from vgpt.tracking.store import metric_history, read_local_run, read_runs
+from vgpt.tracking.store import StoreReader, read_local_run, read_runs
 from vgpt.tracking.suites.reader import SuiteReader
 from vgpt.tracking.suites.record import Figure, TaskResult, metric_name, parse, results_in, save
 
@@ -89,7 +89,7 @@ def test_figures_and_file_reach_mlflow_once_and_anew_where_they_change(record, s
     assert sync_run(run_dir, tracking_uri=store_uri).sent == 2
     (run,) = read_runs(tracking_uri=store_uri)
     assert run.metrics["suite/choices/acc"] == 1.0
-    assert {step for step, _ in metric_history(run.run_id, "suite/choices/acc", tracking_uri=store_uri)} == {5}
+    assert {step for step, _ in StoreReader(store_uri).history(run.run_id, "suite/choices/acc")} == {5}
     # On another machine only the store is there.
     run_dir.rename(tmp_path / "gone")
     found = SuiteReader(mlflow=True, tracking_uri=store_uri)(run)

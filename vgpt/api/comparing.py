@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.text import Text
 
-from vgpt.api.display import DataLine, Line, tables_html
+from vgpt.api.display import DataLine, Line, tables_html, tables_text
 from vgpt.api.settings import as_argument, for_users, sources_of, warn
 from vgpt.errors import SettingsError, UsageError
 from vgpt.settings.compare import CompareConfig
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from vgpt.compare.comparison import Comparison as Found
     from vgpt.study.study import Answered, Study
-
-_WIDTH = 100
 
 
 @dataclass(frozen=True, repr=False)
@@ -78,11 +76,7 @@ class Comparison:
         return place
 
     def __str__(self) -> str:
-        text = io.StringIO()
-        console = Console(file=text, width=_WIDTH, highlight=False, no_color=True)
-        for part in self._parts():
-            console.print(part)
-        return text.getvalue()
+        return tables_text(self._parts())
 
     __repr__ = __str__
 
@@ -95,7 +89,7 @@ class Comparison:
             if answer.part.title:
                 found.append(Text(answer.part.title, style="bold"))
             found += tables(answer.comparison)
-        return [*found, *StudyReport(self.study, self.answers).tables]
+        return [*found, *StudyReport(self.study, self.answers).together.tables]
 
     def _page(self) -> str:
         from vgpt.report.study_report import StudyReport

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vgpt.api.display import DataLine, facts_html, with_error
-from vgpt.api.found import chosen_run
-from vgpt.api.runs import Run, load, train
-from vgpt.api.settings import for_users, settings_of, warn
+from vgpt.api.runs import Run, load, place_of, train
+from vgpt.api.settings import for_users, settings_of
 from vgpt.errors import UsageError
 from vgpt.settings.interchange import ConvertConfig
 
@@ -95,8 +94,7 @@ def convert(run: Run | str | Path | None = None, *, quiet: bool = False, **setti
     from vgpt.interchange.convert import convert_run
 
     config = loaded.settings
-    place = run.place if isinstance(run, Run) else chosen_run(None if run is None else str(run), config.runs_dir, warn)
-    found = convert_run(place, config, DataLine(quiet=quiet))
+    found = convert_run(place_of(run, config.runs_dir), config, DataLine(quiet=quiet))
     new, origin = found.config, found.origin
     return Converted(
         new.name,

@@ -1,12 +1,13 @@
 """What notebooks show: progress as one line, also on a terminal, and results, facts and tables, as HTML."""
 
+import io
 import sys
 import time
 from collections.abc import Iterable
 from math import isfinite
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 
 from vgpt.formatting import format_duration
 
@@ -36,12 +37,23 @@ def tables_html(parts: Iterable[RenderableType]) -> str:
     return _framed(blocks(parts))
 
 
+def tables_text(parts: Iterable[RenderableType]) -> str:
+    """Return tables and lines of text as a terminal shows them, without colors."""
+    text = io.StringIO()
+    console = Console(file=text, width=_WIDTH, highlight=False, no_color=True)
+    for part in parts:
+        console.print(part)
+    return text.getvalue()
+
+
 def _framed(content: str) -> str:
     from vgpt.report.html.elements import element
 
     return f"<style>{_STYLE}</style>" + element("div", content, class_="vgpt")
 
 
+_WIDTH = 100
+"""Columns of a text."""
 _SECONDS = 0.2
 """Least time between two redrawings."""
 

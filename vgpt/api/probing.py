@@ -1,15 +1,12 @@
 """What variants can do, by small models that learn tasks: what `vgpt probe` does."""
 
-import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-
-from vgpt.api.display import DataLine, tables_html
+from vgpt.api.display import DataLine, tables_html, tables_text
 from vgpt.api.settings import as_argument, for_users, sources_of, warn
 from vgpt.data.progress import Progress
 from vgpt.errors import SettingsError, TrackingError, UsageError
@@ -21,8 +18,6 @@ if TYPE_CHECKING:
     from vgpt.evaluation.tasks.base import Task
     from vgpt.probe.card import Card
     from vgpt.probe.plan import ProbePlan
-
-_WIDTH = 100
 
 Tell = Callable[[str], None]
 
@@ -79,11 +74,7 @@ class ProbeCard:
     def __str__(self) -> str:
         from vgpt.report.probe_card import card_tables
 
-        text = io.StringIO()
-        console = Console(file=text, width=_WIDTH, highlight=False, no_color=True)
-        for part in card_tables(self.card):
-            console.print(part)
-        return text.getvalue()
+        return tables_text(card_tables(self.card))
 
     __repr__ = __str__
 

@@ -190,7 +190,7 @@ def evaluate(run: Run | str | Path | None = None, *, quiet: bool = False, **sett
     config = settings_of(EvalConfig, settings).settings
     if config.suite:
         raise UsageError("suites have a function of their own", 'vgpt.evaluate_suites(run, "arc_easy", "my_task.yaml")')
-    return evaluate_run(_place(run, config.runs_dir), config, DataLine(quiet=quiet))
+    return evaluate_run(place_of(run, config.runs_dir), config, DataLine(quiet=quiet))
 
 
 @for_users
@@ -213,7 +213,7 @@ def evaluate_suites(
     if not suites:
         raise UsageError("no suite is named", 'vgpt.evaluate_suites(run, "arc_easy", "my_task.yaml")')
     config = settings_of(EvalConfig, {**settings, "suite": ",".join(map(str, suites))}).settings
-    return run_suites(_place(run, config.runs_dir), config, DataLine(quiet=quiet))
+    return run_suites(place_of(run, config.runs_dir), config, DataLine(quiet=quiet))
 
 
 @for_users
@@ -232,10 +232,11 @@ def sample(run: Run | str | Path | None = None, prompt: str = "", **settings: An
     if "prompt_file" in settings:
         raise UsageError("prompt_file is for the command", "Read the file: prompt=Path(...).read_text()")
     config = settings_of(SampleConfig, settings).settings
-    return sample_run(_place(run, config.runs_dir), config, prompt)
+    return sample_run(place_of(run, config.runs_dir), config, prompt)
 
 
-def _place(run: Run | str | Path | None, runs_dir: Path) -> str:
+def place_of(run: Run | str | Path | None, runs_dir: Path) -> str:
+    """Return the run that is meant as the rooms take it: a name, a directory, or that of a checkpoint."""
     if isinstance(run, Run):
         return run.place
     return chosen_run(None if run is None else str(run), runs_dir, warn)

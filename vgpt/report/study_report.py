@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from rich.console import RenderableType
-
 from vgpt.compare.ladder import Ladder
 from vgpt.compare.statistics.evaluation_noise import Windows
 from vgpt.report.figures.ladder import draw_ladder
@@ -45,11 +43,6 @@ class StudyReport:
             return Together("All settings", signs_table(self.answers))
         figure = draw_ladder(self.ladder)
         return Together("All rungs", ladder_tables(self.ladder), [] if figure is None else [figure])
-
-    @property
-    def tables(self) -> list[RenderableType]:
-        """The tables of all parts together."""
-        return list(self.together.tables)
 
     def sections(self, histories: HistoryReader, windows: Windows) -> list[ReportSection]:
         """Return the parts with their figures, under names that no other part's have.

@@ -51,19 +51,21 @@ class ThroughputEstimate:
         others = [median(paces) for paces in known[0].values()] if known else []
         return median(others) * tokens_left(planned) if others else None
 
-    def told(self, missing: Iterable[PlannedRun]) -> str:
-        """Return how long several runs should take in words, also where that is known of some of them only."""
-        parts = [self.seconds(planned) for planned in missing]
-        known = [part for part in parts if part is not None]
-        if not known or len(known) == len(parts):
-            return format_time(sum(known) if known else None)
-        return f"{format_time(sum(known))} for {len(known)} of them, that of the others {UNKNOWN}"
 
-    def total(self, missing: Iterable[PlannedRun]) -> float | None:
-        """Return how long several runs should take, one after another; None where that of any is unknown."""
-        parts = [self.seconds(planned) for planned in missing]
-        known = [part for part in parts if part is not None]
-        return sum(known) if len(known) == len(parts) else None
+def total(expected: Iterable[float | None]) -> float | None:
+    """Return how long several runs should take, one after another; None where that of any is unknown."""
+    parts = list(expected)
+    known = [part for part in parts if part is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def told(expected: Iterable[float | None]) -> str:
+    """Return the same in words, also where the time of some of the runs only is known."""
+    parts = list(expected)
+    known = [part for part in parts if part is not None]
+    if not known or len(known) == len(parts):
+        return format_time(sum(known) if known else None)
+    return f"{format_time(sum(known))} for {len(known)} of them, that of the others {UNKNOWN}"
 
 
 def tokens_left(planned: PlannedRun) -> int:

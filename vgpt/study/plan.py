@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from vgpt.attention.grammar import display_label
 from vgpt.compare.comparison import Comparison
 from vgpt.compare.request import PlannedRun
 from vgpt.formatting import counted, format_time, wrapping_label
-from vgpt.study.estimate import ThroughputEstimate, steps_done
+from vgpt.study.estimate import ThroughputEstimate, steps_done, told, total
 from vgpt.tracking.run_info import RunInfo
 
 _ELSEWHERE = " at other budgets"
@@ -70,17 +69,21 @@ class LooksAhead:
 class Plan:
     """The whole plan; `missing` holds the runs in the order in which they are trained, each once.
 
-    `seconds` are those of all that is missing, None where any is unknown, and `time` says in words what is known;
+    `expected` are the seconds that each of them should take, None where that is unknown;
     `later` are the fewest and the most runs of a second stage: which they are depends on what these come to; `looks`,
     where seeds are added until all is decided, how far that may go.
     """
 
     items: tuple[Item, ...]
     missing: tuple[PlannedRun, ...]
-    seconds: float | None
-    time: str
+    expected: tuple[float | None, ...]
     later: tuple[int, int] = (0, 0)
     looks: "LooksAhead | None" = None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long all that is missing should take; None where that of any run is unknown."""
+        return total(self.expected)
 
     @property
     def there(self) -> int:
@@ -99,7 +102,7 @@ class Plan:
         half = f", {begun} of them begun" if begun else ""
         there = f"{counted(self.there, 'run')} exist{'s' * (self.there == 1)}"
         missing = f"{len(self.missing)} {'is' if len(self.missing) == 1 else 'are'} missing"
-        return f"plan: {there}, {missing}{half}; time: {self.time}"
+        return f"plan: {there}, {missing}{half}; time: {told(self.expected)}"
 
     def _then(self) -> str:
         if not self.later[1]:
@@ -126,18 +129,20 @@ def make_plan(comparisons: Sequence[Comparison], throughput: ThroughputEstimate)
                 there.setdefault(f"{run.attention_label}{_ELSEWHERE}", set()).add(_identity(run))
             elsewhere |= {planned.config.settings_hash for planned in comparison.equivalents.missing}
     missing = distinct(planned for comparison in comparisons for planned in comparison.missing)
+    expected = tuple(map(throughput.seconds, missing))
     items: list[Item] = []
-    by_label: dict[str, list[PlannedRun]] = {label: [] for label in there}
-    for planned in missing:
+    by_label: dict[str, list[tuple[PlannedRun, float | None]]] = {label: [] for label in there}
+    for planned, seconds in zip(missing, expected, strict=True):
         label = f"{planned.label}{_ELSEWHERE * (planned.config.settings_hash in elsewhere)}"
-        by_label.setdefault(label, []).append(planned)
+        by_label.setdefault(label, []).append((planned, seconds))
     for label, own in by_label.items():
-        begun = sum(steps_done(planned) > 0 for planned in own)
-        name = names.get(label) or _name(label, own)
-        items.append(Item(label, name, len(there.get(label, ())), len(own), begun, throughput.total(own)))
+        begun = sum(steps_done(planned) > 0 for planned, _ in own)
+        name = names.get(label) or _name(label, [planned for planned, _ in own])
+        time = total(seconds for _, seconds in own)
+        items.append(Item(label, name, len(there.get(label, ())), len(own), begun, time))
     stages = [one.sweep.later for one in comparisons if one.sweep]
     later = (sum(least for least, _ in stages), sum(most for _, most in stages))
-    return Plan(tuple(items), missing, throughput.total(missing), throughput.told(missing), later)
+    return Plan(tuple(items), missing, expected, later)
 
 
 def _identity(run: RunInfo) -> str:
@@ -149,7 +154,7 @@ def _name(label: str, missing: Sequence[PlannedRun]) -> str:
     if not missing:
         return wrapping_label(label)
     after = _ELSEWHERE if label.endswith(_ELSEWHERE) else ""
-    return f"{wrapping_label(display_label(missing[0].config.model.attn))}{after}"
+    return f"{wrapping_label(missing[0].title)}{after}"
 
 
 def distinct(missing: Iterable[PlannedRun]) -> tuple[PlannedRun, ...]:

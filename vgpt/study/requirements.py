@@ -204,6 +204,7 @@ def _judged(requirement: Requirement, answer: Answered, *, several: bool) -> Jud
 
 def _reason(requirement: Requirement, one: LossDifference, bounds: Bounds, nats: float) -> str:
     """Say what the difference is, and what it would have to be."""
+    # 0 - nats, which is never "-0".
     edge = f"{0 - nats if requirement.relation == 'better-than' else nats:g}"
     needed = _CLAIMS[requirement.relation].format(edge)
     interval = f"95% interval {format_change(bounds.low)} to {format_change(bounds.high)}"

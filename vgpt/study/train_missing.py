@@ -12,7 +12,7 @@ from types import FrameType
 from vgpt.compare.request import PlannedRun
 from vgpt.errors import UsageError
 from vgpt.launchers import without_launcher
-from vgpt.study.estimate import ThroughputEstimate, tokens_left
+from vgpt.study.estimate import ThroughputEstimate, tokens_left, told
 from vgpt.tracking.lock import lock_owner
 
 INTERRUPTED, TRY_AGAIN = 130, 75
@@ -79,7 +79,7 @@ def train_missing(
         else:
             throughput.note(planned, time.monotonic() - begun, tokens)
         if rest := missing[number:]:
-            notify(f"{number} of {len(missing)} done; time left: {throughput.told(rest)}")
+            notify(f"{number} of {len(missing)} done; time left: {told(map(throughput.seconds, rest))}")
     return failures
 
 

@@ -11,7 +11,7 @@ from vgpt.tracking.record import WINDOWS_FILE, WindowLosses, parse_window_losses
 from vgpt.tracking.run_file import RunFileReader
 from vgpt.tracking.run_info import RunInfo
 from vgpt.tracking.schema import Metric
-from vgpt.tracking.store import READ_TIMEOUT, directory_on_this_machine, metric_history
+from vgpt.tracking.store import READ_TIMEOUT, StoreReader, directory_on_this_machine
 
 TRAIN_LOSS, LOSS, LOSS_SE, BITS = Metric.TRAIN_LOSS, Metric.VAL_LOSS, Metric.VAL_LOSS_SE, Metric.VAL_BITS_PER_BYTE
 RATE = Metric.PERF_TOKENS_PER_SECOND
@@ -72,9 +72,8 @@ class HistoryReader:
     ) -> None:
         self.failure = ""
         self._mlflow = mlflow
-        self._uri = tracking_uri
+        self._store = StoreReader(tracking_uri, timeout)
         self._keys = (*_MODEST, LOSS_SE, BITS) if details else _MODEST
-        self._timeout = timeout
         self._read: dict[tuple[str, str, str], History] = {}
 
     def __call__(self, run: RunInfo) -> History:
@@ -93,10 +92,7 @@ class HistoryReader:
         if not (self._mlflow and run.run_id):
             return History()
         try:
-            found = {
-                key: metric_history(run.run_id, key, tracking_uri=self._uri, timeout=self._timeout)
-                for key in self._keys
-            }
+            found = {key: self._store.history(run.run_id, key) for key in self._keys}
         except TrackingError as error:
             self._mlflow, self.failure = False, error.message
             return History()

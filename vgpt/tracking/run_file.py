@@ -5,7 +5,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from vgpt.errors import TrackingError
 from vgpt.tracking.run_info import RunInfo
-from vgpt.tracking.store import READ_TIMEOUT, Artifacts, directory_on_this_machine
+from vgpt.tracking.store import READ_TIMEOUT, StoreReader, directory_on_this_machine
 
 Found = TypeVar("Found")
 
@@ -29,7 +29,7 @@ class RunFileReader(ABC, Generic[Found]):
     def __init__(self, *, mlflow: bool, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT) -> None:
         self.problems: list[str] = []
         self._mlflow = mlflow
-        self._artifacts = Artifacts(tracking_uri, timeout)
+        self._store = StoreReader(tracking_uri, timeout)
         self._known: dict[str, Found] = {}
 
     def __call__(self, run: RunInfo) -> Found:
@@ -57,7 +57,7 @@ class RunFileReader(ABC, Generic[Found]):
         if not (self._mlflow and run.run_id and self.in_store(run)):
             return None
         try:
-            return self._artifacts.read(run.run_id, self.file)
+            return self._store.artifact(run.run_id, self.file)
         except TrackingError as error:
             self._mlflow = False
             self.problems.append(f"{self.what} of {run.run_name} cannot be read: {error.message}")

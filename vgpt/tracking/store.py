@@ -55,20 +55,8 @@ def read_runs(
     return within(timeout, read, target)
 
 
-def metric_history(
-    run_id: str, key: str, *, tracking_uri: str | None = None, timeout: float = READ_TIMEOUT
-) -> list[tuple[int, float]]:
-    """Return (step, value) of a run's metric in MLflow, by step; an unknown run or metric has none.
-
-    Raises:
-        TrackingError: the store cannot be read, or not in time.
-    """
-    target = resolve_target(tracking_uri)
-    return within(timeout, lambda: open_for_reading(target).history(run_id, key), target)
-
-
-class Artifacts:
-    """The artifacts of the runs of a store, which is opened once, when the first is asked for.
+class StoreReader:
+    """What single runs have in MLflow; the store is opened once, at the first question.
 
     Args:
         tracking_uri: the store; None for the environment's or the default one.
@@ -79,19 +67,30 @@ class Artifacts:
         self._uri, self._timeout = tracking_uri, timeout
         self._store: MlflowStore | None = None
 
-    def read(self, run_id: str, name: str) -> bytes | None:
+    def history(self, run_id: str, key: str) -> list[tuple[int, float]]:
+        """Return (step, value) of a run's metric, by step; an unknown run or metric has none.
+
+        Raises:
+            TrackingError: the store cannot be read, or not in time.
+        """
+        return self._ask(lambda store: store.history(run_id, key))
+
+    def artifact(self, run_id: str, name: str) -> bytes | None:
         """Return the content of a run's artifact; None where the run has none of that name.
 
         Raises:
             TrackingError: the store cannot be read, or not in time.
         """
+        return self._ask(lambda store: store.download(run_id, name))
+
+    def _ask(self, question: Callable[[MlflowStore], Result]) -> Result:
         target = resolve_target(self._uri)
 
-        def download() -> bytes | None:
+        def answer() -> Result:
             self._store = self._store or open_for_reading(target)
-            return self._store.download(run_id, name)
+            return question(self._store)
 
-        return within(self._timeout, download, target)
+        return within(self._timeout, answer, target)
 
 
 def read_local_runs(

@@ -100,7 +100,7 @@ class Views:
         for answer in answers:
             self._tell(study, answer, histories)
         if self.stdout is None:
-            for part in report.tables:
+            for part in report.together.tables:
                 out().print(part, soft_wrap=False)
         if report.told and (self.plot or self.html or self.log):
             self._draw(report, histories)

@@ -72,11 +72,11 @@ def reproduce(
 
 
 def _show_plan(rerun: "Rerun", settings: ReproduceConfig, place: Path) -> None:
-    from vgpt.study.estimate import ThroughputEstimate
+    from vgpt.study.estimate import ThroughputEstimate, total
     from vgpt.tracking.store import read_local_runs
 
     known = read_local_runs(settings.runs_dir) if settings.runs_dir.is_dir() else []
-    seconds = ThroughputEstimate(known).total(rerun.runs)
+    seconds = total(map(ThroughputEstimate(known).seconds, rerun.runs))
     time = f"{format_time(rerun.seconds)} by the report" if seconds is None else format_time(seconds)
     seeds = ", ".join(str(run.seed) for run in rerun.runs)
     kind = "new seeds" if rerun.new_seeds else "seeds"

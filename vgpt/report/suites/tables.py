@@ -56,7 +56,7 @@ def _half(one: PartDifference | None) -> str:
 def _captions(comparison: Comparison, task: SuiteTask) -> list[Text]:
     asked = task.asked
     documents = f"{asked.documents:,} of " if asked.of != asked.documents else ""
-    documents += f"{counted(asked.of, 'document')}"
+    documents += counted(asked.of, "document")
     said = [f"{documents}, {asked.fewshot} examples in each prompt, in {asked.dtype}, asked alike of all rows."]
     said.append("SE: over documents.")
     figures = [figure for row in task.rows.values() for figure in row.figures.values()]
