@@ -1,5 +1,6 @@
 """The report for browsers: complete, escaped, and asking nothing of any network."""
 
+import dataclasses
 import re
 import shutil
 import subprocess
@@ -92,6 +93,16 @@ def test_the_verdict_on_each_variant_stands_at_the_top(three, page):
     for row, found in zip(three.rows[1:], three.statistics[1:], strict=True):
         one = found.difference
         assert f"{row.title}: {one.verdict} , {one.delta:+.4f} ±{one.half_width:.4f} nats per token" in top
+
+
+def test_the_title_names_the_variants_also_where_a_setting_lacks_one(three):
+    sections = [
+        ReportSection(one, [])
+        for one in (three, dataclasses.replace(three, rows=three.rows[:2], statistics=three.statistics[:2]))
+    ]
+    assert Page(as_html(sections, command="vgpt", made=0)).text.startswith("vgpt compare: mha, gqa n_kv_head=2, mqa")
+    assert Page(as_html(sections, name="mine", command="vgpt", made=0)).text.startswith("vgpt compare: mine vgpt")
+    assert Page(as_html([], name="mine", command="vgpt", made=0)).text.startswith("vgpt compare: mine: no runs")
 
 
 def test_no_element_loads_or_runs_anything(three, page, evil):

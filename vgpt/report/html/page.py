@@ -74,10 +74,13 @@ class ReportSection:
     title: str = ""
 
 
-def _variants(sections: Sequence[ReportSection]) -> str:
-    """Return the variants of all sections; nothing where they are others in each, as on a ladder."""
-    found = {tuple(row_names(one.comparison.rows).values()) for one in sections}
-    return ", ".join(*found) if len(found) == 1 else ""
+def _title(sections: Sequence[ReportSection], name: str) -> str:
+    """Return the title: name and variants; of a study whose variants differ between sections, a ladder, its name."""
+    each = [tuple(row_names(one.comparison.rows).values()) for one in sections]
+    if name and len(set(each)) > 1:
+        return f"vgpt compare: {name}"
+    variants = dict.fromkeys(label for one in each for label in one)
+    return f"vgpt compare: {f'{name}: ' if name else ''}{', '.join(variants) or 'no runs'}"
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def as_html(
         made: when it was made, seconds since 1970.
         together: tables and figures of all sections together.
     """
-    title = f"vgpt compare: {': '.join(filter(None, [name, _variants(sections)])) or 'no runs'}"
+    title = _title(sections, name)
     when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(made))
     body = [
         element("h1", plain(title)),
